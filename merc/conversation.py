@@ -1,0 +1,254 @@
+"""The nouns without tensors: utterance, conversation, and the corpus that holds them by split."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from merc.files import write_json
+from merc.labels import LabelSet
+
+SPLITS = ("train", "val", "test")
+"""The names of the splits, everywhere in merc."""
+
+_SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
+
+
+def split_name(name: str) -> str:
+    """The name by which merc knows a split: ``dev`` and ``valid`` are ``val``.
+
+    Raises:
+        ValueError: The name is none of train, val (dev, valid, validation), test.
+    """
+    folded = _SPLIT_ALIASES.get(name.strip().lower(), name.strip().lower())
+    if folded not in SPLITS:
+        raise ValueError(f"Unknown split {name!r}: expected train, val (or dev) or test.")
+    return folded
+
+
+class CorpusError(ValueError):
+    """A corpus on disk is not what its format promises; the message says where and what to do."""
+
+
+class UtteranceKey(NamedTuple):
+    """What names an utterance in every file that merc writes.
+
+    ``partition`` is the part of the corpus inside which dialogue ids are unique: the split in MELD
+    (train, val, test), the session in IEMOCAP, so that one feature store serves every fold.
+    """
+
+    partition: str
+    dialogue: str
+    utterance: str
+
+    def __str__(self) -> str:
+        """The key as ``partition/dialogue/utterance``."""
+        return "/".join(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One turn of one speaker.
+
+    Args:
+        id: Name of the utterance inside its dialogue; ids need not be contiguous.
+        speaker: Who speaks.
+        text: Transcript.
+        start: Start of the utterance in seconds of its medium, if known.
+        end: End in seconds, if known.
+        label: Emotion by name, or ``None`` if it is not annotated.
+        media: Path of its clip, if there is one.
+    """
+
+    id: str
+    speaker: str
+    text: str = ""
+    start: float | None = None
+    end: float | None = None
+    label: str | None = None
+    media: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The utterances of one dialogue, in order: the unit of a sample.
+
+    Args:
+        id: Dialogue id.
+        utterances: At least one utterance, in the order of speech.
+        partition: Part of the corpus inside which ``id`` is unique (see :class:`UtteranceKey`).
+
+    Raises:
+        CorpusError: There are no utterances, or two share an id.
+    """
+
+    id: str
+    utterances: tuple[Utterance, ...]
+    partition: str = "train"
+
+    def __post_init__(self) -> None:
+        """Refuse a dialogue that is empty or names an utterance twice."""
+        where = f"Dialogue {self.id!r} of {self.partition!r}"
+        if not self.utterances:
+            raise CorpusError(f"{where} has no utterances: expected at least one. Remove it or fill it.")
+        seen: set[str] = set()
+        for utterance in self.utterances:
+            if utterance.id in seen:
+                raise CorpusError(f"{where} holds utterance id {utterance.id!r} twice: ids must be unique.")
+            seen.add(utterance.id)
+
+    def __len__(self) -> int:
+        """Number of utterances."""
+        return len(self.utterances)
+
+    @property
+    def keys(self) -> list[UtteranceKey]:
+        """The key of every utterance, in order."""
+        return [UtteranceKey(self.partition, self.id, utterance.id) for utterance in self.utterances]
+
+    @property
+    def speakers(self) -> list[str]:
+        """The speakers in order of first appearance."""
+        return list(dict.fromkeys(utterance.speaker for utterance in self.utterances))
+
+    @property
+    def speaker_ids(self) -> list[int]:
+        """For every utterance the index of its speaker in :attr:`speakers`, local to this conversation."""
+        order = {name: index for index, name in enumerate(self.speakers)}
+        return [order[utterance.speaker] for utterance in self.utterances]
+
+
+@dataclass(frozen=True)
+class Corpus(Mapping[str, list[Conversation]]):
+    """Conversations by split, with the labels they carry and where they came from.
+
+    Behaves as a mapping from split name (``train``, ``val``, ``test``) to a list of conversations.
+
+    Args:
+        name: For example ``meld``.
+        labels: The label set of the utterances.
+        splits: Conversations by split name.
+        protocol: Which split rule and label source were used; printed in every report.
+        notes: What a reader of results must know: stray or missing files, label source, leaks.
+
+    Raises:
+        CorpusError: A conversation occurs twice, or a label is not of the set.
+    """
+
+    name: str
+    labels: LabelSet
+    splits: Mapping[str, list[Conversation]]
+    protocol: str = ""
+    notes: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check split names, that no dialogue is in two places, and every label."""
+        seen: dict[tuple[str, str], str] = {}
+        for split, conversations in self.splits.items():
+            if split not in SPLITS:
+                raise CorpusError(f"Corpus {self.name!r} has a split {split!r}: expected one of {', '.join(SPLITS)}.")
+            for conversation in conversations:
+                identity = (conversation.partition, conversation.id)
+                if identity in seen:
+                    raise CorpusError(
+                        f"Dialogue {conversation.id!r} of {conversation.partition!r} occurs twice "
+                        f"(splits {seen[identity]!r} and {split!r}): a dialogue belongs to one split."
+                    )
+                seen[identity] = split
+                for utterance in conversation.utterances:
+                    if utterance.label is not None and utterance.label not in self.labels.names:
+                        raise CorpusError(
+                            f"Utterance {conversation.partition}/{conversation.id}/{utterance.id} has label "
+                            f"{utterance.label!r}: expected one of {', '.join(self.labels.names)}."
+                        )
+
+    def __getitem__(self, split: str) -> list[Conversation]:
+        """The conversations of a split.
+
+        Raises:
+            KeyError: The corpus has no such split.
+        """
+        if split not in self.splits:
+            raise KeyError(f"Corpus {self.name!r} has no split {split!r}; it has {', '.join(self.splits) or 'none'}.")
+        return self.splits[split]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the split names."""
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        """Number of splits."""
+        return len(self.splits)
+
+    def save(self, path: str | Path) -> None:
+        """Write the corpus to one JSON file, whole or not at all."""
+        write_json(
+            path,
+            {
+                "format": "merc.Corpus",
+                "version": 1,
+                "name": self.name,
+                "protocol": self.protocol,
+                "notes": list(self.notes),
+                "labels": {**dataclasses.asdict(self.labels), "aliases": dict(self.labels.aliases)},
+                "splits": {
+                    split: [
+                        {
+                            "id": conversation.id,
+                            "partition": conversation.partition,
+                            "utterances": [
+                                {k: v for k, v in _fields(u).items() if v is not None} for u in conversation.utterances
+                            ],
+                        }
+                        for conversation in conversations
+                    ]
+                    for split, conversations in self.splits.items()
+                },
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Corpus:
+        """Read a corpus that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CorpusError: The file is something else, or damaged.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"No corpus at {path}: expected a JSON file that `merc import` wrote. Run `merc import --help`."
+            )
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(raw, dict) or raw.get("format") != "merc.Corpus":
+                raise CorpusError(f"{path} is not a merc corpus: expected a file that `merc import` wrote.")
+            labels = raw["labels"]
+            return cls(
+                name=raw["name"],
+                labels=LabelSet(
+                    labels["name"], tuple(labels["names"]), tuple(labels["report_order"]), dict(labels["aliases"])
+                ),
+                splits={
+                    split: [
+                        Conversation(c["id"], tuple(Utterance(**u) for u in c["utterances"]), c["partition"])
+                        for c in conversations
+                    ]
+                    for split, conversations in raw["splits"].items()
+                },
+                protocol=raw["protocol"],
+                notes=tuple(raw["notes"]),
+            )
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CorpusError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Import the corpus again with `merc import`."
+            ) from error
+
+
+def _fields(utterance: Utterance) -> dict[str, Any]:
+    return {f.name: getattr(utterance, f.name) for f in dataclasses.fields(utterance)}

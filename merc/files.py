@@ -1,0 +1,53 @@
+"""Files that are either whole or absent: write aside, flush to the disk, then rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def write_aside(path: str | Path, *, rename: Callable[[Path], Path] | None = None) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` and rename it to ``path`` once the block has ended well.
+
+    A reader sees the old file or the new one, never a part. If the block raises (a full disk, Ctrl-C),
+    the temporary file is removed and ``path`` is as it was.
+
+    Args:
+        path: Final place of the file; its folder is created.
+        rename: Chooses the final place once the file is written, for a name made from its content.
+
+    Yields:
+        The path to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)  # mkstemp makes private files; results are meant to be shared
+        aside.replace(rename(aside) if rename else path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - JSON is what json.dumps takes
+    """Write ``value`` to ``path`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
