@@ -1,0 +1,15 @@
+"""Losses: each a module whose docstring gives its equation and the paper it comes from."""
+
+from merc.losses.classification import ClassificationLoss, LabelSmoothingCrossEntropy, PolynomialCrossEntropy
+from merc.losses.contrastive import SupervisedContrastiveLoss
+from merc.losses.distillation import DistillationLoss
+from merc.losses.fusion import FusionLoss
+
+__all__ = [
+    "ClassificationLoss",
+    "DistillationLoss",
+    "FusionLoss",
+    "LabelSmoothingCrossEntropy",
+    "PolynomialCrossEntropy",
+    "SupervisedContrastiveLoss",
+]

@@ -1,0 +1,113 @@
+"""Classification losses: polynomial cross-entropy and label smoothing, both from shared log-probabilities."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from merc.labels import IGNORE_INDEX
+from merc.losses._checks import full_precision, require_range, require_rows
+
+
+def mean_over_labelled(values: Tensor, label: Tensor) -> Tensor:
+    """Mean of per-utterance values over the labelled utterances.
+
+    Args:
+        values: ``(N,)``, zero where the utterance is unlabelled.
+        label: ``(N,)`` ids, -100 for unlabelled.
+
+    Returns:
+        A scalar; 0, still part of the autograd graph, if nothing is labelled.
+    """
+    return values.sum() / (label != IGNORE_INDEX).sum().clamp(min=1)
+
+
+class ClassificationLoss(nn.Module):
+    """A loss on class logits that can start from log-probabilities which somebody else has computed.
+
+    Subclass it and write :meth:`per_utterance`; :class:`merc.losses.FusionLoss` takes any such loss.
+    """
+
+    def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
+        """The loss of every utterance.
+
+        Args:
+            log_probabilities: ``(N, C)``, the log-softmax of the logits in float32.
+            label: ``(N,)`` ids in ``0..C-1``, -100 for unlabelled.
+
+        Returns:
+            ``(N,)``, zero where the utterance is unlabelled.
+        """
+        raise NotImplementedError
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Mean loss over the labelled utterances.
+
+        Args:
+            logits: ``(N, C)``; half precision is widened to float32.
+            label: ``(N,)`` ids in ``0..C-1``, -100 for unlabelled.
+
+        Returns:
+            A scalar; 0, still part of the autograd graph, if nothing is labelled.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
+        require_rows(type(self).__name__, "logits", logits, label)
+        return mean_over_labelled(self.per_utterance(full_precision(logits).log_softmax(-1), label), label)
+
+
+class PolynomialCrossEntropy(ClassificationLoss):
+    r"""Cross-entropy with a polynomial term that keeps pushing on hard utterances.
+
+    .. math:: L_{comp} = -\log p_y + \alpha (1 - p_y)^{1 + \gamma}
+
+    Eq. 19 of arXiv 2511.13731, after PolyLoss (Leng et al. 2022, arXiv 2204.12511). ``alpha=0`` is plain
+    cross-entropy (eq. 21).
+
+    Args:
+        alpha: Weight of the polynomial term, at least -1 (where it cancels the first term of the
+            cross-entropy's own expansion in powers of ``1 - p`` when ``gamma`` is 0).
+        gamma: Focus of the polynomial term, at least 0.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, alpha: float = 1.2, gamma: float = 1.2) -> None:
+        super().__init__()
+        self.alpha = require_range("PolynomialCrossEntropy", "alpha", alpha, -1.0)
+        self.gamma = require_range("PolynomialCrossEntropy", "gamma", gamma, 0.0)
+
+    def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
+        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
+        # nll_loss gives 0 for an ignored utterance, that is p = 1, where the polynomial vanishes too.
+        nll = F.nll_loss(log_probabilities, label, ignore_index=IGNORE_INDEX, reduction="none")
+        if self.alpha == 0:
+            return nll
+        return nll + self.alpha * (-(-nll).expm1()).pow(1 + self.gamma)
+
+
+class LabelSmoothingCrossEntropy(ClassificationLoss):
+    r"""Cross-entropy against a target that is mixed with the uniform distribution.
+
+    .. math:: L_{smooth} = -\sum_c q_c \log p_c, \qquad q_c = (1 - \epsilon)[c = y] + \epsilon / C
+
+    Eq. 23 and 24 of arXiv 2511.13731, after Müller et al. 2019 (arXiv 1906.02629).
+
+    Args:
+        epsilon: Share of the uniform distribution, in 0..1.
+
+    Raises:
+        ValueError: ``epsilon`` is out of its range.
+    """
+
+    def __init__(self, epsilon: float = 0.1) -> None:
+        super().__init__()
+        self.epsilon = require_range("LabelSmoothingCrossEntropy", "epsilon", epsilon, 0.0, 1.0)
+
+    def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
+        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
+        nll = F.nll_loss(log_probabilities, label, ignore_index=IGNORE_INDEX, reduction="none")
+        uniform = -log_probabilities.mean(dim=-1).masked_fill(label == IGNORE_INDEX, 0.0)
+        return (1 - self.epsilon) * nll + self.epsilon * uniform

@@ -1,0 +1,75 @@
+"""Contrastive losses: utterances of the same emotion drawn together, others pushed apart."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from merc.labels import IGNORE_INDEX
+from merc.losses._checks import full_precision, require_range, require_rows
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    r"""Supervised contrastive loss over the labelled utterances of a batch.
+
+    .. math:: L_{cont} = \frac{1}{|A|} \sum_{i \in A} \frac{-1}{|P_i|} \sum_{p \in P_i}
+        \log \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)}
+
+    with z the L2-normalised projections (eq. 25), :math:`P_i` the other utterances with the label of i, and
+    A the anchors that have such a positive: the others are left out of the mean, not counted as 0. Eq. 26
+    of arXiv 2511.13731, which has one positive per anchor; Khosla et al. 2020 (arXiv 2004.11362), eq. 2,
+    has all. Unlabelled utterances are neither anchors, nor positives, nor negatives.
+
+    Args:
+        temperature: :math:`\tau`, above 0.
+        positives: ``all``, the mean over every positive; or ``one``, in training one positive drawn
+            at random for each anchor (from PyTorch's generator, so a seed repeats it). The mean over all
+            is the expectation of the draw, and is what ``one`` computes in evaluation mode.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, temperature: float = 0.07, positives: Literal["all", "one"] = "all") -> None:
+        super().__init__()
+        self.temperature = require_range("SupervisedContrastiveLoss", "temperature", temperature, 0.0, open_low=True)
+        if positives not in ("all", "one"):
+            raise ValueError(f"SupervisedContrastiveLoss: positives is {positives!r}, expected 'all' or 'one'.")
+        self.positives = positives
+
+    def forward(self, projections: Tensor, label: Tensor) -> Tensor:
+        """Mean loss over the anchors that have a positive.
+
+        Args:
+            projections: ``(N, d)``, not normalised; half precision is widened to float32.
+            label: ``(N,)`` ids, -100 for unlabelled.
+
+        Returns:
+            A scalar; 0, still part of the autograd graph, if no two utterances share a label.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
+        require_rows("SupervisedContrastiveLoss", "projections", projections, label)
+        if not len(label):
+            return projections.sum()
+        with torch.autocast(projections.device.type, enabled=False):
+            z = F.normalize(full_precision(projections), dim=-1)
+            similarity = z @ z.T / self.temperature
+            labelled = label != IGNORE_INDEX
+            others = labelled.expand(len(label), -1).clone().fill_diagonal_(False)
+            positive = others & (label[:, None] == label)
+            count = positive.sum(dim=1)
+            # The lowest finite number, as a row of -inf alone would make the gradient of logsumexp NaN.
+            log_denominator = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min).logsumexp(dim=1)
+            if self.positives == "one" and self.training:
+                drawn = torch.rand_like(similarity).masked_fill(~positive, -1.0).argmax(dim=1)
+                attraction = similarity.gather(1, drawn[:, None]).squeeze(1)
+            else:
+                attraction = (similarity * positive).sum(dim=1) / count.clamp(min=1)
+            anchors = count > 0
+            losses = (log_denominator - attraction).masked_fill(~anchors, 0.0)
+            return losses.sum() / anchors.sum().clamp(min=1)
