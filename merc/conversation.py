@@ -83,7 +83,7 @@ class Conversation:
         partition: Part of the corpus inside which ``id`` is unique (see :class:`UtteranceKey`).
 
     Raises:
-        CorpusError: There are no utterances, or two share an id.
+        CorpusError: There are no utterances, two share an id, or an id is not a string.
     """
 
     id: str
@@ -91,11 +91,14 @@ class Conversation:
     partition: str = "train"
 
     def __post_init__(self) -> None:
-        """Refuse a dialogue that is empty or names an utterance twice."""
+        """Refuse a dialogue that is empty, names an utterance twice, or has ids that are not strings."""
         where = f"Dialogue {self.id!r} of {self.partition!r}"
         if not self.utterances:
             raise CorpusError(f"{where} has no utterances: expected at least one. Remove it or fill it.")
         seen: set[str] = set()
+        for name in (self.partition, self.id, *(utterance.id for utterance in self.utterances)):
+            if not isinstance(name, str):  # a store would never find 3 under "3"
+                raise CorpusError(f"{where} has the id {name!r}: ids must be strings, got {type(name).__name__}.")
         for utterance in self.utterances:
             if utterance.id in seen:
                 raise CorpusError(f"{where} holds utterance id {utterance.id!r} twice: ids must be unique.")
@@ -147,6 +150,7 @@ class Corpus(Mapping[str, list[Conversation]]):
 
     def __post_init__(self) -> None:
         """Check split names, that no dialogue is in two places, and every label."""
+        object.__setattr__(self, "notes", tuple(self.notes))
         seen: dict[tuple[str, str], str] = {}
         for split, conversations in self.splits.items():
             if split not in SPLITS:
@@ -226,8 +230,15 @@ class Corpus(Mapping[str, list[Conversation]]):
             )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(raw, dict) or raw.get("format") != "merc.Corpus":
-                raise CorpusError(f"{path} is not a merc corpus: expected a file that `merc import` wrote.")
+        except ValueError as error:
+            raise CorpusError(
+                f"{path} is not JSON in UTF-8 ({error}). Import the corpus again with `merc import`."
+            ) from error
+        if not isinstance(raw, dict) or raw.get("format") != "merc.Corpus":
+            raise CorpusError(f"{path} is not a merc corpus: expected a file that `merc import` wrote.")
+        if raw.get("version") != 1:
+            raise CorpusError(f"{path} has version {raw.get('version')}, this merc reads 1: upgrade merc.")
+        try:
             labels = raw["labels"]
             return cls(
                 name=raw["name"],
@@ -244,7 +255,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                 protocol=raw["protocol"],
                 notes=tuple(raw["notes"]),
             )
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorpusError(
                 f"{path} is damaged ({type(error).__name__}: {error}). Import the corpus again with `merc import`."
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 IGNORE_INDEX = -100
 """Label id of an utterance that has no label: ignored by every loss and metric."""
@@ -24,6 +25,10 @@ class LabelSet:
         report_order: The same names in the column order of the published tables. Default: ``names``.
         aliases: Other spellings found in files, for example ``{"hap": "happy"}``.
 
+    Raises:
+        ValueError: Names repeat (whatever their case), the report order is not a permutation of them, or
+            an alias means none of them.
+
     Example:
         >>> MELD.index("joy"), MELD.index("Joy")
         (4, 4)
@@ -36,7 +41,7 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         """Check that names are unique and that the report order is a permutation of them."""
-        if len(set(self.names)) != len(self.names) or not self.names:
+        if len({name.lower() for name in self.names}) != len(self.names) or not self.names:
             raise ValueError(f"Label set {self.name!r} needs unique names, got {self.names}.")
         if not self.report_order:
             object.__setattr__(self, "report_order", self.names)
@@ -44,6 +49,13 @@ class LabelSet:
             raise ValueError(
                 f"Label set {self.name!r}: report_order {self.report_order} is not a permutation of {self.names}."
             )
+        for alias, name in self.aliases.items():
+            if name not in self.names:
+                raise ValueError(f"Label set {self.name!r}: alias {alias!r} means {name!r}, which is not in the set.")
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        return {k.lower(): v for k, v in self.aliases.items()} | {name.lower(): name for name in self.names}
 
     def __len__(self) -> int:
         """Number of emotions C."""
@@ -55,14 +67,13 @@ class LabelSet:
         Raises:
             UnknownLabelError: The set holds no such label.
         """
-        folded = label.strip().lower()
-        folded = self.aliases.get(folded, folded)
-        if folded not in self.names:
+        name = self._spellings.get(label.strip().lower())
+        if name is None:
             raise UnknownLabelError(
                 f"Unknown label {label!r}: label set {self.name!r} has {', '.join(self.names)}. "
                 "Correct the file or use another label set."
             )
-        return folded
+        return name
 
     def index(self, label: str | None) -> int:
         """Id of a label in ``0..C-1``, or -100 for ``None`` (an utterance without a label)."""

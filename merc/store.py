@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
-from merc.files import write_aside, write_json
+from merc.files import write_aside
 
 Kind = Literal["features", "hidden", "logits"]
 """What the rows of a store are: encoder features, a network's hidden states, or class logits."""
@@ -23,6 +25,7 @@ Kind = Literal["features", "hidden", "logits"]
 MANIFEST = "manifest.json"
 _FORMAT = "merc.FeatureStore"
 _VERSION = 1
+_SHARDS = "shard-*.safetensors"
 
 
 class StoreError(ValueError):
@@ -30,7 +33,17 @@ class StoreError(ValueError):
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as JSON, one member a line, closed by the checksum of every byte before it."""
+    body = "{\n" + "".join(f"{json.dumps(name)}: {json.dumps(value)},\n" for name, value in manifest.items())
+    return _sealed(body.encode())
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + b'"checksum": "' + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
 
 
 def _file_digest(path: Path) -> str:
@@ -64,12 +77,17 @@ class FeatureStore:
         self.manifest = _read_manifest(self.path)
         self.kind: Kind = self.manifest["kind"]
         self.dim: int = self.manifest["dim"]
+        self.dtype: torch.dtype = getattr(torch, self.manifest["dtype"])
         self.provenance: dict[str, Any] = self.manifest["provenance"]
         self.keys = [UtteranceKey(*key) for key in self.manifest["keys"]]
         self.missing = {UtteranceKey(*key): reason for *key, reason in self.manifest["missing"]}
         self._row = {key: row for row, key in enumerate(self.keys)}
-        self._shards = [self._open_shard(entry, verify) for entry in self.manifest["shards"]]
-        rows = sum(len(shard) for shard in self._shards)
+        self._shards: list[tuple[int, Tensor]] = []
+        """First row and content of every shard."""
+        rows = 0
+        for entry in self.manifest["shards"]:
+            self._shards.append((rows, self._open_shard(entry, verify)))
+            rows += entry["rows"]
         if rows != len(self.keys) or len(self._row) != len(self.keys):
             raise StoreError(
                 f"{self.path} holds {rows} rows for {len(self._row)} distinct keys of {len(self.keys)}: "
@@ -92,9 +110,10 @@ class FeatureStore:
                 tensor: Tensor = shard.get_tensor("features")
         except (SafetensorError, OSError) as error:
             raise StoreError(f"{file} cannot be read ({error}). Write the store again.") from error
-        if tensor.shape != (entry["rows"], self.dim):
+        if tensor.shape != (entry["rows"], self.dim) or tensor.dtype != self.dtype:
             raise StoreError(
-                f"{file} holds {tuple(tensor.shape)}, the manifest says {(entry['rows'], self.dim)}: write it again."
+                f"{file} holds {tuple(tensor.shape)} of {tensor.dtype}, the manifest says "
+                f"{(entry['rows'], self.dim)} of {self.dtype}: write the store again."
             )
         return tensor
 
@@ -120,7 +139,8 @@ class FeatureStore:
     def gather(self, keys: Sequence[UtteranceKey]) -> tuple[Tensor, Tensor]:
         """The vectors of some utterances, in order.
 
-        Keys that stand in the store in the order asked for come as a memory-mapped view, others as a copy.
+        Keys that stand side by side in one shard, in the order asked for, come as a memory-mapped view
+        that must not be written to; others come as a copy.
 
         Args:
             keys: Utterances to look up.
@@ -130,18 +150,14 @@ class FeatureStore:
         """
         rows = torch.tensor([self._row.get(key, -1) for key in keys], dtype=torch.long)
         present = rows >= 0
-        if len(self._shards) == 1 and len(rows) and bool(present.all()):
-            first = int(rows[0])
-            if torch.equal(rows, torch.arange(first, first + len(rows))):
-                return self._shards[0][first : first + len(rows)], present
-        dtype = self._shards[0].dtype if self._shards else torch.float32
-        features = torch.zeros(len(rows), self.dim, dtype=dtype)
-        start = 0
-        for shard in self._shards:
-            here = (rows >= start) & (rows < start + len(shard))
-            if here.any():
-                features[here] = shard[rows[here] - start]
-            start += len(shard)
+        for start, shard in self._shards:
+            local = rows - start
+            if len(rows) and bool(((local >= 0) & (local < len(shard))).all()):
+                return _take(shard, local), present
+        features = torch.zeros(len(rows), self.dim, dtype=self.dtype)
+        for start, shard in self._shards:
+            places = ((rows >= start) & (rows < start + len(shard))).nonzero().squeeze(1)
+            features.index_copy_(0, places, shard.index_select(0, rows[places] - start))
         return features, present
 
     def why_missing(self, keys: Iterable[UtteranceKey]) -> dict[UtteranceKey, str]:
@@ -205,22 +221,29 @@ class FeatureStore:
         return cls(path, verify=False)
 
 
+def _take(shard: Tensor, rows: Tensor) -> Tensor:
+    first = int(rows[0])
+    if torch.equal(rows, torch.arange(first, first + len(rows))):
+        return shard[first : first + len(rows)]
+    return shard.index_select(0, rows)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
-        unfinished = folder.is_dir() and any(folder.glob("*.safetensors"))
+        unfinished = folder.is_dir() and any(folder.glob(_SHARDS))
         hint = "its extraction was cut: run the same command again" if unfinished else "write it with `merc predict`"
         raise FileNotFoundError(f"No feature store at {folder}: expected {MANIFEST} ({hint}).")
+    data = file.read_bytes()
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        checksum = manifest.pop("checksum", None)
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        manifest = json.loads(data.decode())
+    except ValueError as error:
         raise StoreError(f"{file} is not a store's manifest ({error}). Write the store again.") from error
-    if manifest.get("format") != _FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise StoreError(f"{file} is not the manifest of a feature store: expected format {_FORMAT!r}.")
     if manifest.get("version") != _VERSION:
         raise StoreError(f"{file} has version {manifest.get('version')}, this merc reads {_VERSION}: upgrade merc.")
-    if checksum != _digest(manifest):
+    if _sealed(data[: data.rfind(b'"checksum": ')]) != data:
         raise StoreError(f"{file} does not match its checksum: it was damaged or altered. Write the store again.")
     return manifest
 
@@ -229,15 +252,19 @@ class StoreWriter:
     """Writes a store shard by shard, so that a killed run resumes where it was.
 
     Use it as a context manager: leaving the block normally commits the manifest, leaving it by an
-    exception keeps the full shards for the next run. A writer with the same kind and provenance takes
-    over the shards that an earlier, cut run left.
+    exception (Ctrl-C among them) keeps what was added for the next run; a killed run leaves its full
+    shards. A writer with the same kind and provenance takes those over. Until the commit, a store that
+    was there before stays whole; after it, only its own shards are removed, never anybody's other files.
 
     Args:
         path: Folder of the store.
         kind: What the rows are.
         provenance: Where the rows come from; also decides whether older shards fit.
         shard_rows: Rows a shard.
-        resume: Take over the shards of a cut run with the same kind and provenance.
+        resume: Take over the shards of an earlier run with the same kind and provenance.
+
+    Raises:
+        StoreError: The provenance is not plain JSON.
 
     Attributes:
         done: Keys that need no more work: written to a shard already.
@@ -254,114 +281,156 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         self.kind: Kind = kind
-        self.provenance = json.loads(json.dumps(dict(provenance or {})))
+        try:
+            self.provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"The provenance of {self.path} must be plain JSON values: {error}.") from error
         self.shard_rows = shard_rows
         self.dim: int | None = None
+        self.dtype: torch.dtype | None = None
         self.done: set[UtteranceKey] = set()
         self._fingerprint = _digest([kind, self.provenance])
         self._shards: list[dict[str, Any]] = []
         self._keys: list[UtteranceKey] = []
         self._missing: dict[UtteranceKey, str] = {}
-        self._pending: list[tuple[UtteranceKey, Tensor]] = []
+        self._pending_keys: list[UtteranceKey] = []
+        self._pending_rows: list[Tensor] = []
+        self._order = 0
         self.path.mkdir(parents=True, exist_ok=True)
         if resume:
-            for file in sorted(self.path.glob("*.safetensors")):
-                self._take_over(file)
+            left = [shard for file in self.path.glob(_SHARDS) if (shard := self._left_by_earlier_run(file))]
+            for order, entry, keys, features in sorted(left, key=lambda shard: (shard[0], shard[1]["file"])):
+                self._take_over(order, entry, keys, features)
 
-    def _take_over(self, file: Path) -> None:
-        try:
-            with safe_open(str(file), framework="pt") as shard:
-                meta = shard.metadata() or {}
-                shape = tuple(shard.get_slice("features").get_shape())
-        except (SafetensorError, OSError):
-            return  # not a whole shard; commit() removes it
-        keys = [UtteranceKey(*key) for key in json.loads(meta.get("keys", "[]"))]
+    def _left_by_earlier_run(self, file: Path) -> tuple[int, dict[str, Any], list[UtteranceKey], Tensor] | None:
+        """Place in the order of writing, manifest entry, keys and rows of a shard, if it is whole and fits."""
         sha256 = _file_digest(file)
-        if meta.get("fingerprint") != self._fingerprint or not sha256.startswith(file.stem):
+        if file.stem != _shard_stem(sha256):
+            return None  # damaged; commit() removes it
+        with safe_open(str(file), framework="pt") as shard:
+            about = json.loads(shard.metadata()["merc"])
+            features: Tensor = shard.get_tensor("features")
+        if about["fingerprint"] != self._fingerprint:
+            return None
+        entry = {"file": file.name, "rows": len(features), "bytes": file.stat().st_size, "sha256": sha256}
+        return about["order"], entry, [UtteranceKey(*key) for key in about["keys"]], features
+
+    def _take_over(self, order: int, entry: dict[str, Any], keys: list[UtteranceKey], features: Tensor) -> None:
+        if not self._shards:
+            self.dim, self.dtype = features.shape[1], features.dtype
+        if self.done.intersection(keys) or (features.shape[1], features.dtype) != (self.dim, self.dtype):
             return
-        if self.done.intersection(keys) or (self.dim is not None and shape[1] != self.dim):
-            return
-        self.dim = shape[1]
-        self._note_shard(file, len(keys), sha256)
-        self._keys += keys
+        self._note_shard(order, entry, keys)
         self.done.update(keys)
 
-    def _note_shard(self, file: Path, rows: int, sha256: str) -> None:
-        self._shards.append({"file": file.name, "rows": rows, "bytes": file.stat().st_size, "sha256": sha256})
+    def _note_shard(self, order: int, entry: dict[str, Any], keys: list[UtteranceKey]) -> None:
+        self._shards.append(entry)
+        self._keys += keys
+        self._order = order + 1
 
     def add(self, keys: Sequence[UtteranceKey], features: Tensor) -> None:
         """Append rows.
 
+        The rows are copied, so the caller may use its buffer again. If anything is wrong with them,
+        none is taken.
+
         Args:
             keys: N utterances that the store does not hold yet.
-            features: ``(N, d)``, finite.
+            features: ``(N, d)``, finite floating-point numbers.
 
         Raises:
-            StoreError: A key repeats, or features are not finite, of another width, or another number.
+            StoreError: A key repeats or is not made of strings, or features are not finite, of another
+                width or type than before, or of another number than the keys.
         """
-        features = features.detach().cpu()
-        if features.dim() != 2 or len(features) != len(keys):
+        if features.dim() != 2 or len(features) != len(keys) or not features.is_floating_point():
             raise StoreError(
-                f"Expected features of shape ({len(keys)}, d) for {self.path}, got {tuple(features.shape)}."
+                f"Expected floating-point features of shape ({len(keys)}, d) for {self.path}, "
+                f"got {features.dtype} of shape {tuple(features.shape)}."
             )
-        self.dim = features.shape[1] if self.dim is None else self.dim
-        if features.shape[1] != self.dim:
-            raise StoreError(f"{self.path} has vectors of width {self.dim}, got {features.shape[1]}.")
+        dim, dtype = self.dim or features.shape[1], self.dtype or features.dtype
+        if (features.shape[1], features.dtype) != (dim, dtype):
+            raise StoreError(
+                f"{self.path} holds vectors of width {dim} and type {dtype}, got width {features.shape[1]} and type "
+                f"{features.dtype}: give all utterances the same, or remove the folder to start again."
+            )
+        named = [_checked(key) for key in keys]
+        repeated = next((key for key, count in Counter(named).items() if count > 1 or key in self.done), None)
+        if repeated is not None:
+            raise StoreError(f"{self.path} was given {repeated} twice: keys must be unique.")
         finite = torch.isfinite(features).all(dim=1)
         if not finite.all():
-            bad = [str(key) for key, fine in zip(keys, finite.tolist(), strict=True) if not fine]
+            bad = [str(key) for key, fine in zip(named, finite.tolist(), strict=True) if not fine]
             raise StoreError(
-                f"NaN or infinite features for {len(bad)} utterances ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}): "
-                "expected finite numbers. Record such utterances as missing, with the reason."
+                f"NaN or infinite features for {len(bad)} utterances ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}) "
+                f"of {self.path}: expected finite numbers. Record such utterances as missing, with the reason."
             )
-        for key in keys:
-            if key in self.done:
-                raise StoreError(f"{self.path} was given {UtteranceKey(*key)} twice: keys must be unique.")
+        self.dim, self.dtype = dim, dtype
+        self.done.update(named)
+        for key in named:
             self._missing.pop(key, None)
-            self.done.add(UtteranceKey(*key))
-        self._pending += zip((UtteranceKey(*key) for key in keys), features, strict=True)
-        while len(self._pending) >= self.shard_rows:
+        self._pending_keys += named
+        self._pending_rows.append(features.detach().to("cpu", copy=True))
+        if len(self._pending_keys) >= self.shard_rows:
             self._flush(self.shard_rows)
 
     def skip(self, key: UtteranceKey, reason: str) -> None:
         """Record that an utterance has no vector, and why."""
         if key not in self.done:
-            self._missing[UtteranceKey(*key)] = reason
+            self._missing[_checked(key)] = reason
 
-    def _flush(self, rows: int) -> None:
-        batch, self._pending = self._pending[:rows], self._pending[rows:]
-        if not batch:
-            return
-        keys = [key for key, _ in batch]
-        metadata = {"fingerprint": self._fingerprint, "keys": json.dumps(keys)}
-        final: list[Path] = []
+    def _flush(self, least: int) -> None:
+        """Write pending rows to shards as long as there are ``least`` of them."""
+        if self._pending_rows:
+            self._pending_rows = [torch.cat(self._pending_rows)]
+        while len(self._pending_keys) >= max(least, 1):
+            [rows], keys = self._pending_rows, self._pending_keys
+            self._write_shard(keys[: self.shard_rows], rows[: self.shard_rows])
+            self._pending_keys, self._pending_rows = keys[self.shard_rows :], [rows[self.shard_rows :]]
 
-        def by_content(file: Path) -> Path:
+    def _write_shard(self, keys: list[UtteranceKey], rows: Tensor) -> None:
+        # One entry: safetensors keeps several in no fixed order, and equal content must give an equal name.
+        metadata = {"merc": json.dumps({"fingerprint": self._fingerprint, "order": self._order, "keys": keys})}
+        entry: dict[str, Any] = {}
+
+        def by_content(aside: Path) -> Path:
             # A name made from the content can never overwrite a shard that the present manifest relies on.
-            final.append(file.with_name(f"{_file_digest(file)[:20]}.safetensors"))
-            return final[0]
+            sha256 = _file_digest(aside)
+            name = f"{_shard_stem(sha256)}.safetensors"
+            entry.update(file=name, rows=len(rows), bytes=aside.stat().st_size, sha256=sha256)
+            return aside.with_name(name)
 
         with write_aside(self.path / "shard", rename=by_content) as aside:
-            save_file({"features": torch.stack([row for _, row in batch])}, str(aside), metadata=metadata)
-        self._note_shard(final[0], len(keys), _file_digest(final[0]))
-        self._keys += keys
+            save_file({"features": rows}, str(aside), metadata=metadata)
+        self._note_shard(self._order, entry, keys)
 
     def commit(self) -> None:
-        """Write what is pending and the manifest; from here on the store can be opened."""
-        self._flush(len(self._pending))
+        """Write what is pending and the manifest; from here on the store can be opened.
+
+        Raises:
+            StoreError: Another run has removed a shard of this one.
+        """
+        self._flush(1)
+        kept = {shard["file"] for shard in self._shards}
+        lost = sorted(name for name in kept if not (self.path / name).is_file())
+        if lost:
+            raise StoreError(
+                f"{self.path} has lost {', '.join(lost)} while it was written: let one run at a time write a store. "
+                "Run the same command again."
+            )
         manifest = {
             "format": _FORMAT,
             "version": _VERSION,
             "kind": self.kind,
             "dim": self.dim or 0,
+            "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
             "provenance": self.provenance,
-            "shards": self._shards,
-            "keys": [list(key) for key in self._keys],
             "missing": [[*key, reason] for key, reason in self._missing.items()],
+            "shards": self._shards,
+            "keys": self._keys,
         }
-        write_json(self.path / MANIFEST, {**manifest, "checksum": _digest(manifest)})
-        kept = {shard["file"] for shard in self._shards}
-        for file in self.path.glob("*.safetensors"):
+        with write_aside(self.path / MANIFEST) as aside:
+            aside.write_bytes(_manifest_bytes(manifest))
+        for file in [*self.path.glob(_SHARDS), *self.path.glob(".shard.*.tmp"), *self.path.glob(f".{MANIFEST}.*.tmp")]:
             if file.name not in kept:
                 file.unlink()
 
@@ -372,6 +441,19 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit after success; after an exception keep the full shards for the next run."""
+        """Commit after success; after an exception keep what was added for the next run."""
         if kind is None:
             self.commit()
+        else:
+            with suppress(OSError, SafetensorError):  # a full disk, perhaps: the first error is the one to see
+                self._flush(1)
+
+
+def _checked(key: UtteranceKey) -> UtteranceKey:
+    if len(key) != 3 or not all(isinstance(part, str) for part in key):
+        raise StoreError(f"Expected a key of three strings (partition, dialogue, utterance), got {tuple(key)!r}.")
+    return UtteranceKey(*key)
+
+
+def _shard_stem(sha256: str) -> str:
+    return f"shard-{sha256[:20]}"
