@@ -1,0 +1,177 @@
+"""Utterances as text with their context, tokenised once by the task's encoder, in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from merc.callbacks import predicted_already
+from merc.conversation import SPLITS, Conversation, Corpus, split_name
+from merc.encoders.text import TextBatch, TextEncoder, TextInput
+from merc.labels import LabelSet
+
+
+class TextDataModule(L.LightningDataModule):
+    """Deals out utterances with their conversation around them, for the text encoder of the task.
+
+    How text becomes tokens is said once, in the task's ``encoder``: the datamodule asks it to tokenise a
+    split when the split is first used. Training and evaluation go through labelled utterances (the others
+    are context), prediction through all, except those that a store writer of the Trainer holds already.
+
+    Args:
+        corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
+        batch_size: Utterances a training step, of similar length.
+        batch_tokens: Tokens, padding included, of a batch in validation, test and prediction.
+        predict_splits: Splits that prediction goes through.
+    """
+
+    def __init__(
+        self,
+        corpus: str | Path | Corpus,
+        batch_size: int = 16,
+        batch_tokens: int = 4096,
+        predict_splits: Sequence[str] = SPLITS,
+    ) -> None:
+        super().__init__()
+        self._corpus = corpus
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.predict_splits = [split_name(split) for split in predict_splits]
+        self.corpus: Corpus
+        self._inputs: dict[str, list[tuple[TextInput, int]]] = {}
+
+    @property
+    def labels(self) -> LabelSet:
+        """The label set of the corpus; known after :meth:`setup`."""
+        return self.corpus.labels
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder of the task that the Trainer runs.
+
+        Raises:
+            TypeError: There is no such task, or it has no text encoder.
+        """
+        task = getattr(self.trainer, "lightning_module", None)
+        encoder = getattr(task, "encoder", None)
+        if not isinstance(encoder, TextEncoder):
+            raise TypeError(
+                f"TextDataModule tokenises with the TextEncoder of the task, but {type(task).__name__} has "
+                f"{type(encoder).__name__} as its encoder: use TextEncoderTask or ExtractTask with a TextEncoder."
+            )
+        return encoder
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the corpus, once.
+
+        Raises:
+            FileNotFoundError: The corpus is not there.
+        """
+        if not hasattr(self, "corpus"):
+            self.corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)
+
+    def inputs(self, split: str) -> list[tuple[TextInput, int]]:
+        """Every utterance of a split as token ids, with its label id; tokenised on first use and kept.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+        """
+        if split not in self._inputs:
+            conversations: list[Conversation] = self.corpus[split]
+            labels = [self.labels.index(u.label) for c in conversations for u in c.utterances]
+            self._inputs[split] = list(zip(self.encoder.tokenize(conversations), labels, strict=True))
+        return self._inputs[split]
+
+    def _loader(self, items: list[tuple[TextInput, int]], training: bool = False) -> DataLoader[TextBatch]:
+        lengths = [len(item.ids) for item, _ in items]
+        batches = ShuffledBuckets(lengths, self.batch_size) if training else token_batches(lengths, self.batch_tokens)
+        # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
+        return DataLoader(_Batches(items, self.encoder), sampler=batches, batch_size=None)
+
+    def _labelled(self, split: str) -> list[tuple[TextInput, int]]:
+        return [(item, label) for item, label in self.inputs(split) if label >= 0]
+
+    def train_dataloader(self) -> DataLoader[TextBatch]:
+        """Labelled utterances of ``train``, in shuffled batches of similar length."""
+        return self._loader(self._labelled("train"), training=True)
+
+    def val_dataloader(self) -> DataLoader[TextBatch]:
+        """Labelled utterances of ``val``."""
+        return self._loader(self._labelled("val"))
+
+    def test_dataloader(self) -> DataLoader[TextBatch]:
+        """Labelled utterances of ``test``."""
+        return self._loader(self._labelled("test"))
+
+    def predict_dataloader(self) -> DataLoader[TextBatch]:
+        """All utterances of ``predict_splits`` that are not yet in the store being written."""
+        done = predicted_already(self.trainer)
+        splits = [split for split in self.predict_splits if split in self.corpus]
+        return self._loader([pair for split in splits for pair in self.inputs(split) if pair[0].key not in done])
+
+
+class _Batches(Dataset[TextBatch]):
+    """Collates the items that a list of indices names."""
+
+    def __init__(self, items: list[tuple[TextInput, int]], encoder: TextEncoder) -> None:
+        self.items = items
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, indices: list[int]) -> TextBatch:
+        chosen = [self.items[index] for index in indices]
+        batch = self.encoder.collate([item for item, _ in chosen])
+        batch.label = torch.tensor([label for _, label in chosen])
+        return batch
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut inputs, longest first, into batches of at most ``budget`` padded tokens, or of one input.
+
+    Args:
+        lengths: Tokens of every input.
+        budget: Most tokens a batch: its inputs times the longest of them.
+
+    Returns:
+        Batches of indices into ``lengths``.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+class ShuffledBuckets(Sampler[list[int]]):
+    """Batches of a fixed size and of similar length, new ones in every epoch.
+
+    Inputs are sorted by length with some noise, cut into batches, and the batches are shuffled. Random numbers
+    come from torch's global generator, so a seed decides them.
+
+    Args:
+        lengths: Tokens of every input.
+        batch_size: Inputs a batch.
+        noise: By how much, as a share of the length, neighbours in length may be mixed.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, noise: float = 0.2) -> None:
+        self.lengths = torch.tensor(lengths, dtype=torch.float)
+        self.batch_size = batch_size
+        self.noise = noise
+
+    def __len__(self) -> int:
+        """Number of batches, the same in every epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of one epoch."""
+        order = (self.lengths * (1 + self.noise * torch.rand(len(self.lengths)))).argsort()
+        for batch in torch.randperm(len(self)).tolist():
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()

@@ -1,0 +1,9 @@
+"""LightningModules: what trains and runs the networks."""
+
+from merc.tasks.extract import ExtractTask
+from merc.tasks.fusion import FusionTask
+from merc.tasks.student import StudentTask
+from merc.tasks.teacher import TeacherTask
+from merc.tasks.text_encoder import TextEncoderTask
+
+__all__ = ["ExtractTask", "FusionTask", "StudentTask", "TeacherTask", "TextEncoderTask"]

@@ -1,0 +1,39 @@
+"""Extraction: a frozen encoder gives its vectors to a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from merc.encoders.text import TextBatch
+
+
+class ExtractTask(L.LightningModule):
+    """Predicts the vectors of a pretrained encoder, as it is.
+
+    Run it with :class:`merc.callbacks.StoreWriterCallback`. For an encoder that was fine-tuned,
+    predict with the task that tuned it.
+
+    Args:
+        encoder: Turns a batch into vectors ``(B, dim)``, and tells its ``provenance()``.
+
+    Raises:
+        ValueError: The encoder has a projection, which means nothing before it is trained.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        if getattr(encoder, "projection", None) is not None:
+            raise ValueError("ExtractTask got an encoder with an untrained projection: leave projection out.")
+        self.encoder = encoder.requires_grad_(False)
+
+    def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The keys and the vectors of a batch."""
+        return {"keys": batch.keys, "features": self.encoder(batch)}
+
+    def provenance(self) -> dict[str, Any]:
+        """The encoder's provenance, and that it was not tuned on any labels."""
+        describe: Any = self.encoder.provenance
+        return {"task": type(self).__name__, **describe(), "trained_on": "nothing (frozen)"}

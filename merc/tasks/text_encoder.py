@@ -1,0 +1,158 @@
+"""Fine-tuning of the text encoder on emotions, and its features afterwards."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassF1Score
+from transformers import get_linear_schedule_with_warmup
+
+from merc.encoders.text import TextBatch, TextEncoder
+
+
+class TextEncoderTask(L.LightningModule):
+    """Fine-tunes a text encoder with a linear classifier on its vectors (arXiv 2511.13731, section 3.3.1).
+
+    Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Prediction gives the
+    encoder's ``features`` and the classifier's ``logits``; give it the checkpoint of the fine-tuning.
+
+    Args:
+        encoder: The encoder to tune.
+        num_classes: Number of emotions C.
+        loss: From logits ``(B, C)`` and label ids ``(B,)`` to a scalar. Default: cross-entropy.
+        dropout: Dropout before the classifier.
+        optimizer: Makes the optimizer from the parameters. Default: AdamW with learning rate 2e-5.
+        lr_scheduler: Makes the learning-rate schedule, stepped after every step of the optimizer. Default: linear
+            warm-up over the share ``warmup`` of all steps, then linear decay to 0.
+        warmup: Share of warm-up of the default schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        num_classes: int,
+        loss: nn.Module | None = None,
+        dropout: float = 0.1,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        warmup: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, num_classes))
+        self.loss = loss or nn.CrossEntropyLoss()
+        self.num_classes = num_classes
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.warmup = warmup
+        self.weighted_f1 = nn.ModuleDict(
+            {part: MulticlassF1Score(num_classes, average="weighted") for part in ("val", "test")}
+        )
+        self.trained_on: str | None = None
+        self.classes: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        """Check the number of classes against the corpus.
+
+        Raises:
+            ValueError: The corpus has another number of emotions than the classifier.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if len(data.labels) != self.num_classes:
+            raise ValueError(
+                f"TextEncoderTask tells {self.num_classes} classes apart, corpus {data.corpus.name!r} has "
+                f"{len(data.labels)} ({', '.join(data.labels.names)}): correct num_classes in the config."
+            )
+        self.classes = list(data.labels.names)
+        if stage == "fit":
+            self.trained_on = f"{data.corpus.name}/train"
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """Logits ``(B, C)``."""
+        logits: Tensor = self.classifier(self.encoder(batch))
+        return logits
+
+    def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss: Tensor = self.loss(self(batch).float(), batch.label)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.label))
+        return loss
+
+    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
+        """Count the predictions of a validation batch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: TextBatch, batch_idx: int) -> None:
+        """Count the predictions of a test batch."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: TextBatch, part: str) -> None:
+        logits = self(batch).float()
+        metric = cast(MulticlassF1Score, self.weighted_f1[part])
+        metric.update(logits, batch.label)
+        size = len(batch.label)
+        self.log(f"{part}/loss", self.loss(logits, batch.label), batch_size=size, sync_dist=True)
+        self.log(f"{part}/weighted_f1", metric, prog_bar=True, on_epoch=True, on_step=False, batch_size=size)
+
+    def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The keys, vectors and logits of a batch."""
+        features = self.encoder(batch)
+        return {"keys": batch.keys, "features": features, "logits": self.classifier(features)}
+
+    def on_predict_start(self) -> None:
+        """Warn if nobody has trained the classifier."""
+        if self.trained_on is None:
+            rank_zero_warn("TextEncoderTask predicts without fine-tuning: pass the checkpoint with --ckpt_path.")
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+        """The optimizer over all parameters, with a schedule that is stepped after every step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_lr_scheduler is not None:
+            scheduler: Any = self.make_lr_scheduler(optimizer)
+        else:
+            steps = int(self.trainer.estimated_stepping_batches)
+            warm = round(self.warmup * steps)
+            scheduler = get_linear_schedule_with_warmup(optimizer, warm, steps)  # type: ignore[no-untyped-call]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def provenance(self) -> dict[str, Any]:
+        """The encoder's provenance, the data it was tuned on, and the classes of the logits."""
+        return {
+            "task": type(self).__name__,
+            **self.encoder.provenance(),
+            "trained_on": self.trained_on or "nothing (frozen)",
+            "classes": self.classes,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add, in plain values, what the weights fit to."""
+        checkpoint["text_encoder"] = {
+            "settings": self.encoder.settings(),
+            "classes": self.classes,
+            "trained_on": self.trained_on,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model, or one tuned with other context, prompt or pooling.
+
+        Raises:
+            ValueError: The checkpoint does not fit; the message says what differs.
+        """
+        saved = checkpoint.get("text_encoder")
+        if saved is None:
+            raise ValueError("The checkpoint is of another task: expected one that TextEncoderTask wrote.")
+        differ = [
+            f"{name} (checkpoint {saved['settings'].get(name)!r}, here {value!r})"
+            for name, value in self.encoder.settings().items()
+            if saved["settings"].get(name) != value
+        ]
+        if differ:
+            raise ValueError(f"The checkpoint was tuned with other settings: {', '.join(differ)}. Use its own config.")
+        if self.classes and saved["classes"] and self.classes != saved["classes"]:
+            raise ValueError(f"The checkpoint knows the classes {saved['classes']}, the corpus {self.classes}.")
+        self.trained_on = saved["trained_on"]
