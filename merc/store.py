@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
@@ -116,6 +116,11 @@ class FeatureStore:
                 f"{(entry['rows'], self.dim)} of {self.dtype}: write the store again."
             )
         return tensor
+
+    @property
+    def digest(self) -> str:
+        """A short digest of what the store holds, by which later stages name their inputs."""
+        return _digest([self.manifest["keys"], self.manifest["shards"]])[:16]
 
     def __len__(self) -> int:
         """Number of utterances that have a vector."""
@@ -380,7 +385,7 @@ class StoreWriter:
 
     def _flush(self, least: int) -> None:
         """Write pending rows to shards as long as there are ``least`` of them."""
-        if self._pending_rows:
+        if len(self._pending_rows) > 1:
             self._pending_rows = [torch.cat(self._pending_rows)]
         while len(self._pending_keys) >= max(least, 1):
             [rows], keys = self._pending_rows, self._pending_keys
@@ -400,7 +405,8 @@ class StoreWriter:
             return aside.with_name(name)
 
         with write_aside(self.path / "shard", rename=by_content) as aside:
-            save_file({"features": rows}, str(aside), metadata=metadata)
+            # Not save_file: it writes a temporary file of its own beside ours, which a kill would leave for good.
+            aside.write_bytes(save({"features": rows}, metadata=metadata))
         self._note_shard(self._order, entry, keys)
 
     def commit(self) -> None:
