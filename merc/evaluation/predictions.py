@@ -1,0 +1,162 @@
+"""Predictions: what a model says of every utterance, as it is written to and read from predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from merc.conversation import UtteranceKey
+from merc.evaluation.metrics import confusion_matrix, scores
+from merc.labels import IGNORE_INDEX, LabelSet
+
+_KEY = ("partition", "dialogue", "utterance")
+
+
+class PredictionsError(ValueError):
+    """Predictions are damaged or do not fit each other; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of one model, or ensemble, for N utterances.
+
+    Args:
+        labels: The classes; ids and columns are in the order of its names.
+        keys: N utterance keys, each once.
+        gold: ``(N,)`` label ids, -100 for unlabelled.
+        probabilities: ``(N, C)``, finite.
+        present: By modality, ``(N,)`` booleans: whether the utterance had it.
+
+    Raises:
+        PredictionsError: The parts do not fit each other, keys repeat, or probabilities are not finite.
+    """
+
+    labels: LabelSet
+    keys: Sequence[UtteranceKey]
+    gold: Tensor
+    probabilities: Tensor
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that every part covers the same utterances."""
+        total = len(self.keys)
+        if self.probabilities.shape != (total, len(self.labels)) or self.gold.shape != (total,):
+            raise PredictionsError(
+                f"{total} utterances have gold labels {tuple(self.gold.shape)} and probabilities "
+                f"{tuple(self.probabilities.shape)}: expected ({total},) and ({total}, {len(self.labels)})."
+            )
+        for name, there in self.present.items():
+            if there.shape != (total,):
+                raise PredictionsError(f"Presence of {name!r} is {tuple(there.shape)}: expected ({total},).")
+        if len(set(self.keys)) != total:
+            twice = next(key for row, key in enumerate(self.keys) if key in self.keys[:row])
+            raise PredictionsError(f"{UtteranceKey(*twice)} is predicted twice: keys must be unique.")
+        finite = self.probabilities.isfinite().all(dim=1)
+        if not finite.all():
+            bad = UtteranceKey(*self.keys[int(finite.int().argmin())])
+            raise PredictionsError(
+                f"Probabilities of {int((~finite).sum())} utterances are not finite (first: {bad}). "
+                "Training has diverged: lower the learning rate or check the features."
+            )
+
+    @property
+    def predicted(self) -> Tensor:
+        """``(N,)`` the most probable class; of equals, the first in the order of ids."""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def confusion(self) -> Tensor:
+        """``(C, C)`` counts in double precision; rows are labels; unlabelled utterances are not counted."""
+        return confusion_matrix(self.predicted, self.gold, len(self.labels)).double()
+
+    def metrics(self) -> dict[str, float]:
+        """The scores of :func:`merc.evaluation.scores`, as plain numbers."""
+        return {name: value.item() for name, value in scores(self.confusion, self.labels).items()}
+
+    def to_csv(self) -> str:
+        """The text of ``predictions.csv``, which :func:`read_predictions` reads back unchanged.
+
+        Columns: partition, dialogue, utterance, gold (empty if unlabelled), predicted, ``p_<emotion>`` in the
+        column order of the published tables, ``has_<modality>`` (0 or 1).
+        """
+        names, order = self.labels.names, self.labels.report_ids
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            [*_KEY, "gold", "predicted", *(f"p_{names[c]}" for c in order), *(f"has_{name}" for name in self.present)]
+        )
+        rows = zip(
+            self.keys,
+            self.gold.tolist(),
+            self.predicted.tolist(),
+            self.probabilities[:, order].tolist(),
+            *(there.int().tolist() for there in self.present.values()),
+            strict=True,
+        )
+        for key, gold, predicted, values, *there in rows:
+            label = "" if gold == IGNORE_INDEX else names[gold]
+            # Nine digits give every float32 back exactly.
+            writer.writerow([*key, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
+        return text.getvalue()
+
+
+def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
+    """Read a ``predictions.csv`` that a report wrote.
+
+    Args:
+        path: The file, or the folder of the report that holds it.
+        labels: The label set that it was written with. Default: the emotions that the file has, with ids
+            in the order of its columns.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PredictionsError: It is something else, damaged, or of other classes.
+    """
+    path = Path(path)
+    path = path / "predictions.csv" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"No predictions at {path}: expected a file that `merc test` wrote.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
+    if labels is None:
+        names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
+        if not names or len(set(names)) != len(names):
+            raise PredictionsError(f"{path} is not a table of predictions: expected a column p_<emotion> for each.")
+        labels = LabelSet("predictions", tuple(names))
+    expected = [*_KEY, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
+    modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
+    if header != expected + [f"has_{name}" for name in modalities]:
+        raise PredictionsError(
+            f"{path} has the columns {', '.join(header)}: expected {', '.join(expected)}, has_<modality>... "
+            "Give predictions of this label set."
+        )
+    keys, gold, probabilities, present = [], [], [], []
+    for line, row in enumerate(rows, start=2):
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, expected {len(header)}")
+            keys.append(UtteranceKey(*row[:3]))
+            gold.append(labels.index(row[3] or None))
+            probabilities.append([float(cell) for cell in row[5 : len(expected)]])
+            present.append([bool(int(cell)) for cell in row[len(expected) :]])
+        except ValueError as error:
+            raise PredictionsError(f"{path}, line {line}: {error}. Run the test again.") from error
+    columns = torch.empty(len(rows), len(labels))
+    columns[:, labels.report_ids] = torch.tensor(probabilities).reshape(len(rows), len(labels))
+    there = torch.tensor(present, dtype=torch.bool).reshape(len(rows), len(modalities))
+    return Predictions(
+        labels,
+        keys,
+        torch.tensor(gold, dtype=torch.long),
+        columns,
+        {name: there[:, index] for index, name in enumerate(modalities)},
+    )
