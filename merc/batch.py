@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,19 +19,19 @@ class Edges:
 
     Args:
         index: ``(2, E)`` source and target nodes, as in PyTorch Geometric.
-        kind: ``(E, K)`` multi-hot edge kinds, see :data:`merc.graphs.EDGE_KINDS`.
+        attributes: ``(E, A)`` what the columns mean is in :data:`merc.graphs.EDGE_ATTRIBUTES`.
         weight: ``(E,)`` edge weights in (0, 1].
         ptr: ``(B + 1,)`` where the edges of each conversation start.
     """
 
     index: Tensor
-    kind: Tensor
+    attributes: Tensor
     weight: Tensor
     ptr: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Edges:
         """The same edges with ``function`` applied to every tensor."""
-        return Edges(function(self.index), function(self.kind), function(self.weight), function(self.ptr))
+        return Edges(function(self.index), function(self.attributes), function(self.weight), function(self.ptr))
 
 
 @dataclass
@@ -65,9 +65,12 @@ class ConversationBatch:
     def __post_init__(self) -> None:
         """Check that every tensor covers the same utterances."""
         total = len(self.label)
-        for name, tensor in {**self.features, **self.present, "speaker": self.speaker}.items():
-            if len(tensor) != total:
-                raise ValueError(f"Batch of {total} utterances has {len(tensor)} rows of {name!r}.")
+        columns: list[tuple[str, Sized]] = [*self.features.items(), *self.present.items()]
+        columns += [("speaker", self.speaker), ("position", self.position)]
+        columns += [("keys", self.keys)] if self.keys else []
+        for name, column in columns:
+            if len(column) != total:
+                raise ValueError(f"Batch of {total} utterances has {len(column)} rows of {name!r}.")
         if self.features.keys() != self.present.keys():
             raise ValueError(f"Features {sorted(self.features)} and presence {sorted(self.present)} differ in names.")
 
@@ -76,16 +79,16 @@ class ConversationBatch:
         """The structure of some conversations, without features yet.
 
         Args:
-            conversations: At least one conversation.
+            conversations: The conversations, in order.
             labels: Gives label names their ids.
         """
-        lengths = torch.tensor([len(conversation) for conversation in conversations])
+        lengths = torch.tensor([len(conversation) for conversation in conversations], dtype=torch.long)
         ptr = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         return cls(
             features={},
             present={},
-            label=torch.tensor([labels.index(u.label) for c in conversations for u in c.utterances]),
-            speaker=torch.tensor([s for c in conversations for s in c.speaker_ids]),
+            label=torch.tensor([labels.index(u.label) for c in conversations for u in c.utterances], dtype=torch.long),
+            speaker=torch.tensor([s for c in conversations for s in c.speaker_ids], dtype=torch.long),
             position=torch.arange(int(ptr[-1])) - ptr[:-1].repeat_interleave(lengths),
             ptr=ptr,
             keys=[key for c in conversations for key in c.keys],
@@ -142,13 +145,15 @@ class ConversationBatch:
         Args:
             conversations: Indices in ``0..B-1``.
         """
-        chosen = torch.as_tensor(conversations, dtype=torch.long)
+        chosen = torch.as_tensor(conversations, dtype=torch.long, device=self.ptr.device)
         rows, ptr = _ranges(self.ptr, chosen)
         edges = {}
         for name, graph in self.edges.items():
             picked, edge_ptr = _ranges(graph.ptr, chosen)
             shift = (ptr[:-1] - self.ptr[chosen]).repeat_interleave(edge_ptr.diff(), output_size=len(picked))
-            edges[name] = Edges(graph.index[:, picked] + shift, graph.kind[picked], graph.weight[picked], edge_ptr)
+            edges[name] = Edges(
+                graph.index[:, picked] + shift, graph.attributes[picked], graph.weight[picked], edge_ptr
+            )
         keys = self.keys
         return ConversationBatch(
             features={name: value[rows] for name, value in self.features.items()},
@@ -188,4 +193,4 @@ def _ranges(ptr: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     new_ptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     total = int(new_ptr[-1])
     start = (ptr[chosen] - new_ptr[:-1]).repeat_interleave(lengths, output_size=total)
-    return torch.arange(total) + start, new_ptr
+    return torch.arange(total, device=ptr.device) + start, new_ptr
