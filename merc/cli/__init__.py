@@ -1,0 +1,110 @@
+"""The command line: Lightning's own subcommands, and merc's import, doctor and run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""The shipped configs; ``--config meld/teacher.yaml`` finds them from any folder."""
+
+USAGE = """\
+usage: merc COMMAND ...
+
+Multimodal emotion recognition in conversation.
+
+Data:
+  import     Turn a corpus, a community pickle, a table or a simulation into a corpus and feature stores.
+  doctor     Check a corpus on disk against what is known of it.
+
+One stage (PyTorch Lightning; every option of the Trainer is there):
+  fit        Train:               merc fit --config meld/teacher.yaml
+  validate   Score on val:        merc validate --config meld/teacher.yaml --ckpt_path best.ckpt
+  test       Score on test:       merc test --config meld/teacher.yaml --ckpt_path best.ckpt
+  predict    Write a store:       merc predict --config meld/teacher.yaml --ckpt_path best.ckpt --out runs/teacher
+
+All stages:
+  run        Run a pipeline:      merc run demo/simulated.yaml --out runs/demo
+
+  configs    List the shipped configs.
+
+`merc COMMAND --help` explains a command. A --config is a file, or the short name of a shipped config.
+"""
+
+
+def find_config(name: str) -> Path:
+    """The file of a config, given as a path or by the short name of a shipped one.
+
+    Raises:
+        FileNotFoundError: It is neither.
+    """
+    for path in (Path(name), CONFIGS / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"No config {name!r}: expected a file, or one of the shipped configs: {', '.join(shipped_configs())}."
+    )
+
+
+def shipped_configs() -> list[str]:
+    """The short names of all shipped configs."""
+    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+
+
+def expand_configs(args: Sequence[str]) -> list[str]:
+    """Command-line arguments with the short name after every ``--config`` or ``-c`` replaced by its file."""
+    expanded: list[str] = []
+    for arg in args:
+        option, equals, value = arg.partition("=")
+        if expanded and expanded[-1] in ("--config", "-c"):
+            arg = str(find_config(arg))
+        elif option in ("--config", "-c") and equals:
+            arg = f"{option}={find_config(value)}"
+        expanded.append(arg)
+    return expanded
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of the ``merc`` command; returns the exit status."""
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else "--help"
+    if command in ("--help", "-h"):
+        print(USAGE)
+        return 0
+    if command == "--version":
+        from merc import __version__
+
+        print(__version__)
+        return 0
+    if command == "configs":
+        print("\n".join(shipped_configs()))
+        return 0
+    try:
+        return _dispatch(command, args)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        # What the user can mend is told in one line; a defect of merc keeps its traceback.
+        print(f"merc {command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(command: str, args: list[str]) -> int:
+    # Imported here, so that `merc --help` answers at once.
+    if command in ("fit", "validate", "test", "predict"):
+        from merc.cli.lightning import MercCLI
+
+        MercCLI(args=args)
+        return 0
+    if command == "run":
+        from merc.cli.run import run_command
+
+        return run_command(args[1:])
+    if command in ("import", "doctor"):
+        from merc.cli.data import data_command
+
+        return data_command(command, args[1:])
+    print(f"merc: no command {command!r}.\n\n{USAGE}", file=sys.stderr)
+    return 2

@@ -1,0 +1,7 @@
+"""Fusion heads: from the modalities of an utterance to one emotion. Subclass :class:`FusionHead` for your own."""
+
+from merc.fusion.base import FusionHead, FusionOutput
+from merc.fusion.concat import ConcatFusion
+from merc.fusion.hierarchical import HierarchicalFusion
+
+__all__ = ["ConcatFusion", "FusionHead", "FusionOutput", "HierarchicalFusion"]

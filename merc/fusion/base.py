@@ -1,0 +1,59 @@
+"""What a fusion head is: the class that other projects subclass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from merc.batch import ConversationBatch
+
+
+@dataclass
+class FusionOutput:
+    """What a fusion head gives for a batch of N utterances.
+
+    Args:
+        logits: ``(N, C)``.
+        losses: The head's own loss terms by name, each a scalar, unweighted; the task weighs, adds and logs them.
+        aux_logits: ``(N, C)`` of auxiliary classifiers by name, for example one for each modality.
+        embeddings: ``(N, d)`` fused representation before the classifier, for contrastive losses and for stores.
+        uncertainty: ``(N,)`` measures of doubt by name.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    aux_logits: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: Tensor | None = None
+    uncertainty: dict[str, Tensor] = field(default_factory=dict)
+
+
+class FusionHead(nn.Module, ABC):
+    """Base of every fusion head.
+
+    The prediction for an utterance may depend on its own conversation and on nothing else in the batch.
+
+    Args:
+        dims: Width of every modality that the head reads, for example ``{"text": 256, "audio": 256}``.
+        num_classes: Number of emotions C.
+
+    Raises:
+        ValueError: There is no modality, or a width or C is not positive.
+    """
+
+    def __init__(self, dims: dict[str, int], num_classes: int) -> None:
+        super().__init__()
+        if not dims or min(dims.values()) < 1 or num_classes < 2:
+            raise ValueError(f"A fusion head needs positive widths and at least 2 classes, got {dims}, {num_classes}.")
+        self.dims = dict(dims)
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def forward(self, batch: ConversationBatch) -> FusionOutput:
+        """Fuse the modalities of every utterance.
+
+        Args:
+            batch: ``features[name]`` and ``present[name]`` for every name in ``dims``. During training ``label`` is
+                there too; a prediction must not read it.
+        """

@@ -1,0 +1,36 @@
+"""Early fusion: concatenate and classify. The baseline, and the template for a head of your own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from merc.batch import ConversationBatch
+from merc.fusion.base import FusionHead, FusionOutput
+
+
+class ConcatFusion(FusionHead):
+    """Concatenate the modalities, one hidden layer, classify.
+
+    A modality that an utterance lacks enters as zeros, and a flag for each modality says whether it is there.
+
+    Args:
+        dims: Width of every modality.
+        num_classes: Number of emotions C.
+        hidden_dim: Width of the hidden layer.
+        dropout: Probability, on the input and on the hidden layer.
+    """
+
+    def __init__(self, dims: dict[str, int], num_classes: int, hidden_dim: int = 256, dropout: float = 0.35) -> None:
+        super().__init__(dims, num_classes)
+        self.hidden = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(sum(dims.values()) + len(dims), hidden_dim), nn.ReLU(), nn.Dropout(dropout)
+        )
+        self.classify = nn.Linear(hidden_dim, num_classes)
+
+    def forward(self, batch: ConversationBatch) -> FusionOutput:
+        """Fuse the modalities of every utterance."""
+        parts = [batch.features[name] * batch.present[name][:, None] for name in self.dims]
+        flags = torch.stack([batch.present[name].to(parts[0].dtype) for name in self.dims], dim=-1)
+        fused = self.hidden(torch.cat([*parts, flags], dim=-1))
+        return FusionOutput(logits=self.classify(fused), embeddings=fused)

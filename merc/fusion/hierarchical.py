@@ -1,0 +1,304 @@
+"""Hierarchical attention fusion (section 3.5 of arXiv 2511.13731), every part of it switchable."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from merc.batch import ConversationBatch
+from merc.fusion.base import FusionHead, FusionOutput
+from merc.labels import IGNORE_INDEX
+
+
+class MixtureOfExperts(nn.Module):
+    """Projects a modality through the ``top_k`` of ``experts`` linear experts that a router chooses.
+
+    All experts are one matrix product; the router's softmax over the chosen ones weighs their outputs.
+
+    Args:
+        dim_in: Width of the modality.
+        dim_out: Common width.
+        experts: Number of experts; 0 is a plain projection.
+        top_k: Experts that an utterance uses.
+
+    Raises:
+        ValueError: ``top_k`` is not in ``1..experts``.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, experts: int = 4, top_k: int = 2) -> None:
+        super().__init__()
+        if experts and not 1 <= top_k <= experts:
+            raise ValueError(f"top_k must be between 1 and experts={experts}, got {top_k}.")
+        self.experts = experts
+        self.top_k = top_k
+        self.project = nn.Linear(dim_in, dim_out * max(experts, 1))
+        self.route = nn.Linear(dim_in, experts) if experts else None
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Project ``(N, dim_in)`` to ``(N, dim_out)``; also the load-balancing loss (arXiv 2101.03961, eq. 4).
+
+        Args:
+            x: Features of one modality.
+            present: ``(N,)`` which utterances count in the balance.
+        """
+        if self.route is None:
+            return self.project(x), x.new_zeros(())
+        probability = self.route(x).float().softmax(-1)
+        weight, chosen = probability.topk(self.top_k, dim=-1)
+        weight = torch.zeros_like(probability).scatter(-1, chosen, weight / weight.sum(-1, keepdim=True))
+        outputs = self.project(x).unflatten(-1, (self.experts, -1))
+        mixed = torch.einsum("ne,ned->nd", weight.to(outputs.dtype), outputs)
+        count = present.sum().clamp(min=1)
+        share = ((weight > 0) * present[:, None]).sum(0) / (count * self.top_k)
+        belief = (probability * present[:, None]).sum(0) / count
+        return mixed, self.experts * (share.detach() * belief).sum()
+
+
+class ModalityQuality(nn.Module):
+    r"""How far a modality is to be trusted for an utterance (eq. 11-14 of arXiv 2511.13731).
+
+    .. math::
+        Q = \mathrm{clamp}(\sigma(W_q [q_{stats}; q_{entropy}; q_{neural}]), 0.1, 1)
+
+    with q_stats the inter-class over the intra-class variance, q_entropy the entropy of the modality's own
+    classifier and q_neural a learned sigmoid of the representation. The paper takes these over a batch; here a
+    prediction must not depend on its companions, so q_stats comes from class prototypes and variances that are kept as
+    running averages over training labels, and the other two are of the utterance itself.
+
+    Args:
+        dim: Width of the representation.
+        num_classes: Number of emotions C.
+        momentum: Share of a new batch in the running averages.
+    """
+
+    prototype: Tensor
+    variance: Tensor
+    frequency: Tensor
+
+    def __init__(self, dim: int, num_classes: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.neural = nn.Linear(dim, 1)
+        self.combine = nn.Linear(3, 1)
+        self.register_buffer("prototype", torch.zeros(num_classes, dim))
+        self.register_buffer("variance", torch.ones(num_classes))
+        self.register_buffer("frequency", torch.zeros(num_classes))
+
+    @torch.no_grad()
+    def observe(self, hidden: Tensor, label: Tensor, present: Tensor) -> None:
+        """Move the running prototypes, variances and class frequencies towards a labelled training batch."""
+        valid = present & (label != IGNORE_INDEX)
+        one_hot = F.one_hot(label[valid], len(self.frequency)).to(self.prototype)
+        values = hidden[valid].to(self.prototype)
+        sums = torch.cat([one_hot.sum(0)[:, None], one_hot.T @ values], dim=1)
+        squares = one_hot.T @ values.square().sum(-1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(squares)
+        count = sums[:, 0]
+        seen = count > 0
+        mean = sums[:, 1:] / count.clamp(min=1)[:, None]
+        spread = (squares / count.clamp(min=1) - mean.square().sum(-1)).clamp(min=0) / hidden.shape[1]
+        rate = torch.where(self.frequency > 0, self.momentum, 1.0) * seen
+        self.prototype.lerp_(mean, rate[:, None])
+        self.variance.lerp_(spread, rate)
+        share = count / count.sum().clamp(min=1)
+        self.frequency.lerp_(share, self.momentum if bool(self.frequency.any()) else 1.0)
+
+    def separation(self) -> Tensor:
+        """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12)."""
+        weight = self.frequency / self.frequency.sum().clamp(min=1e-6)
+        centre = (weight[:, None] * self.prototype).sum(0)
+        between = (weight * (self.prototype - centre).square().mean(-1)).sum()
+        return between / ((weight * self.variance).sum() + 1e-6)
+
+    def forward(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Q ``(N, 1)`` in [0.1, 1] from representations ``(N, dim)`` and the modality's logits ``(N, C)``."""
+        entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1, keepdim=True)
+        stats = self.separation().expand_as(entropy)
+        indicators = torch.cat([stats, entropy, torch.sigmoid(self.neural(hidden)).float()], dim=-1)
+        return torch.sigmoid(self.combine(indicators)).clamp(0.1, 1.0)
+
+
+class AttentionPooling(nn.Module):
+    """Learnable queries attend to the modality tokens; their answers are joined and projected.
+
+    Args:
+        dim: Width of a token.
+        queries: Number of queries.
+    """
+
+    def __init__(self, dim: int, queries: int = 3) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, dim) * dim**-0.5)
+        self.key = nn.Linear(dim, dim)
+        self.join = nn.Linear(queries * dim, dim)
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Pool ``(N, M, dim)`` tokens, those of ``present (N, M)``, to ``(N, dim)``."""
+        score = torch.einsum("nmd,qd->nqm", self.key(tokens), self.queries) * tokens.shape[-1] ** -0.5
+        weight = score.masked_fill(~present[:, None], torch.finfo(score.dtype).min).softmax(-1)
+        pooled: Tensor = self.join((weight @ tokens).flatten(1))
+        return pooled
+
+
+class HierarchicalFusion(FusionHead):
+    r"""Projection, quality gates, cross-modal attention, transformer, attention pooling, ensemble of heads.
+
+    1. Every modality goes to the common width through a mixture of experts.
+    2. Gates (eq. 11-17): qualities Q make the context :math:`C = \sum_m Q^m H^m / \sum_m Q^m`, and
+       :math:`G^m = \sigma(W_g [H^m; C])` scales the modality.
+    3. Cross-modal attention (eq. 18): :math:`\alpha^m \mathrm{CrossAttn}(H^m_{gated}) + \beta^m H^m_{gated}`; the query
+       is the modality, the keys are the others, and alpha, beta are learned from 0.7 and 0.3.
+    4. A transformer encoder over the modality tokens of the utterance, or over the conversation as well.
+    5. Attention pooling with learnable queries, then linear heads whose logits are averaged; their disagreement
+       and the entropy of the average are the ``uncertainty``.
+
+    A modality that an utterance lacks is masked everywhere; any subset predicts, even the empty one.
+
+    Args:
+        dims: Width of every modality.
+        num_classes: Number of emotions C.
+        dim: Common width, a multiple of ``attention_heads``.
+        experts: Experts of each projection; 0 is a plain projection.
+        top_k: Experts that an utterance uses.
+        gating: Quality gates (ablation: off).
+        cross_attention: Cross-modal attention (ablation: off).
+        scope: ``utterance``: the encoder sees the modality tokens of one utterance; ``conversation``: the tokens of
+            a modality then also attend along the conversation, with masks.
+        layers: Layers of the transformer encoder.
+        attention_heads: Heads of every attention.
+        queries: Queries of the pooling.
+        ensemble: Linear heads.
+        dropout: Probability.
+    """
+
+    def __init__(
+        self,
+        dims: dict[str, int],
+        num_classes: int,
+        dim: int = 256,
+        experts: int = 4,
+        top_k: int = 2,
+        gating: bool = True,
+        cross_attention: bool = True,
+        scope: Literal["utterance", "conversation"] = "utterance",
+        layers: int = 1,
+        attention_heads: int = 4,
+        queries: int = 3,
+        ensemble: int = 3,
+        dropout: float = 0.35,
+    ) -> None:
+        super().__init__(dims, num_classes)
+        if scope not in ("utterance", "conversation"):
+            raise ValueError(f"scope must be 'utterance' or 'conversation', got {scope!r}.")
+        names = list(dims)
+        self.project = nn.ModuleDict({m: MixtureOfExperts(dims[m], dim, experts, top_k) for m in names})
+        self.norm = nn.ModuleDict({m: nn.LayerNorm(dim) for m in names})
+        self.auxiliary = nn.ModuleDict({m: nn.Linear(dim, num_classes) for m in names})
+        self.quality = nn.ModuleDict({m: ModalityQuality(dim, num_classes) for m in names}) if gating else None
+        self.gate = nn.ModuleDict({m: nn.Linear(2 * dim, dim) for m in names}) if gating else None
+        self.cross = (
+            nn.ModuleDict(
+                {
+                    m: nn.MultiheadAttention(dim, attention_heads, dropout, add_zero_attn=True, batch_first=True)
+                    for m in names
+                }
+            )
+            if cross_attention and len(names) > 1
+            else None
+        )
+        self.alpha = nn.Parameter(torch.full((len(names),), 0.7)) if self.cross else None
+        self.beta = nn.Parameter(torch.full((len(names),), 0.3)) if self.cross else None
+        self.encoder = nn.ModuleList(_encoder_layer(dim, attention_heads, dropout) for _ in range(layers))
+        self.along = (
+            nn.ModuleList(_encoder_layer(dim, attention_heads, dropout) for _ in range(layers))
+            if scope == "conversation"
+            else None
+        )
+        self.pool = AttentionPooling(dim, queries)
+        self.pool_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(ensemble))
+
+    def forward(self, batch: ConversationBatch) -> FusionOutput:
+        """Fuse the modalities of every utterance; losses: ``balance``, the load of the experts."""
+        present = torch.stack([batch.present[m] for m in self.dims], dim=1)
+        hidden: dict[str, Tensor] = {}
+        balance: list[Tensor] = []
+        for name in self.dims:
+            here = batch.present[name]
+            mixed, load = self.project[name](self.dropout(batch.features[name]), here)
+            hidden[name] = F.gelu(self.norm[name](mixed)) * here[:, None]
+            balance.append(load)
+        aux_logits = {name: self.auxiliary[name](self.dropout(hidden[name])) for name in self.dims}
+        gated = self._gated(batch, hidden, aux_logits)
+        tokens = torch.stack(self._crossed(gated, present), dim=1)
+        for index, layer in enumerate(self.encoder):
+            # A token of a missing modality stays zero, and nobody attends to it; where all are missing, attention over
+            # nothing is undefined, so all are let in: they are zero as well.
+            padding = ~present & present.any(1, keepdim=True)
+            tokens = layer(tokens, src_key_padding_mask=padding) * present[..., None]
+            if self.along is not None:
+                tokens = self._attend_along(batch, self.along[index], tokens, present)
+        fused = self.pool_norm(self.pool(tokens, present))
+        votes = torch.stack([head(self.dropout(fused)) for head in self.heads])
+        logits = votes.mean(0)
+        chances = votes.detach().float().softmax(-1)
+        return FusionOutput(
+            logits=logits,
+            losses={"balance": torch.stack(balance).mean()},
+            aux_logits=aux_logits,
+            embeddings=fused,
+            uncertainty={
+                "disagreement": chances.var(0, unbiased=False).sum(-1),
+                "entropy": torch.special.entr(logits.detach().float().softmax(-1)).sum(-1),
+            },
+        )
+
+    def _gated(
+        self, batch: ConversationBatch, hidden: dict[str, Tensor], aux_logits: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if self.quality is None or self.gate is None:
+            return hidden
+        if self.training:
+            for name, quality in self.quality.items():
+                cast(ModalityQuality, quality).observe(hidden[name], batch.label, batch.present[name])
+        trust = {m: self.quality[m](h, aux_logits[m]) * batch.present[m][:, None] for m, h in hidden.items()}
+        total = torch.stack(list(trust.values())).sum(0).clamp(min=1e-6)
+        context = torch.stack([trust[m] * h for m, h in hidden.items()]).sum(0) / total
+        return {m: torch.sigmoid(self.gate[m](torch.cat([h, context.to(h)], -1))) * h for m, h in hidden.items()}
+
+    def _crossed(self, gated: dict[str, Tensor], present: Tensor) -> list[Tensor]:
+        if self.cross is None or self.alpha is None or self.beta is None:
+            return list(gated.values())
+        tokens = torch.stack(list(gated.values()), dim=1)
+        crossed = []
+        for index, (name, value) in enumerate(gated.items()):
+            others = [other for other in range(len(gated)) if other != index]
+            keys = tokens[:, others]
+            answer, _ = self.cross[name](
+                value[:, None], keys, keys, key_padding_mask=~present[:, others], need_weights=False
+            )
+            mixed = self.alpha[index] * answer[:, 0] + self.beta[index] * value
+            crossed.append(mixed * present[:, index, None])
+        return crossed
+
+    def _attend_along(self, batch: ConversationBatch, layer: nn.Module, tokens: Tensor, present: Tensor) -> Tensor:
+        """Every modality's tokens attend along their own conversation."""
+        dense, _ = batch.to_dense(tokens)
+        there, _ = batch.to_dense(present)
+        rows = dense.transpose(1, 2).flatten(0, 1)
+        mask = there.transpose(1, 2).flatten(0, 1)
+        padding = ~mask & mask.any(1, keepdim=True)
+        out = layer(rows, src_key_padding_mask=padding) * mask[..., None]
+        return batch.to_flat(out.unflatten(0, (dense.shape[0], dense.shape[2])).transpose(1, 2))
+
+
+def _encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        dim, heads, dim_feedforward=2 * dim, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
+    )

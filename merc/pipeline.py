@@ -1,0 +1,207 @@
+"""The order of the stages: what is finished and unchanged is skipped, what was cut goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import merc
+from merc.files import write_json
+
+MARK = "stage.json"
+"""File in a stage's folder: what the stage was made from, and whether it is finished."""
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class PipelineError(ValueError):
+    """A pipeline's config does not hold together; the message says where."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline.
+
+    Args:
+        name: Names the stage, its folder, and the placeholder by which later stages refer to that folder.
+        command: ``import`` calls a corpus import, ``fit`` trains, tests and writes stores, ``predict`` writes
+            stores with a network as it is.
+        config: Config of the stage, a path or a short name (``fit``, ``predict``), or what to import (``import``).
+        options: Options as on the command line. ``{root}`` and ``{seed}`` are those of the run, ``{NAME}`` is the
+            folder of the earlier stage NAME.
+        outputs: What ``fit`` and ``predict`` store for later stages, of features, hidden, logits; each becomes
+            a feature store of that name in the stage's folder.
+        once: Whether the stage is the same for every seed, and so is run once.
+        report: Whether ``fit`` tests the best checkpoint and reports it.
+        optimum: Modalities by whose optimum the stage is judged on simulated data, for example ``text+audio``.
+    """
+
+    name: str
+    command: Literal["import", "fit", "predict"]
+    config: str
+    options: dict[str, Any] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    once: bool = False
+    report: bool = True
+    optimum: str | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages in order.
+
+    Args:
+        stages: The stages; one may refer to the folders of those before it.
+
+    Raises:
+        PipelineError: Two stages share a name, or one refers to a stage that does not come before it.
+    """
+
+    stages: list[Stage]
+
+    def __post_init__(self) -> None:
+        """Check names and references."""
+        known = {"root", "seed"}
+        for stage in self.stages:
+            if stage.name in known or not re.fullmatch(r"\w+", stage.name):
+                raise PipelineError(f"Stage name {stage.name!r} is taken, reserved or not a plain word.")
+            for reference in references(stage.options):
+                if reference not in known:
+                    raise PipelineError(
+                        f"Stage {stage.name!r} refers to {{{reference}}}: expected {{root}}, {{seed}} or a stage "
+                        f"before it ({', '.join(sorted(known - {'root', 'seed'})) or 'there is none'})."
+                    )
+            varying = {"seed"} | {other.name for other in self.stages if not other.once}
+            if stage.once and varying & references(stage.options):
+                raise PipelineError(f"Stage {stage.name!r} runs once, but refers to what differs between seeds.")
+            known.add(stage.name)
+
+
+def references(value: object) -> set[str]:
+    """The placeholders in the strings of a nested value."""
+    if isinstance(value, str):
+        return set(_PLACEHOLDER.findall(value))
+    if isinstance(value, Mapping):
+        return set().union(*(references(v) for v in value.values())) if value else set()
+    if isinstance(value, list):
+        return set().union(*(references(v) for v in value)) if value else set()
+    return set()
+
+
+def fill(value: Any, places: Mapping[str, str]) -> Any:  # noqa: ANN401 - nested JSON values
+    """``value`` with every placeholder in its strings replaced."""
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(lambda match: places[match[1]], value)
+    if isinstance(value, Mapping):
+        return {k: fill(v, places) for k, v in value.items()}
+    if isinstance(value, list):
+        return [fill(v, places) for v in value]
+    return value
+
+
+@dataclass
+class StageRun:
+    """A stage for one seed, with its folder and all that decides its result.
+
+    Args:
+        stage: The stage, its options filled in.
+        folder: Where its results go.
+        seed: Seed of the run.
+        fingerprint: Digest of everything that decides the result; a finished stage with the same one is skipped.
+    """
+
+    stage: Stage
+    folder: Path
+    seed: int
+    fingerprint: str
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the mark in the folder says; empty if there is none or it cannot be read."""
+        try:
+            state: dict[str, Any] = json.loads((self.folder / MARK).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return state
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage was finished from the very same inputs."""
+        state = self.state
+        return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint
+
+    def begin(self) -> None:
+        """Make the folder ready: results of other inputs are set aside as ``<folder>.previous``, not lost."""
+        if self.folder.exists() and self.state.get("fingerprint") != self.fingerprint:
+            previous = self.folder.with_name(f"{self.folder.name}.previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            self.folder.rename(previous)
+        if self.state.get("fingerprint") != self.fingerprint:
+            self.mark(finished=False)
+
+    def mark(self, **values: Any) -> None:  # noqa: ANN401 - JSON values
+        """Add to the mark in the folder."""
+        state = {**self.state, "fingerprint": self.fingerprint, "stage": asdict(self.stage), "seed": self.seed}
+        write_json(self.folder / MARK, {**state, **values})
+
+
+def plan(
+    pipeline: Pipeline,
+    out: str | Path,
+    root: str | Path | None,
+    seeds: Sequence[int],
+    find_config: Callable[[str], Path],
+    extra: Sequence[str] = (),
+) -> Iterator[StageRun]:
+    """The stages to run, for each seed, in order.
+
+    Args:
+        pipeline: The stages.
+        out: Folder of the results: stages that run once lie in it, the others in ``seed-<n>``.
+        root: The corpus on disk, for pipelines that read one.
+        seeds: Seeds, each of which runs every stage that is not ``once``.
+        find_config: From the name of a config to its file.
+        extra: Command-line options for every Lightning stage.
+
+    Raises:
+        PipelineError: The pipeline reads a corpus and ``root`` is not given, or not there.
+    """
+    out = Path(out)
+    needs_root = any("root" in references(stage.options) for stage in pipeline.stages)
+    if needs_root and root is None:
+        raise PipelineError("This pipeline reads a corpus from disk: expected --root FOLDER.")
+    if needs_root and root is not None and not Path(root).exists():
+        raise PipelineError(f"No such root: {root}. Give the folder of the corpus with --root.")
+    source = _listing(Path(root)) if needs_root and root is not None else ""
+    for seed in seeds:
+        places = {"root": str(root), "seed": str(seed)}
+        prints = {"root": source, "seed": str(seed)}
+        for stage in pipeline.stages:
+            folder = out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
+            needed = sorted(references(stage.options))
+            content = "" if stage.command == "import" else find_config(stage.config).read_text(encoding="utf-8")
+            basis = [
+                merc.__version__,
+                {**asdict(stage), "optimum": None},
+                content,
+                "" if stage.once else seed,
+                list(extra) if stage.command != "import" else [],
+                {name: prints[name] for name in needed},
+            ]
+            fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+            places[stage.name], prints[stage.name] = str(folder), fingerprint
+            filled = Stage(**{**asdict(stage), "options": fill(stage.options, places)})
+            yield StageRun(filled, folder, seed, fingerprint)
+
+
+def _listing(root: Path) -> str:
+    """A digest of names, sizes and times of all files below a folder, or of one file."""
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    entries = [[str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -1,0 +1,258 @@
+"""What every task of emotion has in common: steps, metrics, predictions, report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from merc.batch import ConversationBatch
+from merc.datamodules.conversation import ConversationDataModule
+from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
+
+
+@dataclass
+class Prediction:
+    """What a network says of the N utterances of a batch.
+
+    Attributes:
+        logits: ``(N, C)``.
+        hidden: ``(N, d)`` representation before the classifier, if there is one.
+        terms: Loss terms by name, weighted; their sum is the loss.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None
+    terms: dict[str, Tensor]
+
+
+class EmotionTask(L.LightningModule):
+    """Trains, validates, tests and predicts emotions of whole conversations.
+
+    Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Testing writes a report beside
+    the logs. Prediction gives logits and hidden states for the stages that follow.
+
+    Args:
+        num_classes: Number of emotions C that the network tells apart.
+        optimizer: Makes the optimizer from the parameters.
+        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+    """
+
+    def __init__(
+        self, num_classes: int, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.metrics: dict[str, EmotionMetrics] = {}
+        self._tested: list[dict[str, Any]] = []
+
+    @property
+    @abstractmethod
+    def modalities(self) -> dict[str, int]:
+        """The features that the task reads, with the width that its network expects."""
+
+    @abstractmethod
+    def predict(self, batch: ConversationBatch) -> Prediction:
+        """Run the network and, where the batch has what they need, the losses."""
+
+    @property
+    def data(self) -> ConversationDataModule:
+        """The datamodule of the trainer.
+
+        Raises:
+            TypeError: The trainer has none, or one of another kind.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, ConversationDataModule):
+            raise TypeError(
+                f"{type(self).__name__} expects a ConversationDataModule, found {type(data).__name__}: "
+                "pass trainer.fit(task, datamodule=...)."
+            )
+        return data
+
+    def setup(self, stage: str) -> None:
+        """Check widths and classes against the data, and make the metrics.
+
+        Raises:
+            StoreError: A store is absent or has another width than the network.
+            ValueError: The corpus has another number of emotions than the network.
+        """
+        for name, dim in self.modalities.items():
+            self.data.require(name, dim=dim)
+        labels = self.data.labels
+        if len(labels) != self.num_classes:
+            raise ValueError(
+                f"{type(self).__name__} tells {self.num_classes} classes apart, corpus {self.data.corpus.name!r} has "
+                f"{len(labels)} ({', '.join(labels.names)}): correct num_classes in the config."
+            )
+        self.metrics = {part: EmotionMetrics(labels).to(self.device) for part in ("val", "test")}
+
+    def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
+        """The sum of the loss terms, each of them logged."""
+        terms = self.predict(batch).terms
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(
+            {"train/loss": loss.detach(), **values}, on_step=False, on_epoch=True, batch_size=len(batch.label)
+        )
+        return loss
+
+    def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
+        """Count the predictions of a validation batch."""
+        prediction = self.predict(batch)
+        self.metrics["val"].update(prediction.logits, batch.label)
+        loss = torch.stack([term.float() for term in prediction.terms.values()]).sum()
+        self.log("val/loss", loss, batch_size=len(batch.label), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log weighted F1, macro F1 and accuracy of the validation split."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: ConversationBatch, batch_idx: int) -> None:
+        """Count the predictions of a test batch and keep them for the report."""
+        logits = self.predict(batch).logits.float()
+        self.metrics["test"].update(logits, batch.label)
+        self._tested.append(
+            {
+                "keys": list(batch.keys),
+                "gold": batch.label.cpu(),
+                "probabilities": logits.softmax(-1).cpu(),
+                "present": {name: batch.present[name].cpu() for name in self.modalities},
+            }
+        )
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test split and write the report."""
+        self._log_metrics("test")
+        rows = _gather(self._tested)
+        self._tested = []
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "report"
+            write_report(folder, labels=self.data.labels, info=self._report_info(), **rows)
+
+    def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Logits and hidden states of the utterances that have any of the task's modalities."""
+        prediction = self.predict(batch)
+        there = torch.stack([batch.present[name] for name in self.modalities]).any(0)
+        keys = [key for key, here in zip(batch.keys, there.tolist(), strict=True) if here]
+        outputs = {"keys": keys, "logits": prediction.logits[there].float()}
+        if prediction.hidden is not None:
+            outputs["hidden"] = prediction.hidden[there].float()
+        return outputs
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+        """Every parameter of the task, those of its losses too."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/weighted_f1"}}
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store of this task's predictions tells of their origin: plain values."""
+        return {
+            "task": type(self).__name__,
+            "modules": self._signature()["modules"],
+            "classes": list(self.data.labels.names),
+            "trained_on": f"{self.data.corpus.name}/train",
+            "selected_on": f"{self.data.corpus.name}/val",
+            "checkpoint": _checkpoint_digest(self.trainer.ckpt_path),
+            "inputs": {name: self.data.stores[name].digest for name in self.modalities},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add, in plain values, what the weights fit to."""
+        checkpoint["merc"] = self._signature()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Raises:
+            ValueError: The checkpoint does not fit; the message says what differs.
+        """
+        expected, found = self._signature(), checkpoint.get("merc", {})
+        differ = [f"{k}: expected {v}, found {found.get(k)}" for k, v in expected.items() if found.get(k) != v]
+        if differ:
+            raise ValueError(
+                f"The checkpoint is of another model ({'; '.join(differ)}): give the checkpoint of this config."
+            )
+
+    def _signature(self) -> dict[str, Any]:
+        return {
+            "task": type(self).__name__,
+            "modules": [type(module).__name__ for module in self.children()],
+            "modalities": dict(self.modalities),
+            "num_classes": self.num_classes,
+        }
+
+    def _log_metrics(self, part: str) -> None:
+        metrics = self.metrics[part]
+        values = metrics.compute()
+        self.log_dict({f"{part}/{name}": values[name] for name in ("weighted_f1", "macro_f1", "accuracy")})
+        metrics.reset()
+
+    def _report_info(self) -> ReportInfo:
+        data = self.data
+        return ReportInfo(
+            corpus=data.corpus.name,
+            protocol=data.corpus.protocol,
+            notes=list(data.corpus.notes),
+            split="test",
+            seed=_seed(),
+            model=f"{type(self).__name__}({', '.join(type(module).__name__ for module in self.children())})",
+            checkpoint=str(self.trainer.ckpt_path or ""),
+            selected_on=self._selected_on(),
+            stores={name: StoreInfo(str(store.path), store.provenance) for name, store in data.stores.items()},
+            missing={name: lacks for name, lacks in data.missing("test").items() if name in self.modalities},
+        )
+
+    def _selected_on(self) -> str:
+        """What the tested weights were chosen by, as far as the trainer can tell."""
+        best, used = self.trainer.checkpoint_callback, self.trainer.ckpt_path
+        if isinstance(best, ModelCheckpoint) and used and best.best_model_path == used and best.best_model_score:
+            return f"best {best.monitor} = {float(best.best_model_score):.4f}, {Path(best.best_model_path).name}"
+        if self.trainer.ckpt_path:
+            return f"the given checkpoint {Path(self.trainer.ckpt_path).name}"
+        return "nothing: the weights in memory, without a checkpoint"
+
+
+def _seed() -> int | None:
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return int(seed) if seed else None
+
+
+def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of all processes as one set of columns; a sampler that pads makes doubles, which are dropped."""
+    if dist.is_available() and dist.is_initialized():
+        everywhere: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everywhere, parts)
+        parts = [part for process in everywhere for part in process]
+    keys = [key for part in parts for key in part["keys"]]
+    first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
+    first.sort()
+    present = {name: torch.cat([part["present"][name] for part in parts])[first] for name in parts[0]["present"]}
+    return {
+        "keys": [keys[row] for row in first],
+        "gold": torch.cat([part["gold"] for part in parts])[first],
+        "probabilities": torch.cat([part["probabilities"] for part in parts])[first],
+        "present": present,
+    }
+
+
+def _checkpoint_digest(path: str | Path | None) -> str | None:
+    if not path:
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
