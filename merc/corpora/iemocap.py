@@ -129,14 +129,14 @@ def split_iemocap(
         if validation != "usual":
             raise ValueError(f"Unknown validation {validation!r}: expected usual, a fraction or dialogue ids.")
         fitting = [name for name in USUAL_VALIDATION if not name.startswith(f"Ses0{left_out}")]
-        drawn = _draw([name for name in rest if dialogues[name] == 5], len(USUAL_VALIDATION) - len(fitting), seed)
+        drawn = draw([name for name in rest if dialogues[name] == 5], len(USUAL_VALIDATION) - len(fitting), seed)
         chosen, rule = [*fitting, *drawn], "the usual validation dialogues"
         if drawn:
             rule += f", those of session {left_out} replaced by {', '.join(sorted(drawn))} (seed {seed})"
     elif isinstance(validation, float | int):
         if not 0 < validation < 1:
             raise ValueError(f"The validation fraction is {validation}, expected one between 0 and 1.")
-        chosen = _draw(rest, max(1, math.floor(validation * len(rest))), seed)
+        chosen = draw(rest, max(1, math.floor(validation * len(rest))), seed)
         rule = f"{validation:.0%} of the other dialogues drawn as validation (seed {seed})"
     else:
         chosen, rule = list(validation), f"{len(validation)} validation dialogues as given"
@@ -149,7 +149,11 @@ def split_iemocap(
     return IemocapSplit(frozenset(chosen), test, f"IEMOCAP, {name}; {rule}")
 
 
-def _draw(names: Sequence[str], count: int, seed: int) -> list[str]:
+def draw(names: Sequence[str], count: int, seed: int) -> list[str]:
+    """Draw ``count`` names in the order of a hash of seed and name.
+
+    Unlike a shuffle this depends on neither platform nor library version nor the order of ``names``.
+    """
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count]
 
 
