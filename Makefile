@@ -8,7 +8,7 @@ SHELL  := bash
 
 # Of pip's many lines only the large downloads are worth seeing: they are what one waits for.
 PIP      := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
-PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ || /^Installing/ { print "  " substr($$0, 1, 100); fflush() }'
+PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ { split($$2, name, "-"); print "  " name[1], name[2], $$3, $$4; fflush() } /^Installing/ { print "  installing"; fflush() }'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
