@@ -62,14 +62,11 @@ class SupervisedContrastiveLoss(nn.Module):
             labelled = label != IGNORE_INDEX
             others = labelled.expand(len(label), -1).clone().fill_diagonal_(False)
             positive = others & (label[:, None] == label)
-            count = positive.sum(dim=1)
-            # The lowest finite number, as a row of -inf alone would make the gradient of logsumexp NaN.
-            log_denominator = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min).logsumexp(dim=1)
+            anchors = positive.any(dim=1)
+            # Half of the lowest number: -inf would make the gradient of a row without others NaN.
+            log_share = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min / 2).log_softmax(dim=1)
             if self.positives == "one" and self.training:
                 drawn = torch.rand_like(similarity).masked_fill(~positive, -1.0).argmax(dim=1)
-                attraction = similarity.gather(1, drawn[:, None]).squeeze(1)
-            else:
-                attraction = (similarity * positive).sum(dim=1) / count.clamp(min=1)
-            anchors = count > 0
-            losses = (log_denominator - attraction).masked_fill(~anchors, 0.0)
-            return losses.sum() / anchors.sum().clamp(min=1)
+                return -log_share.gather(1, drawn[:, None])[:, 0].mul(anchors).sum() / anchors.sum().clamp(min=1)
+            weight = positive / (positive.sum(dim=1, keepdim=True) * anchors.sum()).clamp(min=1)
+            return -(log_share * weight).sum()
