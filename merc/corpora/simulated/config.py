@@ -119,7 +119,10 @@ class SimulationConfig:
                 )
             for emotion, value in saliences.items():
                 _within(f"saliences[{modality!r}][{emotion!r}]", value, math.inf)
-        _frequencies("reliability_levels", self.reliability_levels)
+        if not self.reliability_levels:
+            raise ValueError("reliability_levels is empty: expected at least one level.")
+        for level in self.reliability_levels:
+            _within("A level of reliability_levels", level, math.inf)
         for modality, width in self.widths.items():
             where = f"[{modality!r}]"
             _whole(f"widths{where}", width, 1)

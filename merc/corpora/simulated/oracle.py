@@ -88,8 +88,10 @@ def best_decision(posterior: Tensor, *, iterations: int = 200, tolerance: float 
     decision = torch.nn.functional.one_hot(choice, classes).double()
     hits, predicted = counts(choice)
     for _ in range(iterations):
-        factor = 2.0 * gold / (gold + predicted) / number
-        offset = hits / (gold + predicted)
+        # A class that is certain to be nowhere has neither gold nor predicted utterances.
+        total = (gold + predicted).clamp_min(torch.finfo(torch.float64).tiny)
+        factor = 2.0 * gold / total / number
+        offset = hits / total
         choice = (factor * (posterior - offset)).argmax(1)
         new_hits, new_predicted = counts(choice)
         if (factor * ((new_hits - hits) - offset * (new_predicted - predicted))).sum() < tolerance:
