@@ -108,7 +108,8 @@ class ConversationDataModule(L.LightningDataModule):
         if name not in self._splits:
             batch = ConversationBatch.from_conversations(self.corpus[name], self.labels)
             for feature, store in self.stores.items():
-                batch.features[feature], batch.present[feature] = store.gather(batch.keys)
+                features, batch.present[feature] = store.gather(batch.keys)
+                batch.features[feature] = features.float()  # stores may hold half precision; networks do not
             for feature, build in self.graphs.items():
                 batch.edges[feature] = build(batch, feature)
             self._splits[name] = batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from merc.batch import ConversationBatch
+from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 
@@ -56,6 +58,9 @@ class EmotionTask(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.metrics: dict[str, EmotionMetrics] = {}
+        self.origin: dict[str, Any] = {}
+        """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
+        self._classes: list[str] = []
         self._tested: list[dict[str, Any]] = []
 
     @property
@@ -87,7 +92,7 @@ class EmotionTask(L.LightningModule):
 
         Raises:
             StoreError: A store is absent or has another width than the network.
-            ValueError: The corpus has another number of emotions than the network.
+            ValueError: The corpus has another number of emotions than the network, or others than it was trained on.
         """
         for name, dim in self.modalities.items():
             self.data.require(name, dim=dim)
@@ -97,7 +102,21 @@ class EmotionTask(L.LightningModule):
                 f"{type(self).__name__} tells {self.num_classes} classes apart, corpus {self.data.corpus.name!r} has "
                 f"{len(labels)} ({', '.join(labels.names)}): correct num_classes in the config."
             )
-        self.metrics = {part: EmotionMetrics(labels).to(self.device) for part in ("val", "test")}
+        self._classes = list(labels.names)
+        self._check_classes()
+        device = self.trainer.strategy.root_device  # where the task will be, but is not yet
+        self.metrics = {part: EmotionMetrics(labels).to(device) for part in ("val", "test")}
+        self._tested = []
+
+    def on_fit_start(self) -> None:
+        """Note what the weights are trained on, before the first of them moves."""
+        corpus = self.data.corpus.name
+        self.origin = {
+            "trained_on": f"{corpus}/train",
+            "selected_on": f"{corpus}/val",
+            "classes": self._classes,
+            "stores": {name: store.digest for name, store in self.data.stores.items()},
+        }
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, each of them logged."""
@@ -143,11 +162,14 @@ class EmotionTask(L.LightningModule):
             write_report(folder, labels=self.data.labels, info=self._report_info(), **rows)
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Logits and hidden states of the utterances that have any of the task's modalities."""
+        """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""
         prediction = self.predict(batch)
         there = torch.stack([batch.present[name] for name in self.modalities]).any(0)
-        keys = [key for key, here in zip(batch.keys, there.tolist(), strict=True) if here]
-        outputs = {"keys": keys, "logits": prediction.logits[there].float()}
+        keys: dict[bool, list[UtteranceKey]] = {True: [], False: []}
+        for key, here in zip(batch.keys, there.tolist(), strict=True):
+            keys[here].append(key)
+        missing = {key: self._why_missing(key) for key in keys[False]}
+        outputs = {"keys": keys[True], "missing": missing, "logits": prediction.logits[there].float()}
         if prediction.hidden is not None:
             outputs["hidden"] = prediction.hidden[there].float()
         return outputs
@@ -165,29 +187,50 @@ class EmotionTask(L.LightningModule):
         return {
             "task": type(self).__name__,
             "modules": self._signature()["modules"],
-            "classes": list(self.data.labels.names),
-            "trained_on": f"{self.data.corpus.name}/train",
-            "selected_on": f"{self.data.corpus.name}/val",
-            "checkpoint": _checkpoint_digest(self.trainer.ckpt_path),
+            "classes": self._classes,
+            "trained_on": self.origin.get("trained_on", "nothing"),
+            "selected_on": self.origin.get("selected_on", "nothing"),
+            "trained_with": self.origin.get("stores", {}),
+            "weights": _weights_digest(self),
             "inputs": {name: self.data.stores[name].digest for name in self.modalities},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
-        checkpoint["merc"] = self._signature()
+        checkpoint["merc"] = {**self._signature(), "origin": self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model.
+        """Refuse the checkpoint of another model, or one that was trained on other emotions.
 
         Raises:
             ValueError: The checkpoint does not fit; the message says what differs.
         """
         expected, found = self._signature(), checkpoint.get("merc", {})
         differ = [f"{k}: expected {v}, found {found.get(k)}" for k, v in expected.items() if found.get(k) != v]
+        if not differ:
+            own, given = _shapes(self.state_dict()), _shapes(checkpoint["state_dict"])
+            names = [name for name in {**own, **given} if own.get(name) != given.get(name)]
+            differ = [f"{name}: expected {own.get(name)}, found {given.get(name)}" for name in names[:3]]
         if differ:
             raise ValueError(
                 f"The checkpoint is of another model ({'; '.join(differ)}): give the checkpoint of this config."
             )
+        self.origin = found.get("origin", {})
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Compare the emotions of the data with those that the weights were trained on, once both are known."""
+        known = self.origin.get("classes")
+        if known and self._classes and known != self._classes:
+            raise ValueError(
+                f"The weights were trained on {self.origin['trained_on']}, with the classes {known}, and the corpus "
+                f"has {self._classes}: give a checkpoint that was trained on these."
+            )
+
+    def _why_missing(self, key: UtteranceKey) -> str:
+        """Why an utterance has none of the task's modalities."""
+        stores = {name: self.data.stores[name].why_missing([key]) for name in self.modalities}
+        return "; ".join(f"{name}: {lacks[key]}" for name, lacks in stores.items())
 
     def _signature(self) -> dict[str, Any]:
         return {
@@ -221,7 +264,12 @@ class EmotionTask(L.LightningModule):
     def _selected_on(self) -> str:
         """What the tested weights were chosen by, as far as the trainer can tell."""
         best, used = self.trainer.checkpoint_callback, self.trainer.ckpt_path
-        if isinstance(best, ModelCheckpoint) and used and best.best_model_path == used and best.best_model_score:
+        if (
+            isinstance(best, ModelCheckpoint)
+            and used
+            and best.best_model_path == used
+            and best.best_model_score is not None
+        ):
             return f"best {best.monitor} = {float(best.best_model_score):.4f}, {Path(best.best_model_path).name}"
         if self.trainer.ckpt_path:
             return f"the given checkpoint {Path(self.trainer.ckpt_path).name}"
@@ -251,8 +299,14 @@ def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _checkpoint_digest(path: str | Path | None) -> str | None:
-    if not path:
-        return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _weights_digest(task: EmotionTask) -> str:
+    """A digest of the weights in use, whether they came from a checkpoint or from memory."""
+    digest = hashlib.sha256()
+    for name, value in sorted(task.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ class StudentTask(EmotionTask):
         network: The graph encoder; its ``dim`` is checked against the store.
         modality: The features that it reads, and the graph that it uses.
         loss: The distillation loss.
-        teacher: Name under which the datamodule has the teacher's logits.
+        teacher: Name under which the datamodule has the teacher's logits; a loss with ``alpha=1`` needs none.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
     """
@@ -49,14 +49,15 @@ class StudentTask(EmotionTask):
     def setup(self, stage: str) -> None:
         """Check also that the teacher's logits mean the emotions of this corpus."""
         super().setup(stage)
-        if stage in ("fit", "validate"):
+        if stage in ("fit", "validate") and self.loss.alpha < 1:
             self.data.require(self.teacher, kind="logits", dim=self.num_classes, classes=self.data.labels.names)
 
     def predict(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the loss, where the teacher's logits are at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])
+        teacher = batch.features.get(self.teacher)
         terms = {}
-        if self.teacher in batch.features:
-            terms = self.loss(logits, batch.label, batch.features[self.teacher], batch.present[self.teacher])
+        if teacher is not None or self.loss.alpha == 1:
+            terms = self.loss(logits, batch.label, teacher, batch.present.get(self.teacher))
         return Prediction(logits, hidden, terms)

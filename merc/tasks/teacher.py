@@ -8,6 +8,7 @@ from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.graphs import GraphEncoder
+from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask, Prediction
 
 
@@ -19,7 +20,8 @@ class TeacherTask(EmotionTask):
     Args:
         network: The graph encoder; its ``dim`` is checked against the store.
         modality: The features that it reads, and the graph that it uses.
-        loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar. Default: cross-entropy.
+        loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar. Default: cross-entropy,
+            which is 0 (where PyTorch's own is NaN) on a batch without labels.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
     """
@@ -35,7 +37,7 @@ class TeacherTask(EmotionTask):
         super().__init__(network.num_classes, optimizer, lr_scheduler)
         self.network = network
         self.modality = modality
-        self.loss = loss or nn.CrossEntropyLoss()
+        self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
 
     @property
     def modalities(self) -> dict[str, int]:
