@@ -247,7 +247,7 @@ class _Importer:
 
     def _label(self, dialogue: str, label: object) -> str:
         names = self.layout.labels.names
-        index = int(label)  # type: ignore[call-overload]  # a number, as misfit() has seen
+        index: int = int(label)  # type: ignore[call-overload]  # a number, or run() is refused
         if not 0 <= index < len(names):
             raise CorpusError(
                 f"{self.path}: dialogue {dialogue!r} has label id {index}, expected 0 to {len(names) - 1} "

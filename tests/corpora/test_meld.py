@@ -1,10 +1,10 @@
 """The MELD reader against the real CSV files and against small broken ones."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from meld_tree import HEADER, line, make_meld, write_csv
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.meld import CLIP_FOLDERS, CSV_FILES, find_meld, read_meld
@@ -13,30 +13,10 @@ from merc.labels import MELD
 REAL = Path(__file__).parents[2].parent / "shared/data/meld"
 needs_meld = pytest.mark.skipif(not REAL.is_dir(), reason="the real MELD CSV files are not at ../shared/data/meld")
 
-HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime".split(
-    ","
-)
-
-
-def line(
-    dialogue=0, utterance=0, *, text="Hi.", speaker="Ross", emotion="joy", season=1, episode=1, start="0:00:01,500"
-):
-    return [1, text, speaker, emotion, "positive", dialogue, utterance, season, episode, start, "0:00:02,000"]
-
-
-def write_csv(path, rows, header=HEADER, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding=encoding) as file:
-        csv.writer(file).writerows([header, *rows])
-
 
 @pytest.fixture
 def root(tmp_path):
-    """A root with one dialogue in train and dev and two utterances, out of order and with a gap, in test."""
-    write_csv(tmp_path / CSV_FILES["train"], [line(), line(0, 1, speaker="Monica", emotion="Anger")])
-    write_csv(tmp_path / CSV_FILES["val"], [line()])
-    write_csv(tmp_path / CSV_FILES["test"], [line(3, 4, episode=2), line(3, 2, speaker="Gunther"), line(1, 0)])
-    return tmp_path
+    return make_meld(tmp_path)
 
 
 @pytest.fixture(scope="module")
