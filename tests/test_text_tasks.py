@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -17,11 +18,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_text import conversation, tiny_bert, tiny_corpus
 from torch import nn
 
+from merc import __version__
 from merc.callbacks import StoreWriterCallback
 from merc.datamodules import TextDataModule
 from merc.datamodules.text import ShuffledBuckets, token_batches
 from merc.encoders import TextEncoder
-from merc.store import FeatureStore
+from merc.store import FeatureStore, StoreWriter
 from merc.tasks import ExtractTask, TextEncoderTask
 
 PROMPT = "{speaker} feels {mask}"
@@ -336,6 +338,29 @@ def test_what_a_task_lacks_is_recorded_with_its_reason(tmp_path):
     assert store.keys == [one] and store.missing == {two: "no sound"}
     assert store[one].dtype == torch.float32
     assert store.provenance["task"] == "Rows" and store.provenance["merc"]
+
+
+def test_rows_that_a_cut_run_left_are_not_written_twice(tmp_path):
+    """Also where the datamodule deals everything out again: the second half of a batch may be new."""
+    one, two = conversation(["a", "b"]).keys
+    task = Rows({"keys": [one, two], "features": torch.tensor([[1.0], [2.0]])}, lambda: {"task": "Rows"})
+    provenance = {"task": "Rows", "merc": __version__}
+    StoreWriter(tmp_path / "features", provenance=provenance, shard_rows=1).add([one], torch.tensor([[1.0]]))
+    write(tmp_path, task, "features")
+    store = FeatureStore(tmp_path / "features")
+    assert store.gather([one, two])[0].tolist() == [[1.0], [2.0]] and len(store.manifest["shards"]) == 2
+
+
+def test_several_devices_are_refused(tmp_path):
+    writer = StoreWriterCallback({"features": str(tmp_path / "x")})
+    with pytest.raises(ValueError, match=r"runs on 2 devices, expected 1"):
+        writer.setup(SimpleNamespace(world_size=2), Rows({}, dict), "predict")
+
+
+def test_the_default_schedule_needs_an_end(bert, corpus, tmp_path):
+    run = trainer(tmp_path, max_epochs=-1, max_time={"seconds": 1})
+    with pytest.raises(ValueError, match="set max_epochs or max_steps"):
+        run.fit(TextEncoderTask(TextEncoder(bert), 7), datamodule=TextDataModule(corpus))
 
 
 def test_bad_use_of_the_store_writer(tmp_path, bert):

@@ -116,7 +116,7 @@ class TextEncoder(nn.Module):
         projection: int | None = None,
     ) -> None:
         super().__init__()
-        _check_prompt(prompt, pooling)
+        has_mask = "mask" in _prompt_fields(prompt, pooling)
         self.model = model
         self.context: Context = context
         self.prompt = prompt
@@ -128,9 +128,9 @@ class TextEncoder(nn.Module):
             raise ValueError(f"Model {model!r} states no limit of its input: set max_tokens.")
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise ValueError(f"max_tokens is {max_tokens}, but model {model!r} reads at most {limit} tokens.")
-        self.max_tokens: int = max_tokens or limit  # type: ignore[assignment]  # one of them is set, see above
+        self.max_tokens: int = limit if max_tokens is None else max_tokens  # type: ignore[assignment]  # see above
         self._cls, self._sep, self._pad = (self._special(name) for name in ("cls", "sep", "pad"))
-        self._mask = self._special("mask") if prompt and "{mask}" in prompt else None
+        self._mask = self._special("mask") if has_mask else None
         self._speakers = self._add_speakers(speaker_tokens)
         width = int(self.network.config.hidden_size)
         self.project: nn.Module = nn.Identity() if projection is None else nn.Linear(width, projection)
@@ -305,7 +305,7 @@ class TextEncoder(nn.Module):
         return {"encoder": self.model, "weights": digest.hexdigest(), **self.settings()}
 
 
-def _check_prompt(prompt: str | None, pooling: Pooling) -> None:
+def _prompt_fields(prompt: str | None, pooling: Pooling) -> list[str]:
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(prompt or "") if field is not None]
     except ValueError as error:
@@ -318,6 +318,7 @@ def _check_prompt(prompt: str | None, pooling: Pooling) -> None:
         raise ValueError(
             f"pooling 'mask' needs a prompt with {{mask}}, got {prompt!r}: try '{{speaker}} feels {{mask}}'."
         )
+    return fields
 
 
 def _load(model: str) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import lightning as L
@@ -115,9 +116,11 @@ class TextEncoderTask(L.LightningModule):
         if self.make_lr_scheduler is not None:
             scheduler: Any = self.make_lr_scheduler(optimizer)
         else:
-            steps = int(self.trainer.estimated_stepping_batches)
+            steps = self.trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise ValueError("The default schedule needs an end: set max_epochs or max_steps, or an lr_scheduler.")
             warm = round(self.warmup * steps)
-            scheduler = get_linear_schedule_with_warmup(optimizer, warm, steps)  # type: ignore[no-untyped-call]
+            scheduler = get_linear_schedule_with_warmup(optimizer, warm, int(steps))  # type: ignore[no-untyped-call]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def provenance(self) -> dict[str, Any]:
