@@ -93,8 +93,9 @@ class ModalityQuality(nn.Module):
         valid = present & (label != IGNORE_INDEX)
         one_hot = F.one_hot(label[valid], len(self.frequency)).to(self.prototype)
         values = hidden[valid].to(self.prototype)
-        sums = torch.cat([one_hot.sum(0)[:, None], one_hot.T @ values], dim=1)
-        squares = one_hot.T @ values.square().sum(-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # sums of squares in half precision cancel to noise
+            sums = torch.cat([one_hot.sum(0)[:, None], one_hot.T @ values], dim=1)
+            squares = one_hot.T @ values.square().sum(-1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(squares)
@@ -106,7 +107,8 @@ class ModalityQuality(nn.Module):
         self.prototype.lerp_(mean, rate[:, None])
         self.variance.lerp_(spread, rate)
         share = count / count.sum().clamp(min=1)
-        self.frequency.lerp_(share, self.momentum if bool(self.frequency.any()) else 1.0)
+        # A batch without labels leaves the frequencies as they are.
+        self.frequency.lerp_(share, torch.where(self.frequency.any(), self.momentum, 1.0) * seen.any())
 
     def separation(self) -> Tensor:
         """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12)."""
@@ -134,7 +136,7 @@ class AttentionPooling(nn.Module):
     def __init__(self, dim: int, queries: int = 3) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, dim) * dim**-0.5)
-        self.key = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)  # a bias adds the same to every score, which the softmax removes
         self.join = nn.Linear(queries * dim, dim)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
