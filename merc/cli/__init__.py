@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-"""The shipped configs; ``--config meld/teacher.yaml`` finds them from any folder."""
+"""The shipped configs; ``--config simulated/teacher.yaml`` finds them from any folder."""
 
 USAGE = """\
 usage: merc COMMAND ...
@@ -19,10 +19,10 @@ Data:
   doctor     Check a corpus on disk against what is known of it.
 
 One stage (PyTorch Lightning; every option of the Trainer is there):
-  fit        Train:               merc fit --config meld/teacher.yaml
-  validate   Score on val:        merc validate --config meld/teacher.yaml --ckpt_path best.ckpt
-  test       Score on test:       merc test --config meld/teacher.yaml --ckpt_path best.ckpt
-  predict    Write a store:       merc predict --config meld/teacher.yaml --ckpt_path best.ckpt --out runs/teacher
+  fit        Train:               merc fit --config simulated/teacher.yaml
+  validate   Score on val:        merc validate --config runs/teacher/config.yaml --ckpt_path best.ckpt
+  test       Score on test:       merc test --config runs/teacher/config.yaml --ckpt_path best.ckpt
+  predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out runs/teacher
 
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/demo

@@ -199,7 +199,11 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     ]
     write_json(out / "summary.json", {name: list(found) for name, found in metrics.items()})
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
-    console.print(comparison.table(f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"))
+    title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
+    table = comparison.table(title)
+    if console.measure(table).maximum > console.width:  # the emotions are in the report too
+        table = comparison.table(title, per_class=False)
+    console.print(table)
     console.print(f"Report: {out / 'report.md'}")
     return out / "report.md"
 
