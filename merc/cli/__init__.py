@@ -22,7 +22,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
   fit        Train:               merc fit --config simulated/teacher.yaml
   validate   Score on val:        merc validate --config runs/teacher/config.yaml --ckpt_path best.ckpt
   test       Score on test:       merc test --config runs/teacher/config.yaml --ckpt_path best.ckpt
-  predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out runs/teacher
+  predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out out
 
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/demo
