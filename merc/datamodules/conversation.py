@@ -144,6 +144,7 @@ class ConversationDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader[ConversationBatch]]:
         """Conversations of every split in ``predict_splits`` that the corpus has."""
+        self.setup()
         return [self._loader(split) for split in self.predict_splits if split in self.corpus]
 
     def describe(self) -> dict[str, Any]:
