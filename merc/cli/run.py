@@ -201,7 +201,8 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
     title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
     table = comparison.table(title)
-    if console.measure(table, options=console.options.update(width=999)).maximum > console.width:  # the emotions are in the report too
+    unlimited = console.options.update(width=999)
+    if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
         table = comparison.table(title, per_class=False)
     console.print(table)
     console.print(f"Report: {out / 'report.md'}")
