@@ -1,0 +1,160 @@
+"""README and docs keep what they promise: code runs, commands parse, configs, pages and sections exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import merc.cli.run
+from merc.cli import expand_configs, find_config, main
+from merc.cli.lightning import MercCLI
+from merc.cli.run import read_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What a reader replaces, and what stands for it here.
+PLACEHOLDERS = {
+    "RUN/config.yaml": "simulated/fusion.yaml",
+    "$RUN/config.yaml": "simulated/fusion.yaml",
+    "my_config.yaml": "simulated/fusion.yaml",
+    "frozen.yaml": "simulated/fusion.yaml",  # the two that docs/text.md shows
+    "finetune.yaml": "simulated/fusion.yaml",
+    "my_pipeline.yaml": "demo/simulated.yaml",
+    "my_package.MyHead": "my_fusion.TextFirst",
+}
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, info):
+    """The fenced blocks of a page whose first line is ```` ```info ````."""
+    return [code for found, code in FENCE.findall(page.read_text(encoding="utf-8")) if found.strip() == info]
+
+
+def commands():
+    """Every line of merc in an indented or fenced block, with its page."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^(?:    +|\$ )?(merc [a-z].*)$", text, re.MULTILINE):
+            words = shlex.split(line, comments=True)[1:]
+            yield name(page), [PLACEHOLDERS.get(word, word) for word in words]
+
+
+COMMANDS = list(commands())
+
+
+def of(*names):
+    return [pytest.param(words, id=f"{page}: merc {' '.join(words)}") for page, words in COMMANDS if words[0] in names]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """The parser of merc fit and its like; what it parses is not run."""
+
+    class Parser(MercCLI):
+        def instantiate_classes(self):
+            pass
+
+        def after_instantiate_classes(self):
+            pass
+
+        def _run_subcommand(self, subcommand):
+            pass
+
+    return Parser(["fit", "--config", "simulated/teacher.yaml"])
+
+
+@pytest.fixture
+def my_fusion(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_head/src"))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A folder of its own for what a page writes."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python runnable")], ids=name)
+def test_code_runs(page, runs):
+    code = "\n".join(blocks(page, "python runnable"))
+    exec(compile(code, name(page), "exec"), {"__name__": "docs"})
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 30
+    assert {words[0] for _, words in COMMANDS} == {"configs", "doctor", "fit", "import", "predict", "run", "test"}
+
+
+@pytest.mark.parametrize("words", of("fit", "validate", "test", "predict"))
+def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
+    if "--print_config" in words or "--model.help" in words:
+        with pytest.raises(SystemExit) as end:
+            parser.parser.parse_args(expand_configs(words))
+        assert end.value.code == 0
+    else:
+        parser.parser.parse_args(expand_configs(words))
+
+
+@pytest.mark.parametrize("words", of("import", "doctor"))
+def test_commands_of_data_parse(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--print_config"])
+    assert end.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", of("run"))
+def test_commands_of_pipelines_parse(words, monkeypatch):
+    ran = []
+    monkeypatch.setattr(merc.cli.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
+    assert main(words) == 0
+    ((pipeline, options),) = ran
+    stages = read_pipeline(find_config(pipeline)).stages
+    assert ("{root}" in yaml.safe_dump([stage.options for stage in stages])) == (options["root"] is not None)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml pipeline")], ids=name)
+def test_pipelines_of_the_pages_are_pipelines(page, tmp_path):
+    for code in blocks(page, "yaml pipeline"):
+        file = tmp_path / "pipeline.yaml"
+        file.write_text(code)
+        for stage in read_pipeline(file).stages:
+            assert stage.command == "import" or find_config(stage.config)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml config")], ids=name)
+def test_configs_of_the_pages_make_their_objects(page, tmp_path):
+    for code in blocks(page, "yaml config"):
+        file = tmp_path / "config.yaml"
+        file.write_text(code)
+        cli = MercCLI(["--config", str(file)], run=False)
+        assert cli.model.num_classes == 7
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_and_sections(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        file, _, section = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), f"{name(page)} links to {target}, which does not exist"
+        if section:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+            assert section in anchors, f"{name(page)} links to {target}, a section that does not exist"
+
+
+def test_the_map_has_every_page():
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name != "index.md":
+            assert f"({page.name})" in index
+            assert f"(docs/{page.name})" in readme
