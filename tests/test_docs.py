@@ -25,6 +25,7 @@ PLACEHOLDERS = {
     "finetune.yaml": "simulated/fusion.yaml",
     "my_pipeline.yaml": "demo/simulated.yaml",
     "my_package.MyHead": "my_fusion.TextFirst",
+    "my_package.MyEncoder": "merc.graphs.GCNEncoder",
 }
 
 
@@ -100,6 +101,21 @@ def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
         assert end.value.code == 0
     else:
         parser.parser.parse_args(expand_configs(words))
+
+
+def options():
+    """The options with a value that a page names in its text, with a config that has them."""
+    configs = {"docs/distillation.md": "simulated/audio.yaml", "docs/graphs.md": "simulated/teacher.yaml"}
+    for page in PAGES:
+        for span in re.findall(r"`(--(?:model|data|trainer)\.[\w.]+ [^`\n]+)`", page.read_text(encoding="utf-8")):
+            words = [PLACEHOLDERS.get(word, word) for word in shlex.split(span)]
+            config = configs.get(name(page), "simulated/fusion.yaml")
+            yield pytest.param(["fit", "--config", config, *words], id=f"{name(page)}: {span}")
+
+
+@pytest.mark.parametrize("words", options())
+def test_options_in_the_text_parse(words, parser, my_fusion):
+    parser.parser.parse_args(expand_configs(words))
 
 
 @pytest.mark.parametrize("words", of("import", "doctor"))
