@@ -32,6 +32,12 @@ All stages:
 `merc COMMAND --help` explains a command. A --config is a file, or the short name of a shipped config.
 """
 
+_AFTER_INTERRUPTION = {
+    "run": " The same command goes on from here.",
+    "predict": " The same command goes on from here.",
+    "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last epoch.",
+}
+
 
 def find_config(name: str) -> Path:
     """The file of a config, given as a path or by the short name of a shipped one.
@@ -82,8 +88,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _dispatch(command, args)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise  # not Lightning, which makes an exit of Ctrl-C
+        print("\nInterrupted." + _AFTER_INTERRUPTION.get(command, ""), file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
         # What the user can mend is told in one line; a defect of merc keeps its traceback.
