@@ -58,6 +58,11 @@ class MercCLI(LightningCLI):
             help="predict: what to store of features, hidden, logits",
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Only training leaves a config.yaml: what tests or predicts has its config from there."""
+        if self.subcommand not in (None, "fit"):
+            self.save_config_callback = None
+
     def after_instantiate_classes(self) -> None:
         """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
         dump = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False, format="yaml"))

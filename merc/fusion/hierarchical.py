@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
+from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
 from merc.labels import IGNORE_INDEX
 
@@ -223,7 +224,7 @@ class HierarchicalFusion(FusionHead):
         )
         self.pool = AttentionPooling(dim, queries)
         self.pool_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(ensemble))
 
     def forward(self, batch: ConversationBatch) -> FusionOutput:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv
 
 from merc.batch import Edges
+from merc.dropout import Dropout
 from merc.graphs.build import EDGE_ATTRIBUTES
 
 
@@ -48,7 +49,7 @@ class GraphEncoder(nn.Module):
         self.project = nn.Linear(dim, hidden_dim)
         self.absent = nn.Parameter(torch.zeros(hidden_dim))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim) for _ in range(num_layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(hidden_dim, num_classes)
 
     @abstractmethod
