@@ -148,6 +148,25 @@ def import_table(
     console.print(f"Wrote {out}")
 
 
+def import_evidence(features: Path, *, corpus: Path, out: Path, append: bool = False) -> None:
+    """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
+
+    Args:
+        features: The feature store of one modality.
+        corpus: An imported corpus: its folder, or its corpus.json. Its train split gives the labels.
+        out: Folder of the new store.
+        append: Keep the features in front of the evidence.
+    """
+    from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
+
+    corpus = Path(corpus)
+    loaded = Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
+    store = evidence_table(FeatureStore(features), loaded, append=append).save(out)
+    console = _console()
+    _print_store(console, Path(out).name, store)
+    console.print(f"Wrote {out}")
+
+
 def import_simulated(*, out: Path, **parameters: Any) -> None:  # noqa: ANN401 - those of SimulationConfig
     """Draw a simulated corpus whose best possible score is known.
 
@@ -193,6 +212,7 @@ IMPORTS: Mapping[str, Callable[..., None]] = {
     "csv": import_csv,
     "pickle": import_pickle,
     "table": import_table,
+    "evidence": import_evidence,
     "simulated": import_simulated,
 }
 """The subcommands of ``merc import``."""

@@ -1,0 +1,164 @@
+"""Evidence: what a modality's vector says of each emotion, in closed form and honest on the training split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from merc.conversation import Corpus, CorpusError
+from merc.corpora.featured import FeatureTable
+from merc.labels import IGNORE_INDEX
+from merc.store import FeatureStore, StoreError
+
+
+@dataclass(frozen=True)
+class GaussianEvidence:
+    r"""Calibrated log-posteriors of a Gaussian for each emotion with one shared covariance.
+
+    Linear discriminant analysis: with class means :math:`\mu_c` and the covariance :math:`\Sigma` within classes,
+    shrunk towards a multiple of the identity (Ledoit and Wolf, 2004), the evidence of a vector x is
+
+    .. math:: e_c(x) = \log \mathrm{softmax}_c(b_c - t \, (x - \mu_c)^T \Sigma^{-1} (x - \mu_c) / 2)
+
+    with temperature t and offsets b fitted by maximum likelihood, minus its mean over the classes.
+
+    A classifier looks better on the vectors that it was fitted on than on new ones, and whatever is trained on its
+    outputs there learns to trust it too much and its context too little. So the evidence of a training vector leaves
+    that vector out of its own class mean, which is exact and costs nothing:
+    :math:`x - \mu_c^{(-x)} = (x - \mu_c) n_c / (n_c - 1)`. Temperature and offsets are fitted on this evidence.
+
+    Args:
+        mean: ``(C, d)`` class means.
+        whiten: ``(d, d)`` with ``whiten @ whiten.T`` the inverse covariance.
+        count: ``(C,)`` training vectors of each class.
+        temperature: t.
+        offset: ``(C,)`` b.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+    count: Tensor
+    temperature: float
+    offset: Tensor
+
+    @classmethod
+    def fit(cls, features: Tensor, label: Tensor, num_classes: int) -> GaussianEvidence:
+        """Fit to the training split.
+
+        Args:
+            features: ``(N, d)``.
+            label: ``(N,)`` ids in ``0..C-1``; -100 takes no part.
+            num_classes: C.
+
+        Raises:
+            ValueError: A class has fewer than two labelled vectors, so that none can be left out.
+        """
+        labelled = label != IGNORE_INDEX
+        x, y = features[labelled].double(), label[labelled]
+        count = torch.bincount(y, minlength=num_classes)
+        if int(count.min()) < 2:
+            raise ValueError(
+                f"Evidence needs at least 2 labelled training vectors of every emotion, found {count.tolist()}: "
+                "merge rare emotions or leave the evidence out."
+            )
+        mean = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / count[:, None]
+        covariance = _ledoit_wolf(x - mean[y])
+        whiten = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        raw = cls(mean, whiten, count, 1.0, torch.zeros(num_classes, dtype=x.dtype))
+        scale, offset = _calibrate(raw._score(x, y), y)
+        return cls(mean, whiten, count, scale, offset)
+
+    def __call__(self, features: Tensor, left_out: Tensor | None = None) -> Tensor:
+        """The evidence ``(N, C)`` of vectors ``(N, d)``.
+
+        Args:
+            features: Vectors.
+            left_out: ``(N,)`` for vectors that the evidence was fitted on, their label ids; -100 for others.
+        """
+        score = self.temperature * self._score(features.double(), left_out) + self.offset
+        evidence = score.log_softmax(-1)
+        return (evidence - evidence.mean(-1, keepdim=True)).float()
+
+    def _score(self, x: Tensor, left_out: Tensor | None) -> Tensor:
+        distance = torch.cdist(x @ self.whiten, self.mean @ self.whiten).square()
+        if left_out is not None:
+            rows = (left_out != IGNORE_INDEX).nonzero().flatten()
+            own = left_out[rows]
+            count = self.count[own].double()
+            distance[rows, own] *= (count / (count - 1)).square()
+        return -distance / 2
+
+
+def evidence_table(store: FeatureStore, corpus: Corpus, *, append: bool = False) -> FeatureTable:
+    """The evidence (:class:`merc.encoders.GaussianEvidence`) of every utterance of a corpus that a store holds.
+
+    It is fitted on the labels of the train split alone. A training utterance is left out of its own evidence, so
+    that what is trained on it meets the same quality of evidence there as on new utterances.
+
+    Args:
+        store: Encoder features of one modality.
+        corpus: The corpus with the labels.
+        append: Keep the features in front of the evidence.
+
+    Returns:
+        Features ``(N, C)``, or ``(N, d + C)`` with ``append``.
+
+    Raises:
+        StoreError: The store holds something else than features, or no utterance of the corpus.
+        CorpusError: The corpus has no train split.
+        ValueError: An emotion has fewer than two training utterances.
+    """
+    store.require(kind="features")
+    if "train" not in corpus:
+        raise CorpusError(f"Corpus {corpus.name!r} has no train split, on whose labels evidence is fitted.")
+    labels = {
+        k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)
+    }
+    keys = [key for split in corpus.values() for c in split for key in c.keys]
+    there = [key for key in keys if key in store]
+    if not there:
+        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
+    features, _ = store.gather(there)
+    left_out = torch.tensor([labels.get(key, IGNORE_INDEX) for key in there])
+    fitted = GaussianEvidence.fit(features, left_out, len(corpus.labels))
+    rows = fitted(features, left_out)
+    if append:
+        rows = torch.cat([features.float(), rows], dim=1)
+    provenance = {
+        "source": "Gaussian evidence" + (" behind the features" if append else ""),
+        "of": {"path": str(store.path), "digest": store.digest, **store.provenance},
+        "trained_on": f"{corpus.name}/train labels, each utterance left out of its own evidence",
+        "classes": list(corpus.labels.names),
+        "temperature": fitted.temperature,
+    }
+    return FeatureTable(there, rows, store.why_missing(keys), provenance)
+
+
+def _ledoit_wolf(centred: Tensor) -> Tensor:
+    """Covariance of centred rows, shrunk towards its mean variance times the identity."""
+    n, d = centred.shape
+    covariance = centred.T @ centred / n
+    target = covariance.trace() / d * torch.eye(d, dtype=centred.dtype)
+    noise = centred.square().sum(1).square().mean() / n - covariance.square().sum() / n
+    share = (noise / (covariance - target).square().sum().clamp(min=1e-12)).clamp(0, 1)
+    # A tiny ridge keeps constant columns invertible.
+    return (1 - share) * covariance + share * target + 1e-6 * target
+
+
+def _calibrate(score: Tensor, label: Tensor) -> tuple[float, Tensor]:
+    """Temperature and offsets by maximum likelihood."""
+    log_scale = score.new_zeros((), requires_grad=True)
+    offset = score.new_zeros(score.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale, offset], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(log_scale.exp() * score + offset, label)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return float(log_scale.detach().exp()), offset.detach()
