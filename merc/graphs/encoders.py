@@ -36,11 +36,18 @@ class GraphEncoder(nn.Module):
         num_classes: Number of emotions C.
         hidden_dim: Width of every layer.
         num_layers: Message-passing layers.
-        dropout: Probability, on the input and after every layer.
+        dropout: Probability, after every layer.
+        input_dropout: Probability on the input. Default: ``dropout``.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, hidden_dim: int = 256, num_layers: int = 3, dropout: float = 0.35
+        self,
+        dim: int,
+        num_classes: int,
+        hidden_dim: int = 256,
+        num_layers: int = 3,
+        dropout: float = 0.35,
+        input_dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -50,6 +57,7 @@ class GraphEncoder(nn.Module):
         self.absent = nn.Parameter(torch.zeros(hidden_dim))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim) for _ in range(num_layers))
         self.dropout = Dropout(dropout)
+        self.input_dropout = Dropout(dropout if input_dropout is None else input_dropout)
         self.classify = nn.Linear(hidden_dim, num_classes)
 
     @abstractmethod
@@ -64,7 +72,7 @@ class GraphEncoder(nn.Module):
             present: ``(N,)`` booleans: whether the utterance has features.
             edges: The graph.
         """
-        hidden = torch.where(present[:, None], self.project(self.dropout(features)), self.absent)
+        hidden = torch.where(present[:, None], self.project(self.input_dropout(features)), self.absent)
         for layer, norm in enumerate(self.norms):
             message = torch.relu(self.propagate(layer, hidden, edges))
             hidden = norm(hidden + self.dropout(message))
@@ -82,7 +90,8 @@ class GATEncoder(GraphEncoder):
         hidden_dim: Width of every layer, divisible by ``heads``.
         num_layers: Message-passing layers.
         heads: Attention heads of a layer.
-        dropout: Probability, on the input and after every layer.
+        dropout: Probability, after every layer.
+        input_dropout: Probability on the input. Default: ``dropout``.
         edge_dim: Edge attributes, those of :data:`EDGE_ATTRIBUTES` by default.
     """
 
@@ -94,9 +103,10 @@ class GATEncoder(GraphEncoder):
         num_layers: int = 4,
         heads: int = 4,
         dropout: float = 0.35,
+        input_dropout: float | None = None,
         edge_dim: int = len(EDGE_ATTRIBUTES),
     ) -> None:
-        super().__init__(dim, num_classes, hidden_dim, num_layers, dropout)
+        super().__init__(dim, num_classes, hidden_dim, num_layers, dropout, input_dropout)
         if hidden_dim % heads:
             raise ValueError(f"hidden_dim must be divisible by heads, got {hidden_dim} and {heads}.")
         self.layers = nn.ModuleList(
@@ -118,13 +128,20 @@ class GCNEncoder(GraphEncoder):
         num_classes: Number of emotions C.
         hidden_dim: Width of every layer.
         num_layers: Message-passing layers.
-        dropout: Probability, on the input and after every layer.
+        dropout: Probability, after every layer.
+        input_dropout: Probability on the input. Default: ``dropout``.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, hidden_dim: int = 256, num_layers: int = 3, dropout: float = 0.35
+        self,
+        dim: int,
+        num_classes: int,
+        hidden_dim: int = 256,
+        num_layers: int = 3,
+        dropout: float = 0.35,
+        input_dropout: float | None = None,
     ) -> None:
-        super().__init__(dim, num_classes, hidden_dim, num_layers, dropout)
+        super().__init__(dim, num_classes, hidden_dim, num_layers, dropout, input_dropout)
         self.layers = nn.ModuleList(GCNConv(hidden_dim, hidden_dim, add_self_loops=False) for _ in range(num_layers))
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
