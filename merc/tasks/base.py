@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -61,6 +60,7 @@ class EmotionTask(L.LightningModule):
         self.origin: dict[str, Any] = {}
         """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
         self._classes: list[str] = []
+        self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
 
     @property
@@ -86,6 +86,11 @@ class EmotionTask(L.LightningModule):
                 "pass trainer.fit(task, datamodule=...)."
             )
         return data
+
+    @property
+    def report_folder(self) -> Path:
+        """Where testing writes its report: beside the logs of the trainer."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir) / "report"
 
     def setup(self, stage: str) -> None:
         """Check widths and classes against the data, and make the metrics.
@@ -122,10 +127,15 @@ class EmotionTask(L.LightningModule):
         """The sum of the loss terms, each of them logged."""
         terms = self.predict(batch).terms
         loss = torch.stack([term.float() for term in terms.values()]).sum()
-        values = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(
-            {"train/loss": loss.detach(), **values}, on_step=False, on_epoch=True, batch_size=len(batch.label)
-        )
+        for name, value in {"loss": loss, **terms}.items():
+            self.log(
+                f"train/{name}",
+                value.detach(),
+                prog_bar=name == "loss",
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch.label),
+            )
         return loss
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
@@ -157,8 +167,8 @@ class EmotionTask(L.LightningModule):
         self._log_metrics("test")
         rows = _gather(self._tested)
         self._tested = []
+        folder = self.report_folder
         if self.trainer.is_global_zero:
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "report"
             write_report(folder, labels=self.data.labels, info=self._report_info(), **rows)
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -216,6 +226,7 @@ class EmotionTask(L.LightningModule):
                 f"The checkpoint is of another model ({'; '.join(differ)}): give the checkpoint of this config."
             )
         self.origin = found.get("origin", {})
+        self._choices = _choices(checkpoint)
         self._check_classes()
 
     def _check_classes(self) -> None:
@@ -243,7 +254,8 @@ class EmotionTask(L.LightningModule):
     def _log_metrics(self, part: str) -> None:
         metrics = self.metrics[part]
         values = metrics.compute()
-        self.log_dict({f"{part}/{name}": values[name] for name in ("weighted_f1", "macro_f1", "accuracy")})
+        for name in ("weighted_f1", "macro_f1", "accuracy"):
+            self.log(f"{part}/{name}", values[name], prog_bar=name == "weighted_f1")
         metrics.reset()
 
     def _report_info(self) -> ReportInfo:
@@ -262,18 +274,22 @@ class EmotionTask(L.LightningModule):
         )
 
     def _selected_on(self) -> str:
-        """What the tested weights were chosen by, as far as the trainer can tell."""
-        best, used = self.trainer.checkpoint_callback, self.trainer.ckpt_path
-        if (
-            isinstance(best, ModelCheckpoint)
-            and used
-            and best.best_model_path == used
-            and best.best_model_score is not None
-        ):
-            return f"best {best.monitor} = {float(best.best_model_score):.4f}, {Path(best.best_model_path).name}"
-        if self.trainer.ckpt_path:
-            return f"the given checkpoint {Path(self.trainer.ckpt_path).name}"
-        return "nothing: the weights in memory, without a checkpoint"
+        """What the tested weights were chosen by, as far as their checkpoint can tell."""
+        if not self.trainer.ckpt_path:
+            return "nothing: the weights in memory, without a checkpoint"
+        name = Path(self.trainer.ckpt_path).name
+        chosen = self._choices.get(name)
+        return f"{chosen}, {name}" if chosen else f"the given checkpoint {name}"
+
+
+def _choices(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+    """By the file name of every checkpoint that a ModelCheckpoint held for the best: on what grounds."""
+    states = [state for name, state in checkpoint.get("callbacks", {}).items() if name.startswith("ModelCheckpoint")]
+    return {
+        Path(s["best_model_path"]).name: f"best {s['monitor']} = {float(s['best_model_score']):.4f}"
+        for s in states
+        if s.get("monitor") and s.get("best_model_score") is not None
+    }
 
 
 def _seed() -> int | None:
