@@ -15,7 +15,7 @@ PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ { split($$2, nam
 .PHONY: demo test lint bench clean help
 
 demo: $(VENV)/base.stamp  ## train all stages on the simulated corpus and print the table
-	$(BIN)/merc run demo/simulated.yaml --out runs/demo
+	$(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

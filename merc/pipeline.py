@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -112,7 +113,7 @@ class StageRun:
     Args:
         stage: The stage, its options filled in.
         folder: Where its results go.
-        seed: Seed of the run.
+        seed: Seed of the run; 0 for a stage that runs once.
         fingerprint: Digest of everything that decides the result; a finished stage with the same one is skipped.
     """
 
@@ -136,19 +137,45 @@ class StageRun:
         state = self.state
         return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint
 
+    @property
+    def metrics(self) -> Path:
+        """The scores of its test, if it is tested."""
+        return self.folder / "report" / "metrics.json"
+
     def begin(self) -> None:
-        """Make the folder ready: results of other inputs are set aside as ``<folder>.previous``, not lost."""
-        if self.folder.exists() and self.state.get("fingerprint") != self.fingerprint:
-            previous = self.folder.with_name(f"{self.folder.name}.previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            self.folder.rename(previous)
-        if self.state.get("fingerprint") != self.fingerprint:
-            self.mark(finished=False)
+        """Make the folder ready: results of other inputs are set aside as ``<folder>.previous``, not lost.
+
+        Raises:
+            PipelineError: A folder is in the way that is not of a pipeline.
+        """
+        if self.state.get("fingerprint") == self.fingerprint:
+            return
+        if self.folder.exists():
+            self._set_aside()
+        self.mark(finished=False)
+
+    def _set_aside(self) -> None:
+        previous = self.folder.with_name(f"{self.folder.name}.previous")
+        for folder in (self.folder, previous):
+            if folder.exists() and not (folder / MARK).is_file() and any(folder.glob("[!.]*")):
+                raise PipelineError(f"{folder} is not the result of a stage: move it away, or give another --out.")
+        if previous.exists() and not self.state.get("finished"):
+            _remove(self.folder)  # what was cut is worth less than the finished result that is aside already
+            return
+        _remove(previous)
+        self.folder.rename(previous)
 
     def mark(self, **values: Any) -> None:  # noqa: ANN401 - JSON values
         """Add to the mark in the folder."""
         state = {**self.state, "fingerprint": self.fingerprint, "stage": asdict(self.stage), "seed": self.seed}
         write_json(self.folder / MARK, {**state, **values})
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; one that is removed in part, because of a kill, cannot be taken for whole."""
+    if folder.exists():
+        doomed = folder.rename(folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp"))
+        shutil.rmtree(doomed)
 
 
 def plan(
@@ -197,7 +224,10 @@ def plan(
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
             places[stage.name], prints[stage.name] = str(folder), fingerprint
             filled = Stage(**{**asdict(stage), "options": fill(stage.options, places)})
-            yield StageRun(filled, folder, seed, fingerprint)
+            if not stage.once:
+                yield StageRun(filled, folder, seed, fingerprint)
+            elif seed == seeds[0]:
+                yield StageRun(filled, folder, 0, fingerprint)
 
 
 def _listing(root: Path) -> str:

@@ -25,7 +25,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
   predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out out
 
 All stages:
-  run        Run a pipeline:      merc run demo/simulated.yaml --out runs/demo
+  run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
 
   configs    List the shipped configs.
 
@@ -102,9 +102,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(command: str, args: list[str]) -> int:
     # Imported here, so that `merc --help` answers at once.
     if command in ("fit", "validate", "test", "predict"):
-        from merc.cli.lightning import MercCLI
+        from merc.cli.lightning import MercCLI, manners
 
-        MercCLI(args=args)
+        with manners():
+            MercCLI(args=args)
         return 0
     if command == "run":
         from merc.cli.run import run_command

@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import yaml
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from merc.callbacks import StoreWriterCallback
 from merc.cli import expand_configs
 
-# Noise for whoever runs a stage: loading from memory needs no workers, and weights are meant to load without the
-# state of the averaging.
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message=".*using the WeightAveraging callback, but loading a checkpoint outside.*")
-warnings.filterwarnings("ignore", message=".*The dirpath has changed.*")
-warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+# What whoever runs a stage need not act on: loading from memory needs no workers, every value is logged once an
+# epoch however few batches it has, and weights are meant to load without the state of the averaging.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*using the WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*The dirpath has changed.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
+
+
+@contextmanager
+def manners(quiet: bool = False) -> Iterator[None]:
+    """Let Lightning tell users of the command line what concerns them, in one line where it is an error of theirs.
+
+    Args:
+        quiet: Show no messages below warnings.
+
+    Raises:
+        ValueError: Trainer, task and datamodule do not go together, or not with this machine.
+    """
+
+    def concerns(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING if quiet else "Tip: For seamless" not in record.getMessage()
+
+    handlers = [h for name in ("lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers]
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        for handler in handlers:
+            handler.addFilter(concerns)
+        try:
+            yield
+        except MisconfigurationException as error:
+            raise ValueError(str(error)) from error
+        finally:
+            for handler in handlers:
+                handler.removeFilter(concerns)
 
 
 class MercCLI(LightningCLI):
     """LightningCLI over any task and any datamodule.
 
-    Beyond LightningCLI it finds shipped configs by short name, and ``--out FOLDER`` of ``predict`` writes one
-    feature store for each name in ``--outputs`` (features, hidden, logits) below FOLDER.
+    Beyond LightningCLI it finds shipped configs by short name, says where results are, and ``--out FOLDER`` of
+    ``predict`` writes one feature store for each name in ``--outputs`` (features, hidden, logits) below FOLDER.
 
     Args:
         args: Arguments to parse, the subcommand first; default: those of the process.
-        run: Carry the subcommand out; without it, trainer, model and datamodule are made and nothing runs.
+        run: Carry the subcommand out; without it, trainer, model and datamodule are made, nothing runs, and arguments
+            that cannot be parsed raise :class:`argparse.ArgumentError` instead of ending the process.
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
@@ -37,8 +77,9 @@ class MercCLI(LightningCLI):
             args=args,
             run=run,
             auto_configure_optimizers=False,
+            seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "merc"},
+            parser_kwargs={"prog": "merc", "exit_on_error": run},
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -47,6 +88,13 @@ class MercCLI(LightningCLI):
         if not isinstance(given, list):
             raise TypeError(f"Expected a list of arguments, got {type(given).__name__}.")
         self.config = parser.parse_args(expand_configs(given))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the model as the config and the options say it is.
+
+        Lightning would replace it, without a word, by the one that the checkpoint was trained with. The task refuses
+        a checkpoint that does not fit.
+        """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The two options that ``predict`` has beyond Lightning's."""
@@ -59,9 +107,18 @@ class MercCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Only training leaves a config.yaml: what tests or predicts has its config from there."""
-        if self.subcommand not in (None, "fit"):
-            self.save_config_callback = None
+        """Refuse a damaged checkpoint, and take the defaults that suit merc."""
+        if self.subcommand is None:
+            return
+        given = self.config[self.subcommand]
+        if given.get("weights_only") is None:
+            given["weights_only"] = True  # merc's checkpoints hold plain values
+        if given["weights_only"] and given.get("ckpt_path") and Path(given["ckpt_path"]).is_file():
+            check_checkpoint(given["ckpt_path"])
+        if self.subcommand == "predict" and given.get("return_predictions") is None:
+            given["return_predictions"] = False  # they go into stores; nobody waits for them in memory
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # what tests or predicts has its config from the training
 
     def after_instantiate_classes(self) -> None:
         """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
@@ -76,14 +133,73 @@ class MercCLI(LightningCLI):
             logger=False,  # config.yaml has it all, and better than TensorBoard's flat table
         )
 
+    def after_fit(self) -> None:
+        """Say which checkpoint is the best, and how to test it."""
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.best_model_path and self.trainer.is_global_zero:
+            score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+            print(f"Best checkpoint: {best.best_model_path}{score}")
+            config = Path(self.trainer.log_dir or "") / "config.yaml"
+            print(f"To test it: merc test --config {config} --ckpt_path {best.best_model_path}")
+
+    def after_test(self) -> None:
+        """Say where the report is."""
+        folder = getattr(self.model, "report_folder", None)
+        if folder is not None and self.trainer.is_global_zero:
+            print(f"Report: {folder / 'report.md'}")
+
     def before_predict(self) -> None:
-        """Make the stores that ``--out`` asks for."""
+        """Make the stores that ``--out`` asks for.
+
+        Raises:
+            ValueError: Nothing would be kept of the predictions.
+        """
         out = self._get(self.config, "out")
         if out:
             add_store_writer(self.trainer, out, self._get(self.config, "outputs"))
+        elif not any(isinstance(c, StoreWriterCallback | BasePredictionWriter) for c in _callbacks(self.trainer)):
+            raise ValueError("Nothing would be kept of the predictions: expected --out FOLDER for the stores.")
+
+    def after_predict(self) -> None:
+        """Say where the stores are."""
+        for callback in _callbacks(self.trainer):
+            if isinstance(callback, StoreWriterCallback):
+                print(f"Stores: {', '.join(callback.outputs.values())}")
+
+
+class MercParser(MercCLI):
+    """Parses the arguments of a stage and makes nothing of them."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False)
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """There is nothing to complete."""
 
 
 def add_store_writer(trainer: Trainer, out: str | Path, outputs: list[str]) -> None:
     """Let a trainer write predictions into the stores ``out/<name>``, one for every name in ``outputs``."""
-    writer = StoreWriterCallback({name: str(Path(out) / name) for name in outputs})
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    _callbacks(trainer).append(StoreWriterCallback({name: str(Path(out) / name) for name in outputs}))
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse a checkpoint that cannot be read whole.
+
+    Raises:
+        ValueError: It is truncated, or holds more than plain values.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise ValueError(
+            f"{path} is no checkpoint, or was cut while it was written: expected one that `merc fit` wrote "
+            f"({type(error).__name__})."
+        ) from error
+
+
+def _callbacks(trainer: Trainer) -> list[object]:
+    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
+import shutil
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 
 from merc.cli import find_config
-from merc.cli.lightning import MercCLI, add_store_writer
+from merc.cli.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, manners
 from merc.corpora.commands import IMPORTS
 from merc.evaluation import compare_seeds
 from merc.files import write_json, write_text
@@ -45,10 +47,10 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     extra: list[str] = []
     target = own
     for arg in args:
-        if arg.startswith("-"):
+        if arg.startswith("--"):
             target = extra if arg.startswith("--trainer.") else own
         target.append(arg)
-        if target is extra and not arg.startswith("-"):
+        if target is extra and not arg.startswith("--"):
             target = own
     return own, extra
 
@@ -71,28 +73,34 @@ def run_pipeline(
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
 
     Returns:
-        The report over all stages and seeds.
+        The report over all stages and seeds, or ``out`` if no stage is tested.
 
     Raises:
         FileNotFoundError: There is no such config.
-        PipelineError: The pipeline does not hold together, or lacks its root.
+        PipelineError: The pipeline does not hold together, has an option that its stage does not know, or lacks its
+            root. Nothing has run then.
     """
     console = Console()
     stages = read_pipeline(find_config(str(pipeline)))
+    names = [stage.name for stage in stages.stages]
     runs = list(plan(stages, out, root, seeds, find_config, trainer_options))
-    for number, run in enumerate(runs):
-        seed = "" if run.stage.once else f", seed {run.seed}"
-        title = f"stage {number % len(stages.stages) + 1} of {len(stages.stages)}: {run.stage.name}{seed}"
-        if run.finished:
-            console.print(f"[dim]{title}: finished before, unchanged[/dim]")
-            continue
-        console.rule(title, align="left")
-        run.begin()
-        if run.stage.command == "import":
-            _import(run)
-        else:
-            _lightning(run, trainer_options)
-        run.mark(finished=True)
+    with manners(quiet=True):
+        for run in runs[: len(names)]:  # those of the first seed: the others differ by the seed alone
+            _check_options(run, trainer_options)
+        for run in runs:
+            seed = "" if run.stage.once else f", seed {run.seed}"
+            title = f"stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
+            if run.finished:
+                console.print(f"[dim]{title}: finished before, unchanged[/dim]")
+                continue
+            console.rule(title, align="left")
+            run.begin()
+            if run.stage.command == "import":
+                parser, options = _import_options(run)
+                IMPORTS[run.stage.config](**parser.instantiate_classes(options), out=run.folder)
+            else:
+                _lightning(run, trainer_options, console)
+            run.mark(finished=True)
     return _summarise(runs, Path(out), console)
 
 
@@ -105,7 +113,7 @@ def read_pipeline(path: Path) -> Pipeline:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Pipeline, "pipeline")
     try:
-        config = parser.parse_object({"pipeline": _load_yaml(path)})
+        config = parser.parse_object({"pipeline": yaml.safe_load(path.read_text(encoding="utf-8"))})
         pipeline: Pipeline = parser.instantiate_classes(config).pipeline
     except PipelineError:
         raise
@@ -114,67 +122,98 @@ def read_pipeline(path: Path) -> Pipeline:
     return pipeline
 
 
-def _load_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds; the parser checks it
-    import yaml
+def _check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
+    """Refuse an option that the stage does not know, before the first stage runs."""
+    try:
+        if run.stage.command == "import":
+            _import_options(run)
+        else:
+            MercParser(_arguments(run, trainer_options))
+    except ArgumentError as error:
+        raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
-
-def _import(run: StageRun) -> None:
+def _import_options(run: StageRun) -> tuple[ArgumentParser, Any]:
+    """The arguments of an import as their types say, with the parser that knows them."""
     if run.stage.config not in IMPORTS:
         raise PipelineError(
             f"Stage {run.stage.name!r} imports {run.stage.config!r}: expected one of {', '.join(IMPORTS)}."
         )
-    IMPORTS[run.stage.config](**run.stage.options, out=run.folder)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(IMPORTS[run.stage.config], skip={"out"})
+    return parser, parser.parse_object(run.stage.options)
 
 
-def _lightning(run: StageRun, trainer_options: Sequence[str]) -> None:
-    cli = _make(run, trainer_options)
+def _arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
+    """A Lightning stage as it would stand on the command line, with its results in the folder of the stage."""
+    folder = str(run.folder.absolute())  # a run that goes on from another folder must find its checkpoints again
+    options: dict[str, Any] = {
+        "seed_everything": run.seed,
+        "trainer.default_root_dir": folder,
+        "trainer.logger": {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": folder, "name": "", "version": ""},
+        },
+        "trainer.enable_model_summary": False,
+        **run.stage.options,
+    }
+    if run.stage.command == "predict":
+        options.pop("ckpt_path", None)  # an option of Trainer.predict
+    given = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+    return ["--config", run.stage.config, *given, *trainer_options]
+
+
+def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
+    """Train, test, store; what was done before a cut is not done again."""
+    stage = run.stage
+    cli = MercCLI(_arguments(run, trainer_options), run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     if trainer.world_size > 1:
         raise PipelineError(
             f"`merc run` uses one device, the options ask for {trainer.world_size}: train that stage with `merc fit`."
         )
-    best = run.state.get("best")
-    if run.stage.command == "fit" and best is None:
-        last = run.folder / "checkpoints" / "last.ckpt"
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-        best = _best_checkpoint(trainer.checkpoint_callback)
-        run.mark(best=best)
-    elif run.stage.command == "predict":
-        best = run.stage.options.get("ckpt_path")
-    if run.stage.command == "fit" and run.stage.report:
-        trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if run.stage.outputs:
-        add_store_writer(trainer, run.folder, run.stage.outputs)
-        trainer.predict(task, datamodule=data, ckpt_path=best, weights_only=True, return_predictions=False)
+    checkpoint = stage.options.get("ckpt_path")
+    if stage.command == "fit":
+        checkpoint = _trained(run, cli, console)
+        if stage.report:
+            trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+            if not run.metrics.is_file():
+                raise PipelineError(f"{type(task).__name__} writes no report: set `report: false` for {stage.name!r}.")
+    if stage.outputs:
+        add_store_writer(trainer, run.folder, stage.outputs)
+        trainer.predict(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, return_predictions=False)
 
 
-def _best_checkpoint(callback: Checkpoint | None) -> str:
-    path = getattr(callback, "best_model_path", "")
+def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
+    """The best checkpoint of a stage, which is trained unless it is, from where it was cut."""
+    best, last = run.folder / run.state.get("best", ""), run.folder / "checkpoints" / "last.ckpt"
+    if _whole(best, console):
+        return str(best)
+    if not _whole(last, console):
+        shutil.rmtree(last.parent, ignore_errors=True)  # of no use without the last, and in the way of new ones
+    start = str(last) if last.is_file() else None
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start, weights_only=True)
+    path = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
     if not path:
         raise PipelineError(
-            "The stage ended without a checkpoint: its config needs a ModelCheckpoint that monitors val/weighted_f1."
+            f"Stage {run.stage.name!r} ended without a checkpoint: its config needs a ModelCheckpoint that monitors "
+            "val/weighted_f1."
         )
-    return str(path)
+    best = Path(os.path.relpath(path, run.folder))
+    run.mark(best=str(best))
+    return str(run.folder / best)
 
 
-def _make(run: StageRun, trainer_options: Sequence[str]) -> MercCLI:
-    """Trainer, task and datamodule of a stage, from its config, its options and those of the command line."""
-    logger = {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": {"save_dir": str(run.folder), "name": "", "version": ""},
-    }
-    options: dict[str, Any] = {
-        "seed_everything": run.seed,
-        "trainer.default_root_dir": str(run.folder),
-        "trainer.logger": logger,
-        **run.stage.options,
-    }
-    options.pop("ckpt_path", None)
-    given = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return MercCLI(args=["--config", run.stage.config, *given, *trainer_options], run=False)
+def _whole(checkpoint: Path, console: Console) -> bool:
+    """Whether a checkpoint is there and can be read; says so if only the latter fails."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        check_checkpoint(checkpoint)
+    except ValueError as error:
+        console.print(f"{error} It is left aside.", style="yellow", markup=False)
+        return False
+    return True
 
 
 def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
@@ -182,9 +221,9 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     tested = [run for run in runs if run.stage.command == "fit" and run.stage.report]
     metrics: dict[str, list[Mapping[str, Any]]] = {}
     for run in tested:
-        file = run.folder / "report" / "metrics.json"
-        metrics.setdefault(run.stage.name, []).append(json.loads(file.read_text(encoding="utf-8")))
+        metrics.setdefault(run.stage.name, []).append(json.loads(run.metrics.read_text(encoding="utf-8")))
     if not metrics:
+        console.print(f"Results: {out}", markup=False)
         return out
     comparison = compare_seeds(metrics, _optimum(runs))
     info = metrics[tested[0].stage.name][0]["info"]
@@ -205,7 +244,7 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
         table = comparison.table(title, per_class=False)
     console.print(table)
-    console.print(f"Report: {out / 'report.md'}")
+    console.print(f"Report: {out / 'report.md'}", markup=False)
     return out / "report.md"
 
 
