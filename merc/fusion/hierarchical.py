@@ -126,6 +126,53 @@ class ModalityQuality(nn.Module):
         return torch.sigmoid(self.combine(indicators)).clamp(0.1, 1.0)
 
 
+class CrossAttention(nn.Module):
+    """Every modality asks the others: multi-head attention with weights of its own for each that asks (eq. 18).
+
+    Beside the others there is always a key of zeros, so that a modality may listen to nobody and has an answer
+    where it is alone. The weights of all modalities lie in one tensor, and keys and values are projected on the
+    side of the query, ``q (W x) = (q W) x``: once for each that asks, not once for each that is asked.
+
+    Args:
+        modalities: Number of modalities M.
+        dim: Width of a token.
+        heads: Attention heads, a divisor of ``dim``.
+        dropout: Probability on the attention weights.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``dim``.
+    """
+
+    def __init__(self, modalities: int, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be divisible by attention_heads, got {dim} and {heads}.")
+        self.project = nn.Parameter(torch.empty(3, modalities, heads, dim // heads, dim))
+        self.bias = nn.Parameter(torch.zeros(3, modalities, heads, dim // heads))
+        self.join = nn.Parameter(torch.empty(modalities, dim, dim))
+        self.join_bias = nn.Parameter(torch.zeros(modalities, dim))
+        # As nn.MultiheadAttention starts: Xavier over the three projections of a modality, uniform for the join.
+        nn.init.uniform_(self.project, -((1.5 / dim) ** 0.5), (1.5 / dim) ** 0.5)
+        nn.init.uniform_(self.join, -(dim**-0.5), dim**-0.5)
+        self.dropout = Dropout(dropout)
+        self.register_buffer("itself", torch.eye(modalities, dtype=torch.bool), persistent=False)
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Answers ``(N, M, dim)`` to the tokens ``(N, M, dim)`` from those of ``present (N, M)``."""
+        query, key, value = self.project
+        query_bias, key_bias, value_bias = self.bias
+        asked = torch.einsum("nmd,mhwd->nmhw", tokens, query) + query_bias
+        sought = torch.einsum("nmhw,mhwd->nmhd", asked, key)
+        score = torch.einsum("nmhd,nod->nmho", sought, tokens) + (asked * key_bias).sum(-1, keepdim=True)
+        barred = (self.itself | ~present[:, None])[:, :, None]
+        score = score.masked_fill(barred, torch.finfo(score.dtype).min)
+        score = F.pad(score * asked.shape[-1] ** -0.5, (0, 1))  # the key of zeros
+        weight = self.dropout(score.softmax(-1))[..., :-1]
+        heard = torch.einsum("nmho,nod->nmhd", weight, tokens)
+        answer = torch.einsum("nmhd,mhwd->nmhw", heard, value) + weight.sum(-1, keepdim=True) * value_bias
+        return torch.einsum("nmd,med->nme", answer.flatten(2), self.join) + self.join_bias
+
+
 class AttentionPooling(nn.Module):
     """Learnable queries attend to the modality tokens; their answers are joined and projected.
 
@@ -142,7 +189,8 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Pool ``(N, M, dim)`` tokens, those of ``present (N, M)``, to ``(N, dim)``."""
-        score = torch.einsum("nmd,qd->nqm", self.key(tokens), self.queries) * tokens.shape[-1] ** -0.5
+        asked = self.queries @ self.key.weight  # q (K x) = (q K) x, and there are fewer queries than tokens
+        score = (asked @ tokens.transpose(1, 2)) * tokens.shape[-1] ** -0.5
         weight = score.masked_fill(~present[:, None], torch.finfo(score.dtype).min).softmax(-1)
         pooled: Tensor = self.join((weight @ tokens).flatten(1))
         return pooled
@@ -205,14 +253,7 @@ class HierarchicalFusion(FusionHead):
         self.quality = nn.ModuleDict({m: ModalityQuality(dim, num_classes) for m in names}) if gating else None
         self.gate = nn.ModuleDict({m: nn.Linear(2 * dim, dim) for m in names}) if gating else None
         self.cross = (
-            nn.ModuleDict(
-                {
-                    m: nn.MultiheadAttention(dim, attention_heads, dropout, add_zero_attn=True, batch_first=True)
-                    for m in names
-                }
-            )
-            if cross_attention and len(names) > 1
-            else None
+            CrossAttention(len(names), dim, attention_heads, dropout) if cross_attention and len(names) > 1 else None
         )
         self.alpha = nn.Parameter(torch.full((len(names),), 0.7)) if self.cross else None
         self.beta = nn.Parameter(torch.full((len(names),), 0.3)) if self.cross else None
@@ -239,7 +280,7 @@ class HierarchicalFusion(FusionHead):
             balance.append(load)
         aux_logits = {name: self.auxiliary[name](self.dropout(hidden[name])) for name in self.dims}
         gated = self._gated(batch, hidden, aux_logits)
-        tokens = torch.stack(self._crossed(gated, present), dim=1)
+        tokens = self._crossed(gated, present)
         for index, layer in enumerate(self.encoder):
             # A token of a missing modality stays zero, and nobody attends to it; where all are missing, attention over
             # nothing is undefined, so all are let in: they are zero as well.
@@ -275,20 +316,12 @@ class HierarchicalFusion(FusionHead):
         context = torch.stack([trust[m] * h for m, h in hidden.items()]).sum(0) / total
         return {m: torch.sigmoid(self.gate[m](torch.cat([h, context.to(h)], -1))) * h for m, h in hidden.items()}
 
-    def _crossed(self, gated: dict[str, Tensor], present: Tensor) -> list[Tensor]:
-        if self.cross is None or self.alpha is None or self.beta is None:
-            return list(gated.values())
+    def _crossed(self, gated: dict[str, Tensor], present: Tensor) -> Tensor:
         tokens = torch.stack(list(gated.values()), dim=1)
-        crossed = []
-        for index, (name, value) in enumerate(gated.items()):
-            others = [other for other in range(len(gated)) if other != index]
-            keys = tokens[:, others]
-            answer, _ = self.cross[name](
-                value[:, None], keys, keys, key_padding_mask=~present[:, others], need_weights=False
-            )
-            mixed = self.alpha[index] * answer[:, 0] + self.beta[index] * value
-            crossed.append(mixed * present[:, index, None])
-        return crossed
+        if self.cross is None or self.alpha is None or self.beta is None:
+            return tokens
+        mixed = self.alpha[:, None] * self.cross(tokens, present) + self.beta[:, None] * tokens
+        return mixed * present[..., None]
 
     def _attend_along(self, batch: ConversationBatch, layer: nn.Module, tokens: Tensor, present: Tensor) -> Tensor:
         """Every modality's tokens attend along their own conversation."""
@@ -302,6 +335,8 @@ class HierarchicalFusion(FusionHead):
 
 
 def _encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
-    return nn.TransformerEncoderLayer(
+    layer = nn.TransformerEncoderLayer(
         dim, heads, dim_feedforward=2 * dim, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
     )
+    layer.dropout = layer.dropout1 = layer.dropout2 = Dropout(dropout)  # without state: one serves all three
+    return layer

@@ -179,37 +179,36 @@ def test_gates(batch):
             torch.testing.assert_close(found[m][row], gate * hidden[m][row], atol=1e-5, rtol=1e-4)
 
 
-def attend(layer, query, keys):
-    """Multi-head attention of one query over some keys and one key of zeros."""
-    width, heads = layer.embed_dim, layer.num_heads
-    wq, wk, wv = layer.in_proj_weight.view(3, width, width)
-    bq, bk, bv = layer.in_proj_bias.view(3, width)
-    q = (wq @ query + bq).view(heads, -1)
+def attend(layer, asking, query, keys):
+    """Multi-head attention of one modality over some keys and one key of zeros."""
+    heads, width = layer.project.shape[2:4]
+    (wq, wk, wv), (bq, bk, bv) = layer.project[:, asking].flatten(1, 2), layer.bias[:, asking].flatten(1)
+    q = (wq @ query + bq).view(heads, width)
     zero = torch.zeros_like(q)
-    k = torch.stack([*((wk @ key + bk).view(heads, -1) for key in keys), zero])
-    v = torch.stack([*((wv @ key + bv).view(heads, -1) for key in keys), zero])
+    k = torch.stack([*((wk @ key + bk).view(heads, width) for key in keys), zero])
+    v = torch.stack([*((wv @ key + bv).view(heads, width) for key in keys), zero])
     answers = []
     for h in range(heads):
-        weight = (k[:, h] @ q[h] / math.sqrt(q.shape[1])).softmax(0)
+        weight = (k[:, h] @ q[h] / math.sqrt(width)).softmax(0)
         answers.append(weight @ v[:, h])
-    return linear(layer.out_proj, torch.cat(answers))
+    return layer.join[asking] @ torch.cat(answers) + layer.join_bias[asking]
 
 
 def test_cross_attention(batch):
     """Equation 18: a modality asks the others that are there, and adds itself."""
     head = HierarchicalFusion(DIMS, C, dim=8, attention_heads=2).eval()
     assert head.alpha.tolist() == pytest.approx([0.7] * 3) and head.beta.tolist() == pytest.approx([0.3] * 3)
-    for layer in head.cross.values():
-        torch.nn.init.normal_(layer.in_proj_bias)
+    torch.nn.init.normal_(head.cross.bias)
+    torch.nn.init.normal_(head.cross.join_bias)
     gated = {m: torch.randn(14, 8) * batch.present[m][:, None] for m in DIMS}
     present = torch.stack([batch.present[m] for m in DIMS], dim=1)
     found = head._crossed(gated, present)
     for row in range(14):
         for index, m in enumerate(DIMS):
             others = [gated[o][row] for o in DIMS if o != m and batch.present[o][row]]
-            expected = 0.7 * attend(head.cross[m], gated[m][row], others) + 0.3 * gated[m][row]
+            expected = 0.7 * attend(head.cross, index, gated[m][row], others) + 0.3 * gated[m][row]
             expected = expected * batch.present[m][row]
-            torch.testing.assert_close(found[index][row], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found[row, index], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_pooling_asks_the_tokens_that_are_there():
