@@ -7,6 +7,7 @@ import os
 import shutil
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _import_options(run: StageRun) -> tuple[ArgumentParser, Any]:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(IMPORTS[run.stage.config], skip={"out"})
-    return parser, parser.parse_object(run.stage.options)
+    return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
 
 
 def _arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
