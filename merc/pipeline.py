@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import merc
 from merc.files import write_json
+from merc.store import MANIFEST, FeatureStore, StoreError
 
 MARK = "stage.json"
 """File in a stage's folder: what the stage was made from, and whether it is finished."""
@@ -133,13 +134,28 @@ class StageRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage was finished from the very same inputs."""
+        """Whether the stage was finished from the very same inputs, and its results are still there."""
         state = self.state
-        return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint
+        return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint and self._intact()
+
+    def _intact(self) -> bool:
+        """Whether the report is there and all stores are whole, as far as the sizes of their files tell."""
+        promised = {self.folder / output for output in self.stage.outputs}
+        try:
+            for store in promised.union(manifest.parent for manifest in self.folder.rglob(MANIFEST)):
+                FeatureStore(store, verify=False)
+        except (FileNotFoundError, StoreError):
+            return False
+        return self.metrics.is_file() or not self.tested
+
+    @property
+    def tested(self) -> bool:
+        """Whether the stage leaves a report."""
+        return self.stage.command == "fit" and self.stage.report
 
     @property
     def metrics(self) -> Path:
-        """The scores of its test, if it is tested."""
+        """The scores of its test."""
         return self.folder / "report" / "metrics.json"
 
     def begin(self) -> None:
