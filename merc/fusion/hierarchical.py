@@ -143,6 +143,8 @@ class CrossAttention(nn.Module):
         ValueError: ``heads`` does not divide ``dim``.
     """
 
+    itself: Tensor
+
     def __init__(self, modalities: int, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         if dim % heads:
@@ -320,7 +322,7 @@ class HierarchicalFusion(FusionHead):
         tokens = torch.stack(list(gated.values()), dim=1)
         if self.cross is None or self.alpha is None or self.beta is None:
             return tokens
-        mixed = self.alpha[:, None] * self.cross(tokens, present) + self.beta[:, None] * tokens
+        mixed: Tensor = self.alpha[:, None] * self.cross(tokens, present) + self.beta[:, None] * tokens
         return mixed * present[..., None]
 
     def _attend_along(self, batch: ConversationBatch, layer: nn.Module, tokens: Tensor, present: Tensor) -> Tensor:
