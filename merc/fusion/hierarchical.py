@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from merc.batch import ConversationBatch
 from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
+from merc.fusion.context import ConversationAttention
 from merc.labels import IGNORE_INDEX
 
 
@@ -206,9 +207,9 @@ class HierarchicalFusion(FusionHead):
        :math:`G^m = \sigma(W_g [H^m; C])` scales the modality.
     3. Cross-modal attention (eq. 18): :math:`\alpha^m \mathrm{CrossAttn}(H^m_{gated}) + \beta^m H^m_{gated}`; the query
        is the modality, the keys are the others, and alpha, beta are learned from 0.7 and 0.3.
-    4. A transformer encoder over the modality tokens of the utterance, or over the conversation as well.
-    5. Attention pooling with learnable queries, then linear heads whose logits are averaged; their disagreement
-       and the entropy of the average are the ``uncertainty``.
+    4. A transformer encoder over the modality tokens of the utterance.
+    5. Attention pooling with learnable queries, optionally attention along the conversation, then linear heads whose
+       logits are averaged; their disagreement and the entropy of the average are the ``uncertainty``.
 
     A modality that an utterance lacks is masked everywhere; any subset predicts, even the empty one.
 
@@ -220,8 +221,8 @@ class HierarchicalFusion(FusionHead):
         top_k: Experts that an utterance uses.
         gating: Quality gates (ablation: off).
         cross_attention: Cross-modal attention (ablation: off).
-        scope: ``utterance``: the encoder sees the modality tokens of one utterance; ``conversation``: the tokens of
-            a modality then also attend along the conversation, with masks.
+        scope: ``utterance``: the fusion sees one utterance; ``conversation``: the fused utterance then attends along
+            its conversation (:class:`merc.fusion.context.ConversationAttention`).
         layers: Layers of the transformer encoder.
         attention_heads: Heads of every attention.
         queries: Queries of the pooling.
@@ -260,11 +261,7 @@ class HierarchicalFusion(FusionHead):
         self.alpha = nn.Parameter(torch.full((len(names),), 0.7)) if self.cross else None
         self.beta = nn.Parameter(torch.full((len(names),), 0.3)) if self.cross else None
         self.encoder = nn.ModuleList(_encoder_layer(dim, attention_heads, dropout) for _ in range(layers))
-        self.along = (
-            nn.ModuleList(_encoder_layer(dim, attention_heads, dropout) for _ in range(layers))
-            if scope == "conversation"
-            else None
-        )
+        self.along = ConversationAttention(dim, attention_heads, dropout=dropout) if scope == "conversation" else None
         self.pool = AttentionPooling(dim, queries)
         self.pool_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
@@ -283,14 +280,15 @@ class HierarchicalFusion(FusionHead):
         aux_logits = {name: self.auxiliary[name](self.dropout(hidden[name])) for name in self.dims}
         gated = self._gated(batch, hidden, aux_logits)
         tokens = self._crossed(gated, present)
-        for index, layer in enumerate(self.encoder):
+        for layer in self.encoder:
             # A token of a missing modality stays zero, and nobody attends to it; where all are missing, attention over
             # nothing is undefined, so all are let in: they are zero as well.
             padding = ~present & present.any(1, keepdim=True)
             tokens = layer(tokens, src_key_padding_mask=padding) * present[..., None]
-            if self.along is not None:
-                tokens = self._attend_along(batch, self.along[index], tokens, present)
-        fused = self.pool_norm(self.pool(tokens, present))
+        fused = self.pool(tokens, present)
+        if self.along is not None:
+            fused = self.along(fused, batch)
+        fused = self.pool_norm(fused)
         votes = torch.stack([head(self.dropout(fused)) for head in self.heads])
         logits = votes.mean(0)
         chances = votes.detach().float().softmax(-1)
@@ -324,16 +322,6 @@ class HierarchicalFusion(FusionHead):
             return tokens
         mixed: Tensor = self.alpha[:, None] * self.cross(tokens, present) + self.beta[:, None] * tokens
         return mixed * present[..., None]
-
-    def _attend_along(self, batch: ConversationBatch, layer: nn.Module, tokens: Tensor, present: Tensor) -> Tensor:
-        """Every modality's tokens attend along their own conversation."""
-        dense, _ = batch.to_dense(tokens)
-        there, _ = batch.to_dense(present)
-        rows = dense.transpose(1, 2).flatten(0, 1)
-        mask = there.transpose(1, 2).flatten(0, 1)
-        padding = ~mask & mask.any(1, keepdim=True)
-        out = layer(rows, src_key_padding_mask=padding) * mask[..., None]
-        return batch.to_flat(out.unflatten(0, (dense.shape[0], dense.shape[2])).transpose(1, 2))
 
 
 def _encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:

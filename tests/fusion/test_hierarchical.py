@@ -7,9 +7,12 @@ import pytest
 import torch
 from made_batches import make_batch
 
+from merc.batch import ConversationBatch
+from merc.conversation import Conversation, Utterance
 from merc.fusion import HierarchicalFusion
+from merc.fusion.context import ConversationAttention
 from merc.fusion.hierarchical import AttentionPooling, MixtureOfExperts, ModalityQuality
-from merc.labels import IGNORE_INDEX
+from merc.labels import IGNORE_INDEX, MELD
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 C = 4
@@ -287,3 +290,29 @@ def test_every_switch_changes_parameters_or_outputs(batch, switch):
 def test_switches_of_one_name_cannot_be_misspelt():
     with pytest.raises(ValueError, match="'utterance' or 'conversation', got 'dialogue'"):
         HierarchicalFusion(DIMS, C, scope="dialogue")
+
+
+def test_attention_along_a_conversation_against_a_loop():
+    talk = [
+        Conversation(str(n), tuple(Utterance(str(u), "ab"[(u * n) % 2], label="joy") for u in range(n)))
+        for n in (1, 5, 3)
+    ]
+    batch = ConversationBatch.from_conversations(talk, MELD)
+    layer = ConversationAttention(8, heads=2, reach=2).eval()
+    torch.nn.init.normal_(layer.bias)
+    values = torch.randn(batch.num_utterances, 8)
+    query, key, value = layer.query_key_value(layer.norm(values)).unflatten(-1, (3, 2, 4)).unbind(1)
+    for i in range(len(values)):
+        answers = []
+        for head in range(2):
+            mates = [j for j in range(len(values)) if batch.conversation[i] == batch.conversation[j]]
+            score = torch.stack(
+                [
+                    query[i, head] @ key[j, head] / 2
+                    + layer.bias[int(batch.speaker[i] == batch.speaker[j]), min(max(j - i, -2), 2) + 2, head]
+                    for j in mates
+                ]
+            )
+            answers.append(score.softmax(0) @ value[mates, head])
+        expected = values[i] + layer.answer(torch.cat(answers))
+        torch.testing.assert_close(layer(values, batch)[i], expected, atol=1e-5, rtol=1e-5)
