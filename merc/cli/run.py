@@ -187,11 +187,11 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
 
 def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
     """The best checkpoint of a stage, which is trained unless it is, from where it was cut."""
-    best, last = run.folder / run.state.get("best", ""), run.folder / "checkpoints" / "last.ckpt"
-    if _whole(best, console):
-        return str(best)
-    if not _whole(last, console):
-        shutil.rmtree(last.parent, ignore_errors=True)  # of no use without the last, and in the way of new ones
+    chosen, last = run.state.get("best"), run.folder / "checkpoints" / "last.ckpt"
+    if chosen and _whole(run.folder / chosen, console):
+        return str(run.folder / chosen)
+    if chosen or not _whole(last, console):
+        shutil.rmtree(last.parent, ignore_errors=True)  # of no use any more, and in the way of new ones
     start = str(last) if last.is_file() else None
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start, weights_only=True)
     path = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
