@@ -31,7 +31,9 @@ trainer:
   callbacks:
     - class_path: lightning.pytorch.callbacks.RichProgressBar
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {monitor: val/weighted_f1, mode: max, save_last: true, filename: best}
+      init_args: {monitor: val/weighted_f1, mode: max, filename: best}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {filename: last, enable_version_counter: false}
     - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
       init_args: {decay: 0.99}
 model:

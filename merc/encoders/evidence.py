@@ -54,7 +54,8 @@ class GaussianEvidence:
             num_classes: C.
 
         Raises:
-            ValueError: A class has fewer than two labelled vectors, so that none can be left out.
+            ValueError: A class has fewer than two labelled vectors, so that none can be left out, or the vectors of
+                every class are all the same.
         """
         labelled = label != IGNORE_INDEX
         x, y = features[labelled].double(), label[labelled]
@@ -141,6 +142,11 @@ def _ledoit_wolf(centred: Tensor) -> Tensor:
     """Covariance of centred rows, shrunk towards its mean variance times the identity."""
     n, d = centred.shape
     covariance = centred.T @ centred / n
+    if not covariance.trace() > 0:
+        raise ValueError(
+            "Evidence needs vectors that differ within an emotion, found the same vector for all training utterances "
+            "of each: check the features."
+        )
     target = covariance.trace() / d * torch.eye(d, dtype=centred.dtype)
     noise = centred.square().sum(1).square().mean() / n - covariance.square().sum() / n
     share = (noise / (covariance - target).square().sum().clamp(min=1e-12)).clamp(0, 1)

@@ -66,6 +66,11 @@ def test_an_emotion_with_one_vector_is_refused():
         GaussianEvidence.fit(torch.randn(5, 2), torch.tensor([0, 0, 0, 0, 1]), 2)
 
 
+def test_vectors_that_do_not_differ_are_refused():
+    with pytest.raises(ValueError, match="differ within an emotion"):
+        GaussianEvidence.fit(torch.ones(6, 2), torch.tensor([0, 0, 0, 1, 1, 1]), 2)
+
+
 def corpus() -> Corpus:
     def talk(split: str, count: int) -> list[Conversation]:
         return [
