@@ -9,10 +9,10 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """Dropout whose mask on a CPU takes one random byte an element instead of a Bernoulli draw.
 
-    PyTorch draws the mask element by element on a CPU, which takes a seventh of a training step of the GAT encoder and a
-    third of one of the GCN encoder (``benchmarks/dropout.py``). Eight bytes of each random 64-bit number serve eight elements
-    here; the probability is rounded to a multiple of 1/256, and kept values are scaled by exactly what is
-    kept. On other devices it is :class:`torch.nn.Dropout`.
+    PyTorch draws the mask element by element on a CPU, which takes a seventh of a training step of the GAT encoder
+    and a third of one of the GCN encoder (``benchmarks/dropout.py``). Here eight bytes of each random 64-bit number
+    serve eight elements; the probability is rounded to a multiple of 1/256, and kept values are scaled by
+    exactly what is kept. On other devices it is :class:`torch.nn.Dropout`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
