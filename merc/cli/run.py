@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from rich.console import Console
 
 from merc.cli import find_config
@@ -176,6 +177,10 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
     checkpoint = stage.options.get("ckpt_path")
     if stage.command == "fit":
         checkpoint = _trained(run, cli, console)
+        # While an averaging of weights is among the callbacks, Lightning answers a checkpoint that is loaded after
+        # `fit` with the weights before averaging: not those that were validated and chosen.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         if run.tested:
             trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
             if not run.metrics.is_file():

@@ -22,6 +22,7 @@ import merc.store
 from merc.cli import main
 from merc.cli.run import run_pipeline
 from merc.conversation import Corpus
+from merc.evaluation import read_predictions
 from merc.store import FeatureStore
 from merc.tasks import TeacherTask
 from merc.tasks.base import EmotionTask
@@ -231,6 +232,19 @@ def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_of_the_best(refer
         assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
+def test_of_averaged_weights_the_chosen_ones_are_tested(place):
+    average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+    write("teacher.yaml", changed(TEACHER, trainer__callbacks=[*TEACHER["trainer"]["callbacks"], average]))
+    write("pipeline.yaml", {"stages": [STAGES[0], STAGES[2]]})
+    assert main(RUN) == 0
+    folder = place / "out/seed-0/teacher"
+    best = folder / json.loads((folder / "stage.json").read_text())["best"]
+    again = ["test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(best), "--trainer.logger=false"]
+    assert main([*again, "--trainer.default_root_dir", str(place / "again")]) == 0
+    here, there = read_predictions(folder / "report"), read_predictions(place / "again/report")
+    torch.testing.assert_close(here.probabilities, there.probabilities)
+
+
 def test_several_seeds(done, capsys):
     assert stages_that_run(capsys, [*RUN, "--seed", "0", "1"]) == ["teacher", "student"]
     found = scores(done)
@@ -362,7 +376,14 @@ def test_a_real_signal_during_training(number, place, reference, monkeypatch, ca
     environment = {**os.environ, "PYTHONPATH": str(place), "TICK": "1.5"}
     command = [sys.executable, "-c", "import sys; from merc.cli import main; sys.exit(main())", *RUN]
     with Path("errors.txt").open("w") as errors:
-        process = subprocess.Popen(command, env=environment, stdout=errors, stderr=errors)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=errors,
+            stderr=errors,
+            # A shell starts background jobs deaf to SIGINT, and their children inherit it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         last = place / "out/seed-0/teacher/checkpoints/last.ckpt"
         until = time.monotonic() + 120
         while not last.is_file() and process.poll() is None and time.monotonic() < until:
