@@ -26,6 +26,7 @@ _NOISE = (
     ".*is smaller than the logging interval.*",
     ".*using the WeightAveraging callback, but loading a checkpoint outside.*",
     ".*The dirpath has changed.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
