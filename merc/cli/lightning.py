@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from merc.callbacks import StoreWriterCallback
@@ -158,12 +158,12 @@ class MercCLI(LightningCLI):
         out = self._get(self.config, "out")
         if out:
             add_store_writer(self.trainer, out, self._get(self.config, "outputs"))
-        elif not any(isinstance(c, StoreWriterCallback | BasePredictionWriter) for c in _callbacks(self.trainer)):
+        elif not any(isinstance(c, StoreWriterCallback | BasePredictionWriter) for c in callbacks_of(self.trainer)):
             raise ValueError("Nothing would be kept of the predictions: expected --out FOLDER for the stores.")
 
     def after_predict(self) -> None:
         """Say where the stores are."""
-        for callback in _callbacks(self.trainer):
+        for callback in callbacks_of(self.trainer):
             if isinstance(callback, StoreWriterCallback):
                 print(f"Stores: {', '.join(callback.outputs.values())}")
 
@@ -183,7 +183,7 @@ class MercParser(MercCLI):
 
 def add_store_writer(trainer: Trainer, out: str | Path, outputs: list[str]) -> None:
     """Let a trainer write predictions into the stores ``out/<name>``, one for every name in ``outputs``."""
-    _callbacks(trainer).append(StoreWriterCallback({name: str(Path(out) / name) for name in outputs}))
+    callbacks_of(trainer).append(StoreWriterCallback({name: str(Path(out) / name) for name in outputs}))
 
 
 def check_checkpoint(path: str | Path) -> None:
@@ -201,6 +201,7 @@ def check_checkpoint(path: str | Path) -> None:
         ) from error
 
 
-def _callbacks(trainer: Trainer) -> list[object]:
-    callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a trainer, as the list that it works with."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks

@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 
 from merc.cli import find_config
-from merc.cli.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, manners
+from merc.cli.lightning import MercCLI, MercParser, add_store_writer, callbacks_of, check_checkpoint, manners
 from merc.corpora.commands import IMPORTS
 from merc.evaluation import compare_seeds
 from merc.files import write_json, write_text
@@ -179,7 +179,7 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
         checkpoint = _trained(run, cli, console)
         # While an averaging of weights is among the callbacks, Lightning answers a checkpoint that is loaded after
         # `fit` with the weights before averaging: not those that were validated and chosen.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         if run.tested:
             trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)

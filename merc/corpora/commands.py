@@ -136,8 +136,7 @@ def import_table(
         standardize: Scale by mean and standard deviation of the train split.
         bound: Largest absolute standardised value; null for none.
     """
-    corpus = Path(corpus)
-    loaded = Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
+    loaded = _load(corpus)
     keys = table.KeyColumns(key, pattern, partition, dialogue, utterance)
     features = table.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
     store = features.save(out)
@@ -159,8 +158,7 @@ def import_evidence(features: Path, *, corpus: Path, out: Path, append: bool = F
     """
     from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
 
-    corpus = Path(corpus)
-    loaded = Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
+    loaded = _load(corpus)
     store = evidence_table(FeatureStore(features), loaded, append=append).save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
@@ -240,6 +238,12 @@ def _as_split(word: str) -> str | None:
         return split_name(word)
     except ValueError:
         return None
+
+
+def _load(corpus: Path) -> Corpus:
+    """An imported corpus, given by its folder or its corpus.json."""
+    corpus = Path(corpus)  # from a config it is a plain string
+    return Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
 
 
 def _save(featured: FeaturedCorpus, out: Path) -> None:

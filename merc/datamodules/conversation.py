@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -146,12 +145,3 @@ class ConversationDataModule(L.LightningDataModule):
         """Conversations of every split in ``predict_splits`` that the corpus has."""
         self.setup()
         return [self._loader(split) for split in self.predict_splits if split in self.corpus]
-
-    def describe(self) -> dict[str, Any]:
-        """What a report says about the data: corpus, protocol, notes, and the provenance of every store."""
-        return {
-            "corpus": self.corpus.name,
-            "protocol": self.corpus.protocol,
-            "notes": list(self.corpus.notes),
-            "stores": {n: {"path": str(s.path), "kind": s.kind, **s.provenance} for n, s in self.stores.items()},
-        }

@@ -36,6 +36,11 @@ class Prediction:
     hidden: Tensor | None
     terms: dict[str, Tensor]
 
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the terms, in float32."""
+        return torch.stack([term.float() for term in self.terms.values()]).sum()
+
 
 class EmotionTask(L.LightningModule):
     """Trains, validates, tests and predicts emotions of whole conversations.
@@ -125,9 +130,9 @@ class EmotionTask(L.LightningModule):
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, each of them logged."""
-        terms = self.predict(batch).terms
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-        for name, value in {"loss": loss, **terms}.items():
+        prediction = self.predict(batch)
+        loss = prediction.loss
+        for name, value in {"loss": loss, **prediction.terms}.items():
             self.log(
                 f"train/{name}",
                 value.detach(),
@@ -142,8 +147,7 @@ class EmotionTask(L.LightningModule):
         """Count the predictions of a validation batch."""
         prediction = self.predict(batch)
         self.metrics["val"].update(prediction.logits, batch.label)
-        loss = torch.stack([term.float() for term in prediction.terms.values()]).sum()
-        self.log("val/loss", loss, batch_size=len(batch.label), sync_dist=True)
+        self.log("val/loss", prediction.loss, batch_size=len(batch.label), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log weighted F1, macro F1 and accuracy of the validation split."""

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
 from merc.fusion import FusionHead
 from merc.labels import IGNORE_INDEX
-from merc.losses import FusionLoss
+from merc.losses import FusionLoss, PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask, Prediction
+
+_cross_entropy = PolynomialCrossEntropy(alpha=0.0)
 
 
 class FusionTask(EmotionTask):
@@ -92,8 +93,3 @@ class FusionTask(EmotionTask):
             features={**batch.features, **{n: batch.features[n] * keep[i][:, None] for i, n in enumerate(names)}},
             present={**batch.present, **{n: keep[i] for i, n in enumerate(names)}},
         )
-
-
-def _cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Mean over labelled utterances; zero, not NaN, where there is none."""
-    return F.cross_entropy(logits.float(), label, reduction="sum") / (label != IGNORE_INDEX).sum().clamp(min=1)
