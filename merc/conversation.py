@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,38 @@ class UtteranceKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """A span of a media file, and the part of its picture that counts.
+
+    Args:
+        path: The media file.
+        start: Where the span begins, in seconds of the file.
+        end: Where it ends, or ``None`` for the end of the file.
+        region: Part of the picture as ``(x1, y1, x2, y2)``, each from 0 to 1 (left to right, top to bottom);
+            ``None`` for the whole picture.
+
+    Raises:
+        CorpusError: The span or the region is empty, or not of these ranges.
+    """
+
+    path: str
+    start: float = 0.0
+    end: float | None = None
+    region: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a span or a region in which there can be nothing."""
+        if not 0 <= self.start < (math.inf if self.end is None else self.end):
+            raise CorpusError(f"The clip of {self.path} goes from {self.start} to {self.end} s: expected start < end.")
+        if self.region is not None:
+            x1, y1, x2, y2 = self.region
+            if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+                raise CorpusError(
+                    f"The clip of {self.path} has the region {self.region}: expected x1 < x2 and y1 < y2 within 0..1."
+                )
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One turn of one speaker.
 
@@ -61,7 +94,8 @@ class Utterance:
         start: Start of the utterance in seconds of its medium, if known.
         end: End in seconds, if known.
         label: Emotion by name, or ``None`` if it is not annotated.
-        media: Path of its clip, if there is one.
+        media: Path of its own file, if there is one: a clip with picture and sound, or sound alone.
+        video: Where its picture is, if not in ``media``: a span of a longer recording, or a part of the frame.
     """
 
     id: str
@@ -71,6 +105,17 @@ class Utterance:
     end: float | None = None
     label: str | None = None
     media: str | None = None
+    video: Clip | None = None
+
+    @property
+    def sound(self) -> Clip | None:
+        """Where it is heard: its own file, else the recording that shows it."""
+        return self.video if self.media is None else Clip(self.media)
+
+    @property
+    def picture(self) -> Clip | None:
+        """Where it is seen: the recording that shows it, else its own file."""
+        return self.video if self.video is not None or self.media is None else Clip(self.media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +249,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                         {
                             "id": conversation.id,
                             "partition": conversation.partition,
-                            "utterances": [
-                                {k: v for k, v in _fields(u).items() if v is not None} for u in conversation.utterances
-                            ],
+                            "utterances": [_written(utterance) for utterance in conversation.utterances],
                         }
                         for conversation in conversations
                     ]
@@ -247,8 +290,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                 ),
                 splits={
                     split: [
-                        Conversation(c["id"], tuple(Utterance(**u) for u in c["utterances"]), c["partition"])
-                        for c in conversations
+                        Conversation(c["id"], tuple(map(_read, c["utterances"])), c["partition"]) for c in conversations
                     ]
                     for split, conversations in raw["splits"].items()
                 },
@@ -261,5 +303,16 @@ class Corpus(Mapping[str, list[Conversation]]):
             ) from error
 
 
-def _fields(utterance: Utterance) -> dict[str, Any]:
-    return {f.name: getattr(utterance, f.name) for f in dataclasses.fields(utterance)}
+def _written(record: Utterance | Clip) -> dict[str, Any]:
+    """The fields that say something, as JSON values."""
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {k: _written(v) if isinstance(v, Clip) else v for k, v in values.items() if v is not None}
+
+
+def _read(utterance: Mapping[str, Any]) -> Utterance:
+    if "video" not in utterance:
+        return Utterance(**utterance)
+    clip = dict(utterance["video"])
+    if "region" in clip:
+        clip["region"] = tuple(clip["region"])
+    return Utterance(**{**utterance, "video": Clip(**clip)})

@@ -6,12 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merc.conversation import Conversation, Corpus, CorpusError, Utterance, UtteranceKey, split_name
+from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance, UtteranceKey, split_name
 from merc.labels import MELD, LabelSet
 
 # Any text but lone surrogates, which no file in UTF-8 can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SECONDS = st.none() | st.floats(0, 1e5)
+
+
+@st.composite
+def clips(draw):
+    start = draw(st.floats(0, 1e5))
+    left, top = draw(st.floats(0, 0.5)), draw(st.floats(0, 0.5))
+    region = (left, top, draw(st.floats(0.6, 1)), draw(st.floats(0.6, 1)))
+    end = start + draw(st.floats(0.01, 1e3))
+    return Clip(draw(TEXT), start, draw(st.none() | st.just(end)), draw(st.none() | st.just(region)))
 
 
 def utterances(labels):
@@ -25,6 +34,7 @@ def utterances(labels):
             end=SECONDS,
             label=st.none() | st.sampled_from(labels.names),
             media=st.none() | TEXT,
+            video=st.none() | clips(),
         ),
         min_size=1,
         max_size=5,
@@ -63,6 +73,45 @@ def test_save_and_load_give_the_same_corpus(tmp_path_factory, made):
     again = Corpus.load(file)
     assert again == made
     assert again.labels.report_ids == made.labels.report_ids
+
+
+def test_a_corpus_of_before_there_was_video_is_read(tmp_path):
+    """Fields that say nothing are not written, so a file without video looks as it always did."""
+    said = (Utterance("0", "Joey", "Hey!", 0.5, 1.0, "joy", "a.mp4"),)
+    made = corpus(splits={"train": [Conversation("7", said)]})
+    made.save(tmp_path / "corpus.json")
+    [written] = json.loads((tmp_path / "corpus.json").read_bytes())["splits"]["train"][0]["utterances"]
+    assert set(written) == {"id", "speaker", "text", "start", "end", "label", "media"}
+    assert Corpus.load(tmp_path / "corpus.json") == made
+
+
+def test_where_an_utterance_is_heard_and_seen():
+    film = Clip("film.avi", 1.0, 2.0, (0.0, 0.0, 0.5, 1.0))
+    own, both, long = (
+        Utterance("0", "a", media="a.mp4"),
+        Utterance("0", "a", media="a.wav", video=film),
+        Utterance("0", "a", video=film),
+    )
+    assert (Utterance("0", "a").sound, Utterance("0", "a").picture) == (None, None)
+    assert (own.sound, own.picture) == (Clip("a.mp4"), Clip("a.mp4"))
+    assert (both.sound, both.picture) == (Clip("a.wav"), film)
+    assert (long.sound, long.picture) == (film, film)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start": -1.0},
+        {"start": 2.0, "end": 2.0},
+        {"start": float("nan")},
+        {"end": float("nan")},
+        {"region": (0.5, 0.0, 0.5, 1.0)},
+        {"region": (0.0, 0.0, 1.0, 1.1)},
+    ],
+)
+def test_a_clip_in_which_there_can_be_nothing_is_refused(wrong):
+    with pytest.raises(CorpusError, match=r"The clip of a\.mp4 .* expected"):
+        Clip("a.mp4", **wrong)
 
 
 def test_keys_and_speakers_of_a_conversation():
@@ -169,6 +218,10 @@ def damage(raw, change):
         (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(label="bored"), "is damaged.*'bored'"),
         (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(mood="good"), "is damaged.*mood"),
         (lambda raw: raw["splits"]["train"][0]["utterances"][0].pop("id"), "is damaged.*id"),
+        (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(video="a.mp4"), "is damaged"),
+        (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(video={}), "is damaged.*path"),
+        (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(video={"path": "a", "end": -1}), "is damaged"),
+        (lambda raw: raw["splits"]["train"][0]["utterances"][0].update(video={"path": "a", "region": 1}), "is damaged"),
     ],
 )
 def test_a_damaged_corpus_names_the_file_and_the_damage(tmp_path, change, message):

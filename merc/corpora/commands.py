@@ -70,6 +70,7 @@ def import_csv(
     start: str | None = None,
     end: str | None = None,
     media: str | None = None,
+    video: str | None = None,
 ) -> None:
     """Import conversations from CSV files of your own, one row an utterance.
 
@@ -88,8 +89,11 @@ def import_csv(
         start: Column of the start, in seconds or as h:mm:ss,mmm.
         end: Column of the end.
         media: Column of the clip's path, relative to the CSV file.
+        video: Column of a longer recording's path, likewise, in which start and end say where the utterance is.
     """
-    columns = csv_corpus.CsvColumns(dialogue, utterance, speaker, text, label, split, partition, start, end, media)
+    columns = csv_corpus.CsvColumns(
+        *(dialogue, utterance, speaker, text, label, split, partition, start, end, media, video)
+    )
     paths = [Path(file) for file in files]
     source = paths[0] if len(paths) == 1 else _by_split(paths)
     _save(FeaturedCorpus(csv_corpus.read_csv(source, labels=labels, columns=columns, name=name), {}), out)
@@ -273,7 +277,7 @@ def _numbers(conversations: list[Conversation]) -> tuple[int, int, int, int, int
         len(utterances),
         sum(utterance.label is not None for utterance in utterances),
         len({utterance.speaker for utterance in utterances}),
-        sum(utterance.media is not None for utterance in utterances),
+        sum(utterance.sound is not None for utterance in utterances),
     )
 
 

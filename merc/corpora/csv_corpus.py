@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from merc.conversation import Conversation, Corpus, CorpusError, Utterance, split_name
+from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance, split_name
 from merc.corpora.rows import CsvFile, Row, parse_time, read_rows
 from merc.labels import LabelSet, UnknownLabelError
 
@@ -26,6 +26,7 @@ class CsvColumns:
         start: Start, in seconds or as ``h:mm:ss,mmm``.
         end: End, likewise.
         media: Path of the utterance's clip, relative to the CSV file.
+        video: Path of a longer recording, likewise, in which ``start`` and ``end`` say where the utterance is.
     """
 
     dialogue: str = "dialogue"
@@ -38,10 +39,11 @@ class CsvColumns:
     start: str | None = None
     end: str | None = None
     media: str | None = None
+    video: str | None = None
 
     def required(self, *, split: bool) -> list[str]:
         """The columns that a file must have."""
-        optional = (self.text, self.label, self.partition, self.start, self.end, self.media)
+        optional = (self.text, self.label, self.partition, self.start, self.end, self.media, self.video)
         named = [self.dialogue, self.utterance, self.speaker, *([self.split] if split else [])]
         return named + [column for column in optional if column is not None]
 
@@ -146,19 +148,31 @@ class _Reader:
             label = self.labels.canonical(cell(columns.label)) if cell(columns.label) else None
         except UnknownLabelError as error:
             raise CorpusError(f"{where}: {error}") from error
-        media = table.path.parent / cell(columns.media) if cell(columns.media) else None
-        if media is not None and not media.is_file():
-            self.lost_clips += 1
-            media = None
+        media, video = (self._file(table.path.parent, cell(column)) for column in (columns.media, columns.video))
+        start, end = (parse_time(cell(column), table.path, row.line) for column in (columns.start, columns.end))
+        try:
+            clip = None if video is None else Clip(video, start or 0.0, end)
+        except CorpusError as error:
+            raise CorpusError(f"{where}: {error}") from error
         return Utterance(
             id=cell(columns.utterance),
             speaker=cell(columns.speaker),
             text=cell(columns.text),
-            start=parse_time(cell(columns.start), table.path, row.line),
-            end=parse_time(cell(columns.end), table.path, row.line),
+            start=start,
+            end=end,
             label=label,
-            media=None if media is None else str(media.resolve()),
+            media=media,
+            video=clip,
         )
+
+    def _file(self, folder: Path, name: str) -> str | None:
+        """A file that a cell names, or ``None`` if the cell is empty or the file is not there."""
+        if not name:
+            return None
+        if not (folder / name).is_file():
+            self.lost_clips += 1
+            return None
+        return str((folder / name).resolve())
 
     def splits(self) -> dict[str, list[Conversation]]:
         splits: dict[str, list[Conversation]] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from merc.conversation import Conversation, Corpus, CorpusError, Utterance
+from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
 from merc.corpora.rows import decode_lines
 from merc.labels import IEMOCAP6, MergeRule, merge_rule
 
@@ -54,6 +54,9 @@ def speaker_half(utterance_id: str) -> Literal["left", "right"]:
     """
     match = _parts(utterance_id)
     return "left" if match["speaker"] == match["marker"] else "right"
+
+
+_HALVES = {"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 1.0, 1.0)}
 
 
 def speaker_of(utterance_id: str) -> str:
@@ -170,7 +173,9 @@ def read_iemocap(
 
     Every transcribed turn is an utterance; those whose label is outside the set (``xxx``, ``sur``,
     ``fea``, ``dis``, ``oth``) or that were not rated stay as context without a label. The partition is
-    the session, so that features serve every fold. Clips are the sentences' sound files.
+    the session, so that features serve every fold. Sound is that of the sentences' own files; the picture is
+    the span of the dialogue's video (``dialog/avi/DivX``, where it is there), and of its frame the half in
+    which the speaker sits (:func:`speaker_half`).
 
     Args:
         root: Folder with ``Session1`` to ``Session5``, or the one above it.
@@ -182,7 +187,7 @@ def read_iemocap(
 
     Returns:
         The corpus; times are seconds of the dialogue. Its notes list the lines that do not parse, what
-        has no label and what has no sound, and the source of the labels.
+        has no label, no sound or no video, and the source of the labels.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -247,6 +252,7 @@ class _Reading:
         self.codes: Counter[str] = Counter()
         self.unparsed: list[str] = []
         self.silent = 0
+        self.unseen = 0
         self.unrated = 0
         self.untranscribed = 0
         self.utterances = 0
@@ -260,6 +266,8 @@ class _Reading:
             if utterance_id not in turns:
                 self.untranscribed += 1
                 turns[utterance_id] = (start, end, "")
+        film = session_folder / "dialog/avi/DivX" / f"{name}.avi"
+        path = str(film.resolve()) if film.is_file() else None
         utterances = []
         for utterance_id, (start, end, text) in sorted(turns.items(), key=lambda item: (item[1][0], item[1][1])):
             code = ratings[utterance_id][2] if utterance_id in ratings else None
@@ -268,6 +276,8 @@ class _Reading:
             label = IEMOCAP6.canonical(code) if code and code not in _OUTSIDE else None
             sound = session_folder / "sentences/wav" / name / f"{utterance_id}.wav"
             self.silent += not sound.is_file()
+            seen = path is not None and end > start
+            self.unseen += not seen
             self.utterances += 1
             utterances.append(
                 Utterance(
@@ -278,6 +288,7 @@ class _Reading:
                     end=end,
                     label=self.rule.apply(label),
                     media=str(sound.resolve()) if sound.is_file() else None,
+                    video=Clip(path, start, end, _HALVES[speaker_half(utterance_id)]) if path and seen else None,
                 )
             )
         return Conversation(name, tuple(utterances), f"session{session}") if utterances else None
@@ -329,4 +340,6 @@ class _Reading:
             notes.append(f"{self.untranscribed} rated utterances have no transcript; their text is empty.")
         if self.silent:
             notes.append(f"{self.silent} of {self.utterances} utterances have no file in sentences/wav.")
+        if self.unseen:
+            notes.append(f"{self.unseen} of {self.utterances} utterances have no video in dialog/avi/DivX.")
         return notes

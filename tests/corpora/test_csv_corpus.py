@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merc.conversation import CorpusError
+from merc.conversation import Clip, CorpusError
 from merc.corpora.csv_corpus import CsvColumns, read_csv
 from merc.labels import MELD
 
@@ -72,6 +72,26 @@ def test_own_column_names_times_media_and_labels(tmp_path):
     assert corpus.labels.names == ("calm", "tense")
     assert "1 of 3 utterances have no label and serve as context only." in corpus.notes
     assert "1 clips that the file names are not there." in corpus.notes
+
+
+def test_times_of_a_longer_recording(tmp_path):
+    (tmp_path / "long.mp4").touch()
+    header = (*HEADER, "from", "to", "recording")
+    rows = [
+        ["train", "0", "0", "A", "", "joy", "1.5", "2.0", "long.mp4"],
+        ["train", "0", "1", "B", "", "joy", "", "", "long.mp4"],
+        ["train", "0", "2", "B", "", "joy", "3", "4", "gone.mp4"],
+    ]
+    columns = CsvColumns(start="from", end="to", video="recording")
+    path = write(tmp_path / "a.csv", *rows, header=header)
+    corpus = read_csv(path, labels=MELD, columns=columns)
+    first, second, third = corpus["train"][0].utterances
+    assert first.picture == first.sound == Clip(str((tmp_path / "long.mp4").resolve()), 1.5, 2.0)
+    assert second.video == Clip(str((tmp_path / "long.mp4").resolve()))
+    assert third.video is None and "1 clips that the file names are not there." in corpus.notes
+    rows[0][7] = "1.0"
+    with pytest.raises(CorpusError, match=r"a\.csv, line 2: The clip of .* expected start < end"):
+        read_csv(write(tmp_path / "a.csv", *rows, header=header), labels=MELD, columns=columns)
 
 
 def test_a_file_for_every_split_may_reuse_dialogue_ids(tmp_path):

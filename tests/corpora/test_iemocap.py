@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from iemocap_tree import CODES, DIALOGUES, make_iemocap
 
-from merc.conversation import CorpusError
+from merc.conversation import Clip, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION, read_iemocap, speaker_half, speaker_of, split_iemocap
 from merc.labels import IEMOCAP4, IEMOCAP6
 
@@ -51,6 +51,23 @@ def test_notes_count_what_has_no_label_or_sound_and_name_the_source(tree):
         in notes
     )
     assert f"{dialogues} of {10 * dialogues} utterances have no file in sentences/wav." in notes
+    assert f"{10 * dialogues} of {10 * dialogues} utterances have no video in dialog/avi/DivX." in notes
+
+
+def test_an_utterance_is_seen_in_its_half_of_the_dialogue_and_heard_in_its_own_file(tmp_path):
+    root = make_iemocap(tmp_path)
+    film = root / "Session1/dialog/avi/DivX/Ses01F_impro01.avi"
+    film.parent.mkdir(parents=True)
+    film.touch()
+    corpus = read_iemocap(root)
+    (conversation,) = [c for c in corpus["train"] if c.id == "Ses01F_impro01"]
+    by_id = {utterance.id: utterance for utterance in conversation.utterances}
+    woman, man = by_id["Ses01F_impro01_F000"], by_id["Ses01F_impro01_M000"]
+    assert woman.picture == Clip(str(film.resolve()), 0.25, 1.5, (0.0, 0.0, 0.5, 1.0))  # she wears the markers
+    assert man.picture == Clip(str(film.resolve()), 2.25, 3.5, (0.5, 0.0, 1.0, 1.0))
+    assert woman.sound == Clip(woman.media)
+    unseen = sum(len(c) for split in corpus.values() for c in split) - len(conversation)
+    assert any(note.startswith(f"{unseen} of") and "no video" in note for note in corpus.notes)
 
 
 @pytest.mark.parametrize(
