@@ -39,6 +39,12 @@ def write_in_shards(path, count=6, dim=4, shard_rows=2):
     return FeatureStore(path), keys_of(count), features
 
 
+def rows_of(lengths, dim=3, dtype=torch.float32):
+    """For each utterance as many rows as its length; no two rows are equal."""
+    count = sum(lengths) * dim
+    return list((torch.arange(count) % 251).to(dtype).view(-1, dim).split(list(lengths)))
+
+
 def content(path):
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
@@ -132,7 +138,90 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+@given(
+    lengths=st.lists(st.integers(0, 6), max_size=12),
+    dim=st.integers(1, 4),
+    kind_dtype=st.sampled_from([("faces", torch.float32), ("crops", torch.uint8), ("sound", torch.float16)]),
+    shard_rows=st.integers(1, 5),
+    shard_bytes=st.integers(1, 100),
+    data=st.data(),
+)
+def test_round_trip_of_sequences(tmp_path_factory, lengths, dim, kind_dtype, shard_rows, shard_bytes, data):
+    path = tmp_path_factory.mktemp("store")
+    kind, dtype = kind_dtype
+    keys, rows = keys_of(len(lengths)), rows_of(lengths, dim, dtype)
+    cut = data.draw(st.integers(0, len(keys)))
+    with StoreWriter(path, kind=kind, shard_rows=shard_rows, shard_bytes=shard_bytes) as writer:
+        for part in (slice(cut), slice(cut, None)):
+            writer.add(keys[part], torch.cat([torch.zeros(0, dim, dtype=dtype), *rows[part]]), lengths[part])
+            held = writer.pending
+            assert held == 0 or (held < shard_rows and writer.pending_bytes < shard_bytes)
+    store = FeatureStore(path)
+    assert (store.kind, store.dtype, store.keys, store.lengths.tolist()) == (kind, dtype, keys, lengths)
+    for key, expected in data.draw(st.permutations(list(zip(keys, rows, strict=True)))):
+        found = store.sequence(key)
+        assert found.dtype == dtype and torch.equal(found, expected)
+    for shard in store.manifest["shards"]:
+        assert shard["rows"] * dim * dtype.itemsize < shard_bytes + 6 * dim * dtype.itemsize
+
+
+def test_a_sequence_is_a_view_of_the_mapped_file(tmp_path):
+    """A run over the crops of a corpus reads what it needs, and holds nothing."""
+    store = FeatureStore.write(tmp_path, keys_of(2), torch.cat(rows_of([3, 4])), kind="sound", lengths=[3, 4])
+    first, second = map(store.sequence, store.keys)
+    assert second.data_ptr() == first.data_ptr() + first.nbytes
+    if os.path.exists("/proc/self/maps"):
+        with open("/proc/self/maps") as maps:
+            spans = [re.match(r"(\w+)-(\w+)", line).groups() for line in maps if str(tmp_path) in line]
+        assert any(int(low, 16) <= second.data_ptr() < int(high, 16) for low, high in spans), "not memory-mapped"
+
+
+def test_a_store_of_vectors_is_read_as_before_and_as_sequences_of_one(tmp_path):
+    store, keys, features = write(tmp_path)
+    assert store.manifest["version"] == 1 and "lengths" not in store.manifest
+    assert torch.equal(store.sequence(keys[2]), features[2:3])
+    assert store.lengths.tolist() == [1] * 6
+    with pytest.raises(KeyError, match="train/9/0: it was never extracted"):
+        store.sequence(UtteranceKey("train", "9", "0"))
+
+
+def test_sequences_are_not_read_as_vectors(tmp_path):
+    store = FeatureStore.write(tmp_path, keys_of(2), torch.ones(2, 3), kind="faces", lengths=[1, 1])
+    for read in (lambda: store.gather(keys_of(1)), lambda: store[keys_of(1)[0]]):
+        with pytest.raises(StoreError, match=r"holds faces, a sequence of rows an utterance.*sequence\(key\)"):
+            read()
+
+
+def test_an_empty_store_of_sequences(tmp_path):
+    gone = UtteranceKey("val", "0", "0")
+    store = FeatureStore.write(tmp_path, [], torch.zeros(0, 7), kind="faces", lengths=[], missing={gone: "no picture"})
+    assert (len(store), store.dim, store.lengths.shape) == (0, 7, (0,))
+    with pytest.raises(KeyError, match="val/0/0: no picture"):
+        store.sequence(gone)
+
+
 # --- what must be refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "lengths", "message"),
+    [
+        ("faces", torch.zeros(2, 7), None, "of kind faces, which has lengths: got none"),
+        ("features", torch.zeros(2, 7), [1, 1], "of kind features, which has one row an utterance: got lengths"),
+        ("faces", torch.zeros(3, 7), [1, 1], r"shape \(2, d\) for 2 utterances"),
+        ("faces", torch.zeros(2, 7), [2], "and 1 lengths"),
+        ("faces", torch.zeros(2, 7), [3, -1], "and 2 lengths"),
+        ("faces", torch.zeros(2, 7).long(), [1, 1], "floating-point or uint8.*int64"),
+        ("features", torch.zeros(2, 7, dtype=torch.uint8), None, "Expected floating-point features"),
+        ("speaker", torch.zeros(2, 4, dtype=torch.uint8), None, "Expected floating-point features"),
+        ("sound", torch.tensor([[0.0], [float("nan")], [1.0]]), [2, 1], r"for 1 utterances \(train/0/0\)"),
+    ],
+)
+def test_rows_that_do_not_fit_the_kind_are_refused(tmp_path, kind, rows, lengths, message):
+    with StoreWriter(tmp_path, kind=kind) as writer:
+        with pytest.raises(StoreError, match=message):
+            writer.add(keys_of(2), rows, lengths)
+        assert not writer.done
 
 
 def test_being_read_as_something_else_is_refused_and_names_the_file(tmp_path):
@@ -250,7 +339,7 @@ def reseal(path, **changes):
     ("changes", "message"),
     [
         ({"format": "merc.Corpus"}, "is not the manifest of a feature store: expected format 'merc.FeatureStore'"),
-        ({"version": 2}, "has version 2, this merc reads 1: upgrade merc"),
+        ({"version": 3}, "has version 3, this merc reads 1 and 2: upgrade merc"),
         ({"keys": [["train", "0", "0"]] * 6}, "holds 6 rows for 1 distinct keys of 6"),
         ({"keys": [["train", "0", "0"]]}, "holds 6 rows for 1 distinct keys of 1"),
         ({"dim": 5}, r"holds \(6, 4\) of torch.float32, the manifest says \(6, 5\)"),
@@ -261,6 +350,17 @@ def test_a_manifest_that_is_whole_but_does_not_fit_is_refused(tmp_path, changes,
     write(tmp_path)
     reseal(tmp_path, **changes)
     with pytest.raises(StoreError, match=message):
+        FeatureStore(tmp_path)
+
+
+@pytest.mark.parametrize("lengths", [[3, 2], [1, 4, 1], [2, 3, 0], [0, 5, 0], [5, -1, 1], [1, 1, 1, 2]])
+def test_lengths_that_do_not_fit_the_shards_are_refused(tmp_path, lengths):
+    """Of two shards, of two rows each, and of one."""
+    with StoreWriter(tmp_path, kind="sound", shard_bytes=24) as writer:
+        writer.add(keys_of(3), torch.cat(rows_of([2, 2, 1])), [2, 2, 1])
+    FeatureStore(tmp_path)
+    reseal(tmp_path, lengths=lengths)
+    with pytest.raises(StoreError, match="the manifest does not fit its shards"):
         FeatureStore(tmp_path)
 
 
@@ -308,6 +408,46 @@ def test_what_was_added_before_an_interruption_is_kept_for_the_next_run(tmp_path
     store = FeatureStore(tmp_path)
     assert store.keys == keys
     assert torch.equal(store.gather(keys)[0], features)
+
+
+def test_what_a_cut_run_found_missing_is_settled_but_not_what_a_finished_store_lacks(tmp_path):
+    def run(keys):
+        writer = StoreWriter(tmp_path, kind="faces")
+        if keys:
+            writer.add(keys, torch.ones(2, 7), [2])
+        return writer
+
+    first = run(keys_of(1))
+    first.skip(keys_of(2)[1], "broken clip")
+    first.flush()
+    first.skip(keys_of(3)[2], "not flushed: forgotten")
+    cut = run([])
+    assert (cut.done, cut.settled) == (set(keys_of(1)), set(keys_of(2)))
+    cut.commit()
+    assert FeatureStore(tmp_path).missing == {keys_of(2)[1]: "broken clip"}
+    again = run([])
+    assert again.done == again.settled == set(keys_of(1)), "the clip may have been mended"
+    again.add(keys_of(2)[1:], torch.zeros(0, 7), [0])
+    again.commit()
+    assert FeatureStore(tmp_path).keys == keys_of(2) and not FeatureStore(tmp_path).missing
+
+
+def test_parts_of_several_writers_make_one_store(tmp_path):
+    keys, lengths = keys_of(7), [2, 0, 3, 1, 0, 0, 2]
+    rows = rows_of(lengths)
+    writers = [StoreWriter(tmp_path, kind="crops", shard_rows=2) for _ in range(3)]
+    for place in range(6):
+        writers[place % 2].add(keys[place : place + 1], rows[place], lengths[place : place + 1])
+    writers[2].skip(keys[6], "one that only found broken clips")
+    for writer in writers[::-1]:
+        writer.flush()
+    writers[0].take_parts()
+    writers[0].take_parts()  # nothing is taken twice
+    writers[0].commit()
+    store = FeatureStore(tmp_path)
+    assert sorted(store.keys) == keys[:6] and store.missing == {keys[6]: "one that only found broken clips"}
+    for key, expected in zip(keys[:6], rows, strict=False):
+        assert torch.equal(store.sequence(key), expected)
 
 
 def test_a_finished_store_is_taken_over_whole(tmp_path):
@@ -407,10 +547,21 @@ def write(path):
             if left:
                 writer.add([keys[i] for i in left], features[left])
 
+def write_sequences(path):
+    with StoreWriter(path, kind="crops", provenance={"encoder": "a"}, shard_bytes=100) as writer:
+        for i in range(60):
+            key = UtteranceKey("train", str(i // 7), str(i % 7))
+            if key in writer.settled:
+                continue
+            if i % 9 == 8:
+                writer.skip(key, "broken")
+            else:
+                writer.add([key], torch.full((i % 5, 16), i, dtype=torch.uint8), [i % 5])
+
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        write(line.strip())
+        (write_sequences if "sequences" in line else write)(line.strip())
         os._exit(0)
     print(child, flush=True)
     sys.stdin.readline()  # until asked for its status, a dead child keeps its pid: no other process can be hit
@@ -429,10 +580,24 @@ def writer_process():
         process.stdin.close()
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_store_that_is_whole_or_absent(tmp_path, writer_process):
+def sixty_vectors(path):
     keys = [UtteranceKey("train", str(i // 7), str(i % 7)) for i in range(60)]
-    features = torch.arange(60 * 16, dtype=torch.float32).view(60, 16)
+    found, present = FeatureStore(path).gather(keys)
+    assert torch.equal(found, torch.arange(60 * 16, dtype=torch.float32).view(60, 16)) and present.all()
 
+
+def sixty_sequences(path):
+    store = FeatureStore(path)
+    for i in range(60):
+        key = UtteranceKey("train", str(i // 7), str(i % 7))
+        if i % 9 == 8:
+            assert store.missing[key] == "broken"
+        else:
+            assert torch.equal(store.sequence(key), torch.full((i % 5, 16), i, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("name", "check"), [("vectors", sixty_vectors), ("sequences", sixty_sequences)])
+def test_a_writer_killed_at_any_moment_leaves_a_store_that_is_whole_or_absent(tmp_path, writer_process, name, check):
     def ask(line):
         writer_process.stdin.write(f"{line}\n")
         writer_process.stdin.flush()
@@ -444,35 +609,37 @@ def test_a_writer_killed_at_any_moment_leaves_a_store_that_is_whole_or_absent(tm
     def status():
         return ask("status")
 
-    start(tmp_path / "warm up")
+    folder = tmp_path / name
+    start(folder / "warm up")
     assert status() == 0
-    start(tmp_path / "whole")
+    start(folder / "whole")
     began = time.perf_counter()
     assert status() == 0
     takes = time.perf_counter() - began
-    whole = content(tmp_path / "whole")
+    whole = content(folder / "whole")
+    check(folder / "whole")
 
     moments = random.Random(0)
-    targets = [tmp_path / "killed0"]
+    targets = [folder / "killed0"]
     killed = absent = 0
     for attempt in range(25):
         if (targets[-1] / MANIFEST).exists():
-            targets.append(tmp_path / f"killed{attempt}")
+            targets.append(folder / f"killed{attempt}")
         writer = start(targets[-1])
         time.sleep(moments.uniform(0, takes))
         os.kill(writer, signal.SIGKILL)
         killed += status() == signal.SIGKILL
-        try:
-            store = FeatureStore(targets[-1])
-        except FileNotFoundError:
-            absent += 1
+        if (targets[-1] / MANIFEST).exists():
+            check(targets[-1])
         else:
-            assert torch.equal(store.gather(keys)[0], features)
+            absent += 1
+            with pytest.raises(FileNotFoundError):
+                FeatureStore(targets[-1])
     assert killed >= 10, "too few writers were killed before they ended to show anything"
     assert absent >= 5, "the kills came too late to show anything"
 
     for target in targets:
         start(target)
         assert status() == 0
-        assert torch.equal(FeatureStore(target).gather(keys)[0], features)
+        check(target)
         assert content(target) == whole, "a resumed store equals an uncut one, byte for byte, and nothing else stays"
