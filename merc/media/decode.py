@@ -1,0 +1,569 @@
+"""Decoding: the picture of a span of any media file on a time grid, and what the sound shares with it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from merc.conversation import Clip
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+T = TypeVar("T")
+
+SAME_TIME = 1e-3
+"""Seconds: containers round time stamps, some to 1 ms, so a frame that comes this much late is still in time."""
+
+LONGEST_GAP = 600.0
+"""Seconds: time stamps further apart are damage, and the file counts as ended before them."""
+
+_SEEK_MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
+_MAX_PIXELS = 2**25  # 8K; a damaged header that claims more must not take all memory
+
+
+class MediaError(ValueError):
+    """A media file is broken or lacks what is wanted.
+
+    Args:
+        message: What was expected, what was found, what to do.
+        reason: The same in a few words that do not depend on file or machine.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        """Keep the reason on the way from a worker process."""
+        return type(self), (str(self), self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a media file says of itself.
+
+    Args:
+        duration: Seconds from the earlier start of picture and sound to the end. A damaged or truncated
+            file may say more than it holds.
+        width: Pixels of the picture as it is shown, after rotation; ``None`` without picture.
+        height: Likewise.
+        fps: Mean source frames a second, if known.
+        sample_rate: Source samples a second; ``None`` without sound.
+        channels: Number of source channels.
+    """
+
+    duration: float
+    width: int | None
+    height: int | None
+    fps: float | None
+    sample_rate: int | None
+    channels: int | None
+
+
+@dataclass(slots=True)
+class Frames:
+    """Some consecutive pictures of a clip, on its time grid.
+
+    Args:
+        images: ``(T, 3, H, W)`` uint8 RGB.
+        first: Index on the grid of the first image: image t is what is on the screen ``(first + t) / fps``
+            seconds after the clip's start.
+        fps: Images a second.
+        scale: Pixels of the source picture (after rotation, inside the region) times this are pixels of the images.
+    """
+
+    images: Tensor
+    first: int
+    fps: float
+    scale: float
+
+
+class Watch:
+    """Ends decoding that hangs: counts the time at work, not the time in which the caller holds the results.
+
+    Args:
+        path: The file, for the message.
+        limit: Seconds by which the work may lag behind the media that it has delivered.
+    """
+
+    def __init__(self, path: str, limit: float) -> None:
+        self.path = path
+        self.limit = limit
+        self._deadline = time.monotonic() + limit
+
+    def check(self) -> None:
+        """Go on, or raise :class:`MediaError` because the limit has passed."""
+        if time.monotonic() > self._deadline:
+            raise MediaError(
+                f"Decoding {self.path} lags more than {self.limit:g} s behind: it is damaged, or its disk or this "
+                "machine is too slow. Check the file or raise time_limit.",
+                "time limit",
+            )
+
+    @contextmanager
+    def delivered(self, seconds: float) -> Iterator[None]:
+        """The time inside the block is the caller's; the media delivered there earns new time."""
+        pause = time.monotonic()
+        yield
+        self._deadline += time.monotonic() - pause + seconds
+
+
+class Source:
+    """The picture or the sound of one file: its frames from any time on.
+
+    Times are seconds from the earlier start of picture and sound, so both have one clock.
+
+    Args:
+        path: The file.
+        kind: Which of the two.
+        watch: The time limit.
+        threads: Decoder threads; 0 for as many as there are cores.
+
+    Raises:
+        MediaError: The file cannot be opened, or has no such stream.
+    """
+
+    def __init__(self, path: str, kind: Literal["video", "audio"], watch: Watch, threads: int) -> None:
+        self.path = path
+        self.kind: Literal["video", "audio"] = kind
+        self.watch = watch
+        self.threads = threads
+        self.container = open_media(path, watch)
+        video, audio = streams_of(self.container)
+        if (video if kind == "video" else audio) is None:
+            self.container.close()
+            word = "picture" if kind == "video" else "sound"
+            raise MediaError(f"{path} has no {word}: expected a file with one.", f"no {word}")
+        self.origin = origin_of(self.container)
+
+    def frames(self, start: float) -> Iterator[tuple[float, Any]]:
+        """Decoded frames with their times, from the last one at or before ``start``, or some before that.
+
+        Nothing that a decoder shows before it has found its feet after a seek is among them. Damaged frames
+        are left out.
+
+        Args:
+            start: Seconds.
+        """
+        try:
+            for margin in _SEEK_MARGINS:
+                if start - margin <= 0:
+                    break
+                frames = self._frames_after_seek(start - margin)
+                first = next(frames, None)
+                if first is not None and first[0] <= start + SAME_TIME:
+                    yield first
+                    yield from frames
+                    return
+                self.container.close()
+                self.container = open_media(self.path, self.watch)
+            yield from self._decode(0.0)
+        finally:
+            self.container.close()
+
+    def _frames_after_seek(self, start: float) -> Iterator[tuple[float, Any]]:
+        import av
+
+        stream = self._stream()
+        try:
+            self.container.seek(int((start + self.origin) / stream.time_base), stream=stream)
+        except av.FFmpegError:
+            return  # this format cannot: frames() goes from the beginning
+        frames = self._decode(None)
+        if self.kind == "video":  # before a key frame, pictures lack what they refer to
+            frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
+        yield from frames
+
+    def _stream(self) -> Any:  # noqa: ANN401 - video or audio
+        video, audio = streams_of(self.container)
+        stream: Any = video if self.kind == "video" else audio
+        context = stream.codec_context
+        if context is None:
+            raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
+        if not context.is_open:
+            context.thread_type = "AUTO"
+            context.thread_count = self.threads
+            context.options = {"max_pixels": str(_MAX_PIXELS)}
+        return stream
+
+    def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
+        """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known."""
+        import av
+
+        stream = self._stream()
+        packets = self.container.demux(stream)
+        ended = False
+        while not ended:
+            self.watch.check()
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # what cannot be read is the end; the decoder still holds frames
+                self.watch.check()
+                packet = None
+            ended = packet is None or packet.size == 0
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.FFmpegError:
+                continue  # a damaged packet
+            for frame in frames:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                if stamp is not None:
+                    clock = float(stamp * frame.time_base) - self.origin
+                if clock is None:
+                    return  # nobody knows where the seek has led to
+                yield clock, frame
+                clock += self.seconds(frame)
+
+    def seconds(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
+        """How long a frame lasts."""
+        if self.kind == "audio":
+            return float(frame.samples / frame.sample_rate) if frame.sample_rate else 0.0
+        if frame.duration:
+            return float(frame.duration * frame.time_base)
+        return 1 / (frame_rate(streams_of(self.container)[0]) or 25.0)
+
+
+def pyav() -> None:
+    """Say what to install if PyAV is missing."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Reading media needs PyAV: pip install 'merc[media]'.") from error
+
+
+def open_media(path: str, watch: Watch) -> InputContainer:
+    """Open a local file.
+
+    Raises:
+        MediaError: It is missing, not a file, or nothing that can be decoded.
+    """
+    pyav()
+    import av
+
+    file = Path(path)
+    try:
+        size = os.stat(file).st_size
+    except FileNotFoundError as error:
+        raise MediaError(f"There is no media file {path}: check the path.", "no such file") from error
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path} cannot be reached ({error}): check path and rights.", "cannot be read") from error
+    if not file.is_file():
+        raise MediaError(f"{path} is not a file: expected a media file.", "not a file")
+    if not os.access(file, os.R_OK):
+        raise MediaError(f"{path} may not be read: check its rights.", "no permission")
+    if size == 0:
+        raise MediaError(f"{path} is empty: copy or download it again.", "empty file")
+    try:
+        # A text that is renamed, or a playlist, must not make us open other files or addresses.
+        return av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+            timeout=watch.limit,
+        )
+    except av.FFmpegError as error:
+        watch.check()
+        raise MediaError(
+            f"{path} is not a media file, or its header is damaged ({type(error).__name__}: {error.strerror}): play it "
+            "to check it, or convert it.",
+            "not media or damaged header",
+        ) from error
+
+
+def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
+    """The picture and the sound of a file, as a player would choose them; a cover is no picture."""
+    from av.stream import Disposition
+
+    video: Any = container.streams.best("video")
+    audio: Any = container.streams.best("audio")
+    if video is not None and video.disposition & Disposition.attached_pic:
+        video = None
+    return video, audio
+
+
+def origin_of(container: InputContainer) -> float:
+    """The earlier start of picture and sound, in seconds of the container's time stamps."""
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in streams_of(container)
+        if stream is not None and stream.start_time is not None and stream.time_base is not None
+    ]
+    if not starts and container.start_time is not None:
+        starts = [container.start_time / 1e6]
+    return min(starts, default=0.0)
+
+
+def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
+    """Mean frames a second, if the container tells."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else None
+
+
+@contextmanager
+def as_media_error(path: str) -> Iterator[None]:
+    """Whatever the libraries below complain of becomes a :class:`MediaError`."""
+    pyav()
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, MemoryError, OverflowError) as error:
+        raise MediaError(
+            f"{path} cannot be decoded ({type(error).__name__}: {error}): convert it or leave it out.", "damaged"
+        ) from error
+
+
+def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
+    """What is in a media file, from its header and its first picture.
+
+    Args:
+        path: The file.
+        time_limit: Seconds.
+
+    Raises:
+        MediaError: It cannot be opened, has neither picture nor sound, or took too long.
+    """
+    path = str(path)
+    watch = Watch(path, time_limit)
+    with as_media_error(path), open_media(path, watch) as container:
+        video, audio = streams_of(container)
+        if video is None and audio is None:
+            raise MediaError(f"{path} has neither picture nor sound: expected a media file.", "no picture and no sound")
+        duration = container.duration / 1e6 if container.duration else _scanned_duration(container, watch)
+        width = height = None
+        if video is not None:
+            first = next(Source(path, "video", watch, 1).frames(0.0), None)
+            if first is None:
+                raise undecodable(path, "picture")
+            width, height = displayed_size(first[1])
+        return MediaInfo(
+            duration=duration,
+            width=width,
+            height=height,
+            fps=None if video is None else frame_rate(video),
+            sample_rate=None if audio is None else audio.codec_context.sample_rate,
+            channels=None if audio is None else audio.codec_context.channels,
+        )
+
+
+def _scanned_duration(container: InputContainer, watch: Watch) -> float:
+    """Where the last packet ends: for files that do not say how long they are."""
+    origin, end = origin_of(container), 0.0
+    for packet in container.demux([stream for stream in streams_of(container) if stream is not None]):
+        watch.check()
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin)
+    return end
+
+
+def undecodable(path: str, word: str) -> MediaError:
+    """The error of a file whose picture or sound is there, but damaged all through."""
+    return MediaError(f"Nothing of the {word} of {path} can be decoded: copy it again.", f"damaged {word}")
+
+
+def outside(clip: Clip, word: str) -> MediaError:
+    """The error of a clip in which there is no picture or sound."""
+    return MediaError(
+        f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s: check the times of the clip.",
+        f"no {word} in the clip",
+    )
+
+
+def read_frames(
+    clip: Clip,
+    *,
+    fps: float = 25.0,
+    max_height: int | None = None,
+    chunk: int = 64,
+    time_limit: float = 60.0,
+    threads: int = 1,
+) -> Iterator[Frames]:
+    """The picture of a clip on a grid of ``fps`` images a second that begins at the clip's start.
+
+    Image i shows what is on the screen i / ``fps`` seconds after the clip's start: the nearest source frame at
+    or before. Where the video starts late its first frame is shown from the beginning. The grid ends at the
+    clip's end or the video's, whichever is first. Frames that are damaged leave the one before on the
+    screen. Pixels are as stored: those that a player would show wider than high are not stretched.
+
+    Memory is that of one chunk, however long the clip; the tensors do not depend on ``chunk`` or ``threads``.
+
+    Args:
+        clip: What to read.
+        fps: Images a second.
+        max_height: Images higher than this are scaled down to it.
+        chunk: Images at once.
+        time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
+            time inside this generator counts.
+        threads: Decoder threads; 0 for as many as there are cores.
+
+    Yields:
+        Frames with ``chunk`` images each; the last may have fewer.
+
+    Raises:
+        MediaError: The file is broken, has no picture or none in the clip, or took too long.
+    """
+    watch = Watch(clip.path, time_limit)
+    with as_media_error(clip.path):
+        source = Source(clip.path, "video", watch, threads)
+        decoded = False
+
+        def shown() -> Iterator[tuple[float, float, Any]]:
+            nonlocal decoded
+            for when, frame in source.frames(clip.start):
+                decoded = True
+                yield when - clip.start, source.seconds(frame), frame
+
+        view = _View(clip.region, max_height)
+        images, image, last = torch.empty(0), torch.empty(0), None
+        first = filled = 0
+        for frame in on_grid(shown(), fps, inf if clip.end is None else clip.end - clip.start):
+            watch.check()
+            if frame is not last:
+                image, last = view(frame), frame
+            if not filled:
+                images = torch.empty((chunk, *image.shape), dtype=torch.uint8)
+            images[filled] = image
+            filled += 1
+            if filled == chunk:
+                with watch.delivered(filled / fps):
+                    yield Frames(images, first, fps, view.scale)
+                first, filled = first + filled, 0
+        if filled:
+            yield Frames(images[:filled], first, fps, view.scale)
+        elif not first:
+            raise outside(clip, "picture") if decoded else undecodable(clip.path, "picture")
+
+
+def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) -> Iterator[T]:
+    """What is on the screen at the times 0, 1 / ``fps``, 2 / ``fps`` ... before ``end``.
+
+    Args:
+        frames: Time, duration and content of the source frames. A frame that is not later than the one
+            before it is damaged and left out, and after :data:`LONGEST_GAP` the frames count as ended.
+        fps: Times a second.
+        end: Where the grid ends if the frames do not end before; in seconds, as all times.
+
+    Yields:
+        For every time the content of the last frame at or before it, or of the first frame of all. Nothing if
+        the first frame starts after ``end``, or the last one ends before the first time.
+    """
+    index = 0
+    current: list[T] = []  # none or one
+    since = stop = -inf
+    for when, duration, content in frames:
+        if when >= end or (current and when - since > LONGEST_GAP):
+            stop = max(stop, end) if when >= end and when - since <= LONGEST_GAP else stop
+            break
+        if when <= since:
+            continue
+        while current and index / fps + SAME_TIME < when:
+            yield current[0]
+            index += 1
+        current, since, stop = [content], when, when + min(duration, LONGEST_GAP)
+    while current and index / fps + SAME_TIME < min(stop, end):
+        yield current[0]
+        index += 1
+
+
+class _View:
+    """Turns decoded frames of one clip into images, all of one size: cut to the region, scaled, RGB, upright.
+
+    Args:
+        region: Part of the picture that counts, in 0..1 of the picture as it is shown.
+        max_height: Greatest height of an image.
+
+    Attributes:
+        scale: Pixels of the source picture times this are pixels of the images.
+    """
+
+    def __init__(self, region: tuple[float, float, float, float] | None, max_height: int | None) -> None:
+        self.region = region or (0.0, 0.0, 1.0, 1.0)
+        self.max_height = max_height
+        self.scale = 1.0
+        self._size: tuple[int, int] | None = None
+        self._frames_are: tuple[Any, ...] = ()
+        self._graph: Any = None
+
+    def __call__(self, frame: av.VideoFrame) -> Tensor:
+        """The image ``(3, H, W)`` of a frame."""
+        frames_are = (frame.width, frame.height, frame.format.name, *_orientation(frame))
+        if frames_are != self._frames_are:  # some streams change size on their way; the images do not
+            self._frames_are = frames_are
+            self._graph = self._made_for(frame)
+        self._graph.push(frame)
+        picture = self._graph.pull()
+        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in picture.planes]
+        green, blue, red = (plane[: picture.height, : picture.width] for plane in rows)
+        transposed, flipped = _orientation(frame)
+        image = torch.stack([red, green, blue])
+        return (image.transpose(1, 2) if transposed else image).flip(flipped)
+
+    def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
+        import av
+
+        transposed, flipped = _orientation(frame)
+        width, height = displayed_size(frame)
+        (left, right), (top, bottom) = (
+            _pixels(low, high, size)
+            for low, high, size in zip(self.region[:2], self.region[2:], (width, height), strict=True)
+        )
+        if self._size is None:
+            self.scale = min(1.0, (self.max_height or inf) / (bottom - top))
+            self._size = max(1, round((right - left) * self.scale)), max(1, round((bottom - top) * self.scale))
+        # Everything up to here was as shown; the filters work on pictures as they are stored.
+        if 2 in flipped:
+            left, right = width - right, width - left
+        if 1 in flipped:
+            top, bottom = height - bottom, height - top
+        size = self._size
+        if transposed:
+            left, right, top, bottom = top, bottom, left, right
+            size = size[1], size[0]
+        graph = av.filter.Graph()
+        graph.threads = 1
+        # Planes are what tensors want, and swscale makes them faster than packed pixels.
+        graph.link_nodes(
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+            graph.add("crop", f"{right - left}:{bottom - top}:{left}:{top}:exact=1"),
+            graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear"),
+            graph.add("format", "gbrp"),
+            graph.add("buffersink"),
+        ).configure()
+        return graph
+
+
+def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
+    """The part of a side between two shares of it, at least one pixel."""
+    first = min(round(low * size), size - 1)
+    return first, max(round(high * size), first + 1)
+
+
+def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Width and height of a picture as it is shown."""
+    transposed, _ = _orientation(frame)
+    return (frame.height, frame.width) if transposed else (frame.width, frame.height)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
+    """How to show a stored picture ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, ()
+    # Shown at (a x + c y, b x + d y) is what is stored at (x, y); other angles than right ones are rounded.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if transposed else (a, d)
+    return transposed, tuple(dimension for dimension, sign in ((1, down), (2, across)) if sign < 0)

@@ -1,0 +1,231 @@
+"""Sound: the sound of a span of any media file as mono samples at one rate, and its log-mel spectrogram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from merc.conversation import Clip
+from merc.media.decode import LONGEST_GAP, Source, Watch, as_media_error, outside, undecodable
+
+_WARM_UP = 0.5
+"""Seconds: audio decoders and the resampler need the sound before the clip to give the clip's first samples right."""
+
+_SLACK = 0.02
+"""Seconds: time stamps jitter with rounding and packing; only a step larger than this is a gap or an overlap."""
+
+
+def read_sound(clip: Clip, *, sample_rate: int = 16000, time_limit: float = 60.0) -> Tensor:
+    """The whole sound of a clip: what :func:`iter_sound` yields, in one tensor.
+
+    Args:
+        clip: What to read.
+        sample_rate: Samples a second to resample to.
+        time_limit: Seconds by which decoding may lag behind real time before it counts as hung.
+
+    Returns:
+        ``(S,)`` float32 in -1..1.
+
+    Raises:
+        MediaError: The file is broken, has no sound or none in the clip, or took too long.
+    """
+    return torch.cat(list(iter_sound(clip, sample_rate=sample_rate, time_limit=time_limit)))
+
+
+def iter_sound(
+    clip: Clip, *, sample_rate: int = 16000, seconds: float = 30.0, time_limit: float = 60.0
+) -> Iterator[Tensor]:
+    """The sound of a clip piece by piece, in constant memory.
+
+    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the picture has too.
+    Where the sound starts late, or packets are missing, there is silence; it ends at the clip's end or the
+    sound's, whichever is first. Several channels become one by their mean.
+
+    Args:
+        clip: What to read; its region does not matter.
+        sample_rate: Samples a second to resample to.
+        seconds: Length of a piece.
+        time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
+            time inside this generator counts.
+
+    Yields:
+        ``(S,)`` float32 in -1..1 of ``seconds`` each; the last may be shorter. Together they do not depend on
+        ``seconds``.
+
+    Raises:
+        MediaError: The file is broken, has no sound or none in the clip, or took too long.
+    """
+    watch = Watch(clip.path, time_limit)
+    size = max(1, round(seconds * sample_rate))
+    with as_media_error(clip.path):
+        source = Source(clip.path, "audio", watch, threads=1)
+        decoded = False
+
+        def heard() -> Iterator[tuple[float, int, Tensor]]:
+            nonlocal decoded
+            for when, frame in source.frames(max(0.0, clip.start - _WARM_UP)):
+                if clip.end is not None and when >= clip.end + _WARM_UP:
+                    return
+                decoded = True
+                yield when - clip.start, frame.sample_rate, _mono(frame)
+
+        length = inf if clip.end is None else round((clip.end - clip.start) * sample_rate)
+        pieces: list[Tensor] = []
+        held, delivered = 0, False
+        for piece in _until(length, _on_clock(heard(), sample_rate)):
+            pieces.append(piece)
+            held += len(piece)
+            while held >= size:
+                joined = torch.cat(pieces)
+                with watch.delivered(size / sample_rate):
+                    yield joined[:size].clone()
+                pieces, held, delivered = [joined[size:]], held - size, True
+        if held:
+            yield torch.cat(pieces)
+        elif not delivered:
+            raise outside(clip, "sound") if decoded else undecodable(clip.path, "sound")
+
+
+def _mono(frame: Any) -> Tensor:  # noqa: ANN401 - PyAV is optional
+    """The mean of a frame's channels, ``(S,)`` float32 with full scale 1."""
+    samples = frame.to_ndarray()
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    return torch.from_numpy(samples).float().nan_to_num(0.0).mean(0)
+
+
+def _on_clock(heard: Iterable[tuple[float, int, Tensor]], sample_rate: int) -> Iterator[Tensor]:
+    """Resampled sound without gaps from time 0 on.
+
+    Args:
+        heard: Time, rate and samples of pieces of sound.
+        sample_rate: Rate of the result.
+    """
+    position = 0  # next sample of the result
+    at = 0  # place of the next resampled one
+    expected, rate = -inf, 0
+    resampler: _Resampler | None = None
+
+    def placed(samples: Tensor) -> Iterator[Tensor]:
+        nonlocal position, at
+        if at > position:
+            yield torch.zeros(at - position)
+            position = at
+        fresh = samples[max(0, position - at) :]
+        at += len(samples)
+        position += len(fresh)
+        yield fresh
+
+    for when, piece_rate, samples in heard:
+        if resampler is not None and when - expected > LONGEST_GAP:
+            break
+        if resampler is None or piece_rate != rate or abs(when - expected) > _SLACK:
+            if resampler is not None:
+                yield from placed(resampler.rest())
+            resampler, rate, expected = _Resampler(piece_rate, sample_rate), piece_rate, when
+            at = round(when * sample_rate)
+        yield from placed(resampler(samples))
+        expected += len(samples) / rate
+    if resampler is not None:
+        yield from placed(resampler.rest())
+
+
+def _until(length: float, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The first ``length`` samples."""
+    for piece in pieces:
+        yield piece[: int(min(length, len(piece)))]
+        length -= len(piece)
+        if length <= 0:
+            return
+
+
+class _Resampler:
+    """Resamples one uninterrupted piece of sound, part by part, without delay: sample 0 stays in place."""
+
+    def __init__(self, source_rate: int, sample_rate: int) -> None:
+        import av
+
+        self.source_rate = source_rate
+        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """What is ready after another part."""
+        import av
+
+        frame = av.AudioFrame.from_ndarray(samples[None].numpy(), format="flt", layout="mono")
+        frame.sample_rate = self.source_rate
+        return self._joined(self._resampler.resample(frame))
+
+    def rest(self) -> Tensor:
+        """What is ready after the last part."""
+        return self._joined(self._resampler.resample(None))
+
+    @staticmethod
+    def _joined(frames: list[Any]) -> Tensor:
+        parts = [torch.from_numpy(frame.to_ndarray()[0]) for frame in frames]
+        return torch.cat([torch.empty(0), *parts]).clamp(-1, 1)
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram with 80 bands at 100 frames a second.
+
+    Power in windows of 25 ms (Hann) around every 10 ms, in ``bands`` triangles from 20 Hz to half the sample rate on
+    the HTK mel scale, then the natural logarithm with a floor of 1e-6 (about the noise of 16 bits): values from
+    -13.8 (digital silence) to about 10. Beyond both ends of the sound there is silence.
+
+    Args:
+        sample_rate: Samples a second of the sound.
+        bands: Number of mel bands.
+
+    Example:
+        >>> mel = LogMel()(read_sound(Clip("clip.mp4")))  # doctest: +SKIP
+    """
+
+    rate = 100
+    """Frames a second."""
+
+    floor = 1e-6
+    """Least power."""
+
+    def __init__(self, sample_rate: int = 16000, bands: int = 80) -> None:
+        super().__init__()
+        try:
+            from torchaudio.transforms import MelSpectrogram  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise ImportError("Log-mel needs torchaudio: pip install 'merc[media]'.") from error
+        if sample_rate % self.rate:
+            raise ValueError(f"The sample rate is {sample_rate}: expected a multiple of {self.rate}, such as 16000.")
+        self.bands = bands
+        self.mel = MelSpectrogram(
+            sample_rate,
+            n_fft=max(512, 1 << (sample_rate // 40 - 1).bit_length()),
+            win_length=sample_rate // 40,
+            hop_length=sample_rate // self.rate,
+            f_min=20.0,
+            n_mels=bands,
+            pad_mode="constant",
+        )
+
+    def forward(self, sound: Tensor) -> Tensor:
+        """Transform sound.
+
+        Args:
+            sound: ``(S,)`` or ``(B, S)`` in -1..1.
+
+        Returns:
+            ``(T, bands)`` or ``(B, T, bands)`` with T = 1 + S * 100 // sample rate; frame j is centred on j / 100 s.
+            No sound gives no frames.
+        """
+        if not sound.shape[-1]:
+            return sound.new_zeros(*sound.shape[:-1], 0, self.bands)
+        power: Tensor = self.mel(sound)
+        return power.clamp(min=self.floor).log().transpose(-1, -2)
