@@ -458,7 +458,7 @@ class StoreWriter:
         finite = torch.isfinite(features).all(dim=1)
         if not finite.all():
             owners = torch.arange(len(named)).repeat_interleave(torch.tensor(counts))
-            bad = [str(named[owner]) for owner in owners[~finite.cpu()].unique().tolist()]
+            bad = [str(named[owner]) for owner in sorted(set(owners[~finite.cpu()].tolist()))]
             raise StoreError(
                 f"NaN or infinite features for {len(bad)} utterances ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}) "
                 f"of {self.path}: expected finite numbers. Record such utterances as missing, with the reason."
