@@ -1,0 +1,163 @@
+"""What pictures say about motion between frames: cuts of the film, and how far a head has moved."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from merc.media.crops import resample
+
+_THUMBNAIL = (18, 32)
+_PATCH = 64
+"""Side of the patches in which motion is measured."""
+
+
+class CutFinder:
+    """Finds the first frames of shots in a stream, some frames late.
+
+    Two pictures differ by one minus the correlation of their thumbnails, which neither a change of brightness nor
+    of contrast moves. A cut is where a frame differs from the one before it, much more than neighbouring frames do
+    (so fast motion is none), and where the frames after it differ from the one before it as well (so a flash is
+    none).
+
+    Args:
+        threshold: Least difference of a cut, in 0..2.
+        ratio: How many times a cut must exceed the mean difference of the frames around it.
+        reach: Frames looked at on either side; the longest flash that is passed over, plus one.
+    """
+
+    def __init__(self, threshold: float = 0.05, ratio: float = 6.0, reach: int = 5) -> None:
+        self.threshold = threshold
+        self.ratio = ratio
+        self.reach = reach
+        self._recent: deque[Tensor] = deque(maxlen=reach + 1)
+        self._rows: deque[list[float]] = deque(maxlen=2 * reach + 1)
+        """For each recent frame its difference from the one before it, from that before the last one, and so on."""
+        self._waiting = 0
+
+    def push(self, images: Tensor) -> list[bool]:
+        """Take the next frames ``(T, 3, H, W)`` uint8 and say of as many as possible whether they begin a shot.
+
+        The answers concern the first frame that has none yet, and those behind it, in order.
+        """
+        decided = []
+        for image in images:
+            thumbnail = functional.interpolate(image[None].float(), _THUMBNAIL, mode="area")[0]
+            thumbnail = thumbnail - thumbnail.mean((1, 2), keepdim=True)
+            self._rows.append([_difference(thumbnail, other) for other in self._recent])
+            self._recent.appendleft(thumbnail)
+            self._waiting += 1
+            if self._waiting > self.reach:
+                decided.append(self._decide())
+        return decided
+
+    def finish(self) -> list[bool]:
+        """Say it of the frames that are left, at the end of the stream."""
+        return [self._decide() for _ in range(self._waiting)]
+
+    def _decide(self) -> bool:
+        here = len(self._rows) - self._waiting
+        self._waiting -= 1
+        row = self._rows[here]
+        if not row or row[0] < self.threshold:
+            return False
+        ahead = list(self._rows)[here + 1 : here + 1 + self.reach]
+        around = [other[0] for other in [*list(self._rows)[max(0, here - self.reach) : here], *ahead] if other]
+        lasting = min((later[gap] for gap, later in enumerate(ahead, start=1)), default=row[0])
+        return lasting > row[0] / 2 and row[0] * len(around) > self.ratio * sum(around)
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    # The constant (two grey levels a pixel) makes empty pictures alike.
+    noise = 4.0 * first.numel()
+    product = (first * second).sum() + noise
+    return float(1 - product / (((first**2).sum() + noise) * ((second**2).sum() + noise)).sqrt())
+
+
+def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """How far heads move beside their boxes, from each picture of a head to the next.
+
+    The upper face, which speech hardly moves, is registered by Gauss-Newton steps (Lucas and Kanade 1981), first
+    coarsely, then finely.
+
+    Args:
+        images: ``(T, 1, H, W)`` uint8 grey.
+        boxes: ``(N, 4)`` face boxes in pixels of the images: one head over some frames, then the next head.
+        index: ``(N,)`` the image of every box.
+
+    Returns:
+        ``(N - 1, 2)`` x, y in pixels: how much farther than its box the head moved between row i and row i + 1, 0
+        where that cannot be told; and ``(N - 1,)`` whether it can. Where the next head begins, the row is void.
+    """
+    low, span = boxes[:, :2].double(), (boxes[:, 2:] - boxes[:, :2]).double()
+    area = torch.tensor([[-0.15, -0.1], [1.15, 0.8]], dtype=torch.float64)
+    patches = resample(
+        images, torch.cat([low + span * area[0], low + span * area[1]], -1), (_PATCH, _PATCH), index=index
+    )
+    patches = _blurred(patches[:, 0])
+    shift = patches.new_zeros(len(patches) - 1, 2)
+    for pooling, steps in ((4, 4), (1, 4)):
+        level = functional.avg_pool2d(patches[:, None], pooling)[:, 0]
+        shift = pooling * _register(level[:-1], level[1:], shift / pooling, steps)
+    likeness = _likeness(patches[:-1], patches[1:], shift)
+    sure = (likeness > 0.7) & (shift.abs().amax(-1) < _PATCH / 5)
+    pixels = shift.double() / _PATCH * (area[1] - area[0]) * (span[:-1] + span[1:]) / 2
+    return torch.where(sure[:, None], pixels, 0.0), sure
+
+
+def _window(size: int) -> Tensor:
+    """Weights of the patch: the face from the brow to the nose, without hair and mouth, fading out."""
+    place = (torch.arange(size) + 0.5) / size
+    x, y = (
+        ((place - centre) / width).abs().mul(-1).add(1).clamp(0, 0.5) * 2
+        for centre, width in ((0.5, 0.42), (0.52, 0.36))
+    )
+    return y[:, None] * x
+
+
+def _blurred(patches: Tensor) -> Tensor:
+    """A binomial filter against the noise of compression, and for the straight lines that the steps assume."""
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    padded = functional.pad(patches[:, None], (1, 1, 1, 1), mode="replicate")
+    return functional.conv2d(padded, (kernel[:, None] * kernel)[None, None])[:, 0]
+
+
+def _moved(patches: Tensor, shift: Tensor) -> Tensor:
+    """Patches ``(N, S, S)`` read at places ``shift`` pixels farther."""
+    size = patches.shape[-1]
+    place = (torch.arange(size) + 0.5) * 2 / size - 1
+    grid = torch.stack(torch.meshgrid(place, place, indexing="xy"), -1) + (shift * 2 / size)[:, None, None]
+    return functional.grid_sample(patches[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+def _standardised(patches: Tensor, window: Tensor) -> Tensor:
+    """Zero mean and unit variance under the window, so that light does not count; flat patches stay small."""
+    weight = window / window.sum()
+    centred = patches - (patches * weight).sum((1, 2), keepdim=True)
+    return centred / ((centred**2 * weight).sum((1, 2), keepdim=True) + 4.0).sqrt()
+
+
+def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tensor:
+    window = _window(first.shape[-1])
+    target = _standardised(first, window)
+    across = (target.roll(-1, 2) - target.roll(1, 2)) / 2
+    down = (target.roll(-1, 1) - target.roll(1, 1)) / 2
+    gradient = torch.stack([across, down], 1).flatten(2)
+    weighted = gradient * window.flatten()
+    # A little is added to the diagonal so that flat patches stay where they are.
+    matrix = weighted @ gradient.transpose(1, 2) + 1e-2 * torch.eye(2)
+    for _ in range(steps):
+        error = (_standardised(_moved(second, shift), window) - target).flatten(1)
+        step = torch.linalg.solve(matrix, (weighted @ error[:, :, None]))[:, :, 0]
+        shift = shift - step.clamp(-2, 2)
+    return shift
+
+
+def _likeness(first: Tensor, second: Tensor, shift: Tensor) -> Tensor:
+    """Correlation under the window after the shift."""
+    window = _window(first.shape[-1])
+    pair = (_standardised(first, window), _standardised(_moved(second, shift), window))
+    return (pair[0] * pair[1] * window).sum((1, 2)) / window.sum()
