@@ -1,6 +1,24 @@
 """Encoders: raw inputs to vectors, one an utterance."""
 
+from merc.encoders.audio import AudioEncoder
 from merc.encoders.evidence import GaussianEvidence, evidence_table
+from merc.encoders.face_statistics import FaceStatisticsEncoder
+from merc.encoders.inputs import SAMPLE_RATE, FaceBatch, SoundBatch
+from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
+from merc.encoders.visual import VisualEncoder
 
-__all__ = ["GaussianEvidence", "TextBatch", "TextEncoder", "TextInput", "evidence_table"]
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioEncoder",
+    "FaceBatch",
+    "FaceStatisticsEncoder",
+    "GaussianEvidence",
+    "ProsodyEncoder",
+    "SoundBatch",
+    "TextBatch",
+    "TextEncoder",
+    "TextInput",
+    "VisualEncoder",
+    "evidence_table",
+]

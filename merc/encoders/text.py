@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AddedToken, AutoModel, AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from merc.conversation import Conversation, UtteranceKey
+from merc.encoders.loading import load_pretrained, weights_digest
 from merc.labels import IGNORE_INDEX
 
 Context = Literal["none", "past", "symmetric"]
@@ -122,7 +120,9 @@ class TextEncoder(nn.Module):
         self.prompt = prompt
         self.pooling: Pooling = pooling
         self.projection = projection
-        self.tokenizer, self.network = _load(model)
+        self.tokenizer, self.network = load_pretrained(
+            model, "Text encoder", "tokenizer", AutoTokenizer.from_pretrained
+        )
         limit = _position_limit(self.tokenizer, self.network)
         if max_tokens is None and limit is None:
             raise ValueError(f"Model {model!r} states no limit of its input: set max_tokens.")
@@ -298,11 +298,7 @@ class TextEncoder(nn.Module):
 
     def provenance(self) -> dict[str, Any]:
         """What a store says about this encoder: its model, a digest of its present weights, its settings."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        return {"encoder": self.model, "weights": digest.hexdigest(), **self.settings()}
+        return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
 
 
 def _prompt_fields(prompt: str | None, pooling: Pooling) -> list[str]:
@@ -319,38 +315,6 @@ def _prompt_fields(prompt: str | None, pooling: Pooling) -> list[str]:
             f"pooling 'mask' needs a prompt with {{mask}}, got {prompt!r}: try '{{speaker}} feels {{mask}}'."
         )
     return fields
-
-
-def _load(model: str) -> tuple[Any, Any]:
-    """The tokenizer and the network, in float32, in training mode as any new module, and without its unused pooler."""
-    folder = _local_folder(model)
-    place, local = (str(folder), True) if folder else (model, False)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
-        network = AutoModel.from_pretrained(place, local_files_only=local, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"Text encoder {model!r} could not be loaded: expected a folder with config.json, tokenizer and weights, "
-            f"package:folder of an installed package, or a name on the Hugging Face hub ({error}). Without a network, "
-            "download the model elsewhere, copy it here and give its folder."
-        ) from error
-    if getattr(network, "pooler", None) is not None:
-        network.pooler = None
-    return tokenizer, network.train()
-
-
-def _local_folder(model: str) -> Path | None:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    package, colon, inside = model.partition(":")
-    if not colon or not package.isidentifier():
-        return None
-    spec = importlib.util.find_spec(package)
-    for place in (spec and spec.submodule_search_locations) or ():
-        if (Path(place) / inside).is_dir():
-            return Path(place) / inside
-    raise FileNotFoundError(f"No folder {inside!r} in Python package {package!r}: install the package (pip) first.")
 
 
 def _position_limit(tokenizer: Any, network: nn.Module) -> int | None:  # noqa: ANN401 - transformers is untyped

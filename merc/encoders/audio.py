@@ -1,0 +1,216 @@
+"""The audio encoder: an utterance's sound to a vector, by any Hugging Face speech encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from merc.encoders.inputs import SAMPLE_RATE, SoundBatch
+from merc.encoders.loading import load_pretrained, read_sound_settings, weights_digest
+
+PADDABLE = frozenset({"data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm"})
+"""Families whose frames do not depend on padding, once the two places of :class:`_Padding` mind it."""
+
+
+class AudioEncoder(nn.Module):
+    """Mean over time of a speech encoder's last hidden states (arXiv 2511.13731, section 3.3.2).
+
+    Any encoder that reads raw 16 kHz samples: wav2vec 2.0, data2vec-audio, HuBERT, WavLM and their kin. Samples are
+    normalised as the model's own ``preprocessor_config.json`` says, over the utterance's real samples.
+
+    The vector of an utterance is what the model gives for it alone, without padding, and does not depend on its
+    batch. An attention mask is not enough for that: models with ``feat_extract_norm: group`` (wav2vec2-base and
+    -large of LibriSpeech, HuBERT-base) normalise their first layer over all of time, and data2vec-audio runs
+    convolutions over convolved padding. Both places are given the real lengths here, so that the known families
+    (:data:`PADDABLE`) run padded batches; those of any other family, and models with adapter layers, run the sounds
+    of one length at a time.
+
+    Sounds shorter than the model's receptive field (25 ms for wav2vec 2.0) are filled with zeros on the right, after
+    normalisation. Sounds longer than ``max_seconds`` are read in equal pieces, and the mean is over the frames of all
+    of them. The random masking of training (SpecAugment) is off: it is for pretraining, and refuses short sounds.
+
+    Args:
+        model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
+            installed Python package. Folders need no network.
+        max_seconds: Longest piece that is read at once, in seconds; time and memory of attention grow with its
+            square.
+
+    Attributes:
+        dim: Width of the vectors.
+
+    Raises:
+        FileNotFoundError: The model is neither a folder nor to be had from the hub.
+        ValueError: The model does not read 16 kHz samples, or ``max_seconds`` is shorter than its receptive field.
+
+    Example:
+        >>> encoder = AudioEncoder("facebook/wav2vec2-large-960h").eval()  # doctest: +SKIP
+        >>> vectors = encoder(SoundBatch.pad(keys, sounds))  # doctest: +SKIP
+    """
+
+    def __init__(self, model: str, max_seconds: float = 30.0) -> None:
+        super().__init__()
+        self.model = model
+        self.max_seconds = max_seconds
+        settings, self.network = load_pretrained(
+            model, "Audio encoder", "preprocessor_config.json", read_sound_settings
+        )
+        config = self.network.config
+        if self.network.main_input_name != "input_values" or not hasattr(config, "conv_kernel"):
+            raise ValueError(
+                f"Audio encoder {model!r} ({config.model_type}) does not read raw samples: expected one that does, "
+                "such as wav2vec 2.0, data2vec-audio, HuBERT or WavLM."
+            )
+        rate = settings.get("sampling_rate", SAMPLE_RATE)
+        if rate != SAMPLE_RATE:
+            raise ValueError(f"Audio encoder {model!r} reads {rate} samples a second: expected {SAMPLE_RATE}.")
+        self.normalize = bool(settings.get("do_normalize", True))
+        self.dim = int(config.hidden_size)
+        self.receptive_field = _receptive_field(config)
+        if max_seconds * SAMPLE_RATE < self.receptive_field:
+            raise ValueError(
+                f"max_seconds is {max_seconds}, shorter than what one frame of {model!r} covers "
+                f"({self.receptive_field / SAMPLE_RATE} s): expected about 30."
+            )
+        config.apply_spec_augment = False
+        self._padding = _Padding(self.network)
+
+    def forward(self, batch: SoundBatch) -> Tensor:
+        """Encode a batch.
+
+        Returns:
+            ``(B, dim)`` float32 vectors, one an utterance.
+
+        Raises:
+            ValueError: The batch is not what :class:`~merc.encoders.SoundBatch` says, or holds a sound that is empty
+                or not finite.
+        """
+        pieces = [self._pieces(sound) for sound in batch.rows()]
+        frames = self._frames([piece for row in pieces for piece in row])
+        vectors, start = [], 0
+        for row in pieces:
+            vectors.append(torch.cat(frames[start : start + len(row)]).mean(0))
+            start += len(row)
+        return torch.stack(vectors)
+
+    def _pieces(self, sound: Tensor) -> tuple[Tensor, ...]:
+        """The normalised samples of an utterance, in pieces that the network can read."""
+        if self.normalize:  # as transformers' Wav2Vec2FeatureExtractor does
+            sound = (sound - sound.mean()) / (sound.var(correction=0) + 1e-7).sqrt()
+        sound = F.pad(sound, (0, max(0, self.receptive_field - len(sound))))
+        return sound.tensor_split(math.ceil(len(sound) / (self.max_seconds * SAMPLE_RATE)))
+
+    def _frames(self, sounds: list[Tensor]) -> list[Tensor]:
+        """The last hidden states ``(frames, dim)`` of every sound."""
+        lengths = [len(sound) for sound in sounds]
+        if self._padding.minded and len(set(lengths)) > 1:
+            return self._padded_frames(sounds)
+        frames: dict[int, Tensor] = {}
+        for length in set(lengths):
+            alike = [index for index, other in enumerate(lengths) if other == length]
+            samples = torch.stack([sounds[index] for index in alike]).to(self.network.dtype)
+            hidden = self.network(input_values=samples).last_hidden_state.float()
+            frames.update(zip(alike, hidden, strict=True))
+        return [frames[index] for index in range(len(sounds))]
+
+    def _padded_frames(self, sounds: list[Tensor]) -> list[Tensor]:
+        lengths = [len(sound) for sound in sounds]
+        samples = pad_sequence(sounds, batch_first=True)
+        real = pad_sequence([torch.ones_like(sound, dtype=torch.long) for sound in sounds], batch_first=True)
+        with self._padding.of(lengths):
+            output = self.network(input_values=samples.to(self.network.dtype), attention_mask=real)
+        hidden: Tensor = output.last_hidden_state.float()
+        return [states[: self._padding.frames(length)] for states, length in zip(hidden, lengths, strict=True)]
+
+    def settings(self) -> dict[str, Any]:
+        """The options that decide what a vector means, as plain values; the model's place is not among them."""
+        return {"normalize": self.normalize, "max_seconds": self.max_seconds}
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store says about this encoder: its model, a digest of its present weights, its settings."""
+        return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
+
+
+class _Padding:
+    """Tells the layers of a speech encoder that would mix padding into real frames how long every sound is.
+
+    Attributes:
+        minded: Whether all such layers of the network are known, so that it can run padded batches.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        config: Any = network.config
+        self._layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self._lengths: list[int] | None = None
+        mixes = getattr(config, "add_adapter", False) or getattr(config, "conv_pos_batch_norm", False)
+        self.minded = config.model_type in PADDABLE and not mixes
+        if not self.minded:
+            return
+        first: Any = network.get_submodule("feature_extractor.conv_layers.0")
+        if getattr(config, "feat_extract_norm", None) == "group":
+            first.layer_norm = _RealGroupNorm(first.layer_norm, self)
+        if config.model_type == "data2vec-audio":
+            stack: Any = network.get_submodule("encoder.pos_conv_embed.layers")
+            for layer in stack[1:]:  # what enters the first is zero beyond the real frames already
+                layer.register_forward_pre_hook(self._silence)
+
+    @contextmanager
+    def of(self, lengths: list[int]) -> Iterator[None]:
+        """The network runs rows of these many real samples."""
+        self._lengths = lengths
+        try:
+            yield
+        finally:
+            self._lengths = None
+
+    def frames(self, samples: int, layers: int | None = None) -> int:
+        """How many frames the convolutions, or the first ``layers`` of them, make of so many samples."""
+        for kernel, stride in self._layers[:layers]:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def real(self, layers: int | None = None) -> list[int] | None:
+        """The frames of every row behind so many layers; ``None`` where no row is padded."""
+        return None if self._lengths is None else [self.frames(length, layers) for length in self._lengths]
+
+    def _silence(self, _: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+        frames = self.real()
+        if frames is None:
+            return None
+        (hidden,) = inputs  # (B, channels, frames)
+        real = torch.arange(hidden.shape[2], device=hidden.device) < torch.tensor(frames, device=hidden.device)[:, None]
+        return hidden.masked_fill(~real[:, None], 0.0)
+
+
+class _RealGroupNorm(nn.Module):
+    """Group normalisation of every row over its real frames, with the weights of ``norm``; zero beyond them."""
+
+    def __init__(self, norm: nn.GroupNorm, padding: _Padding) -> None:
+        super().__init__()
+        self.num_groups, self.eps = norm.num_groups, norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+        self._padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = self._padding.real(layers=1)
+        if lengths is None:
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        rows = (
+            F.group_norm(row[None, :, :length], self.num_groups, self.weight, self.bias, self.eps)
+            for row, length in zip(x, lengths, strict=True)
+        )
+        return torch.cat([F.pad(row, (0, x.shape[2] - row.shape[2])) for row in rows])
+
+
+def _receptive_field(config: Any) -> int:  # noqa: ANN401 - transformers is untyped
+    """The fewest samples that make a frame."""
+    samples = int(getattr(config, "squeeze_factor", 1))  # SEW makes one frame of several
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples

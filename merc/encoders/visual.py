@@ -1,0 +1,132 @@
+"""The visual encoder: an utterance's face crops to a vector, by any Hugging Face video encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from merc.encoders.inputs import FaceBatch
+from merc.encoders.loading import load_pretrained, read_image_settings, weights_digest
+
+
+class VisualEncoder(nn.Module):
+    """Mean over the tokens of a video encoder's last hidden states (arXiv 2511.13731, section 3.3.3).
+
+    Any encoder that takes a fixed number of RGB frames: TimeSformer, VideoMAE, ViViT. Pixels are scaled and
+    normalised by the mean and standard deviation of the model's own ``preprocessor_config.json``; crops of another
+    size than ``size`` are resized (bilinear, antialiased).
+
+    The network always reads ``frames`` frames. From a clip of T real frames it reads, for i = 0 to frames - 1, the
+    frame ``floor((i + 1/2) T / frames)``: all once if T is ``frames``, evenly spread ones if there are more, each
+    repeated about equally often if there are fewer. So there is no padding, and the vector of an utterance does not
+    depend on its batch.
+
+    Args:
+        model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
+            installed Python package. Folders need no network.
+        frames: How many frames the network reads. Default: the number that it was trained with.
+        size: Height and width that it reads, in pixels. Default: the size that it was trained with. TimeSformer and
+            its like stretch their position embeddings to other numbers; VideoMAE refuses them.
+
+    Attributes:
+        dim: Width of the vectors.
+        frames: Frames an utterance that a datamodule samples, evenly.
+        size: Height and width of the crops that a datamodule cuts.
+
+    Raises:
+        FileNotFoundError: The model is neither a folder nor to be had from the hub.
+        ValueError: The model does not read videos, or not of so many frames or of this size.
+
+    Example:
+        >>> encoder = VisualEncoder("facebook/timesformer-base-finetuned-k400").eval()  # doctest: +SKIP
+        >>> vectors = encoder(FaceBatch.pad(keys, clips))  # doctest: +SKIP
+    """
+
+    def __init__(self, model: str, frames: int | None = None, size: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        settings, self.network = load_pretrained(
+            model, "Visual encoder", "preprocessor_config.json", read_image_settings
+        )
+        config = self.network.config
+        if self.network.main_input_name != "pixel_values" or not hasattr(config, "num_frames"):
+            raise ValueError(
+                f"Visual encoder {model!r} ({config.model_type}) does not read a number of frames: expected a video "
+                "encoder such as TimeSformer or VideoMAE."
+            )
+        trained = int(config.num_frames), _side(config.image_size)
+        self.frames = trained[0] if frames is None else frames
+        self.size = trained[1] if size is None else size
+        self.dim = int(config.hidden_size)
+        scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+        normalize = settings.get("do_normalize", True)
+        mean, std = (settings["image_mean"], settings["image_std"]) if normalize else ([0.0] * 3, [1.0] * 3)
+        # In units of the bytes that come in, so that one subtraction and one division do all of it.
+        self.pixel_mean = [value / scale for value in mean]
+        self.pixel_std = [value / scale for value in std]
+        if (self.frames, self.size) != trained:
+            self._reshape(*trained)
+
+    def _reshape(self, frames: int, size: int) -> None:
+        """Tell a network that was trained with ``frames`` and ``size`` of others; refuse them if it cannot do that."""
+        config = self.network.config
+        config.num_frames, config.image_size = self.frames, self.size
+        try:
+            with torch.no_grad():
+                self._encode(torch.zeros(1, self.frames, 3, self.size, self.size, dtype=torch.uint8))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Visual encoder {self.model!r} does not read {self.frames} frames of {self.size} pixels ({error}): "
+                f"leave frames and size out for its own {frames} and {size}."
+            ) from error
+
+    def forward(self, batch: FaceBatch) -> Tensor:
+        """Encode a batch.
+
+        Returns:
+            ``(B, dim)`` float32 vectors, one an utterance.
+
+        Raises:
+            ValueError: The batch is not what :class:`~merc.encoders.FaceBatch` says, or an utterance has no frame.
+        """
+        return self._encode(torch.stack([clip[evenly(len(clip), self.frames)] for clip in batch.rows()]))
+
+    def _encode(self, clips: Tensor) -> Tensor:
+        mean, std = (torch.tensor(x, device=clips.device).view(3, 1, 1) for x in (self.pixel_mean, self.pixel_std))
+        pixels = (resize(clips, self.size) - mean) / std
+        hidden: Tensor = self.network(pixel_values=pixels.to(self.network.dtype)).last_hidden_state
+        return hidden.float().mean(1)
+
+    def settings(self) -> dict[str, Any]:
+        """The options that decide what a vector means, as plain values; the model's place is not among them."""
+        return {
+            "frames": self.frames,
+            "size": self.size,
+            "pixel_mean": self.pixel_mean,
+            "pixel_std": self.pixel_std,
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store says about this encoder: its model, a digest of its present weights, its settings."""
+        return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
+
+
+def evenly(found: int, wanted: int) -> list[int]:
+    """Indices into ``found`` frames, spread evenly: ``floor((i + 1/2) found / wanted)`` for i in ``range(wanted)``."""
+    return [(2 * i + 1) * found // (2 * wanted) for i in range(wanted)]
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """Frames ``(..., 3, H, W)`` as float32 in 0..255, ``size`` pixels high and wide."""
+    if frames.shape[-2:] == (size, size):
+        return frames.float()
+    flat = frames.flatten(0, -4).float()
+    small = F.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return small.view(*frames.shape[:-2], size, size)
+
+
+def _side(size: int | list[int]) -> int:
+    return size if isinstance(size, int) else int(size[0])
