@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from merc import __version__
 from merc.conversation import UtteranceKey
-from merc.store import Kind, StoreWriter
+from merc.store import Kind, Sequences, StoreWriter
 
 
 class StoreWriterCallback(Callback):
     """Writes what a task predicts into feature stores, and resumes where a killed run stopped.
 
     The task's ``predict_step`` returns a dict with ``keys``, the N utterance keys of the batch, one
-    tensor ``(N, d)`` for every kind of row it can give (``features``, ``hidden``, ``logits``), and, if it
-    wants to record utterances that have no vector, ``missing``: a dict from key to reason. The task's
-    ``provenance()`` returns plain JSON values that say where the rows come from; with ``logits`` they
-    must hold ``classes``, the emotions in the order of the columns.
+    tensor ``(N, d)`` for every kind of row it can give (``features``, ``hidden``, ``logits``, ``speaker``), and,
+    if it wants to record utterances that have no vector, ``missing``: a dict from key to reason. Kinds of which an
+    utterance has many rows (``faces``, ``crops``, ``sound``) come as :class:`~merc.store.Sequences`, each with
+    keys and missing utterances of its own.
 
-    Rows reach the disk every ``shard_rows`` utterances. The same command after a kill takes over what is
-    there, as long as the provenance is the same; a datamodule that asks :meth:`done` for its prediction
-    dataloader saves that work. Prediction must run on one device.
+    The task's ``provenance()`` returns plain JSON values that say where the rows come from; with ``logits`` they
+    must hold ``classes``, the emotions in the order of the columns. A datamodule with ``provenance()`` adds its own.
+
+    Rows reach the disk, in all stores at once, as soon as one of the three limits is reached. The same command after
+    a kill takes over what is there, as long as the provenance is the same; a datamodule that asks :meth:`settled`
+    for its prediction dataloader saves that work. On several devices every process writes its own shards, and the
+    first one makes a store of all of them in the end; no utterance may be given to two of them.
 
     Args:
         outputs: Folder of the store for each kind of row to keep, for example
             ``{"hidden": "run/hidden/text", "logits": "run/logits/text"}``.
-        shard_rows: Utterances a shard: what a kill can lose at most.
+        shard_rows: Utterances a shard.
+        shard_bytes: Bytes of rows in memory, of one store, after which shards are written.
+        shard_seconds: Seconds of work after which shards are written: what a kill can lose at most.
 
     Raises:
         ValueError: No output is named, or one that is not a kind of row.
@@ -38,7 +48,13 @@ class StoreWriterCallback(Callback):
         >>> Trainer(callbacks=[writer]).predict(task, datamodule=data)  # doctest: +SKIP
     """
 
-    def __init__(self, outputs: dict[str, str], shard_rows: int = 1024) -> None:
+    def __init__(
+        self,
+        outputs: dict[str, str],
+        shard_rows: int = 1024,
+        shard_bytes: int = 2**26,
+        shard_seconds: float = 120.0,
+    ) -> None:
         kinds = get_args(Kind)
         unknown = [name for name in outputs if name not in kinds]
         if unknown or not outputs:
@@ -48,46 +64,57 @@ class StoreWriterCallback(Callback):
             )
         self.outputs = dict(outputs)
         self.shard_rows = shard_rows
+        self.shard_bytes = shard_bytes
+        self.shard_seconds = shard_seconds
         self._writers: dict[str, StoreWriter] = {}
+        self._flushed = 0.0
 
-    def done(self, task: LightningModule) -> set[UtteranceKey]:
-        """The utterances that every store holds already, from a run of the same provenance that was cut.
+    def settled(self, trainer: Trainer) -> set[UtteranceKey]:
+        """The utterances of which every store knows already, from a run of the same provenance that was cut.
 
         Ask only once the task's weights are in place (as in ``predict_dataloader``): they are part of the
         provenance.
         """
-        self._open(task)
-        return set.intersection(*(writer.done for writer in self._writers.values()))
+        self._open(trainer)
+        return set.intersection(*(writer.settled for writer in self._writers.values()))
 
-    def _open(self, task: LightningModule) -> None:
+    def _open(self, trainer: Trainer) -> None:
         if self._writers:
             return
+        task = trainer.lightning_module
         describe: Any = getattr(task, "provenance", None)
         if not callable(describe):
             raise TypeError(
                 f"{type(task).__name__} cannot be written into a store: it has no provenance(), "
                 "a method that says in plain values where its rows come from."
             )
-        provenance = {**describe(), "merc": __version__}
+        of_data: Any = getattr(getattr(trainer, "datamodule", None), "provenance", dict)
+        provenance = {**describe(), **of_data(), "merc": __version__}
         if "logits" in self.outputs and "classes" not in provenance:
             raise TypeError(f"{type(task).__name__}.provenance() lacks 'classes', which a store of logits needs.")
         self._writers = {
-            kind: StoreWriter(folder, kind=kind, provenance=provenance, shard_rows=self.shard_rows)  # type: ignore[arg-type]
+            kind: StoreWriter(
+                folder,
+                kind=kind,  # type: ignore[arg-type]
+                provenance=provenance,
+                # When to write is decided below, at the end of a batch and for all stores together.
+                shard_rows=sys.maxsize,
+                shard_bytes=sys.maxsize,
+            )
             for kind, folder in self.outputs.items()
         }
+        # Nobody may write before everybody has seen what is there: processes that see different things would not
+        # share out the same work.
+        trainer.strategy.barrier("merc: the stores are open")
+        self._flushed = time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to predict on several devices: two writers would overwrite each other's manifest."""
+        """Begin anew."""
         self._writers = {}
-        if stage == "predict" and trainer.world_size > 1:
-            raise ValueError(
-                f"Prediction into {', '.join(self.outputs.values())} runs on {trainer.world_size} devices, expected 1: "
-                "run it with --trainer.devices 1."
-            )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the stores, unless a datamodule has asked for :meth:`done` and so opened them."""
-        self._open(pl_module)
+        """Open the stores, unless a datamodule has asked for :meth:`settled` and so opened them."""
+        self._open(trainer)
 
     def on_predict_batch_end(
         self,
@@ -98,28 +125,68 @@ class StoreWriterCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add the rows of one batch to their stores."""
+        """Add the rows of one batch to their stores, and let them reach the disk if it is time."""
         for kind, writer in self._writers.items():
-            if not isinstance(outputs, Mapping) or not {"keys", kind} <= outputs.keys():
+            if isinstance(outputs, Mapping) and isinstance(outputs.get(kind), Sequences):
+                missing = self._add_sequences(writer, outputs[kind])
+            elif isinstance(outputs, Mapping) and {"keys", kind} <= outputs.keys():
+                missing = outputs.get("missing", {})
+                new = [row for row, key in enumerate(outputs["keys"]) if key not in writer.done]
+                if new:
+                    writer.add([outputs["keys"][row] for row in new], outputs[kind][new].float())
+            else:
                 found = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
                 raise ValueError(
                     f"{type(pl_module).__name__}.predict_step gave {found}: expected a dict with 'keys' and {kind!r} "
                     f"for the store {writer.path}. Remove that store from the outputs or use a task that gives it."
                 )
-            new = [row for row, key in enumerate(outputs["keys"]) if key not in writer.done]
-            writer.add([outputs["keys"][row] for row in new], outputs[kind][new].float())
-            for key, reason in outputs.get("missing", {}).items():
+            for key, reason in missing.items():
                 writer.skip(key, reason)
+        writers = self._writers.values()
+        if (
+            time.monotonic() - self._flushed >= self.shard_seconds
+            or max(writer.pending for writer in writers) >= self.shard_rows
+            or max(writer.pending_bytes for writer in writers) >= self.shard_bytes
+        ):
+            self._flush()
+
+    @staticmethod
+    def _add_sequences(writer: StoreWriter, given: Sequences) -> Mapping[UtteranceKey, str]:
+        new = [(key, rows) for key, rows in zip(given.keys, given.rows, strict=True) if key not in writer.done]
+        if new:
+            keys, rows = zip(*new, strict=True)
+            writer.add(keys, torch.cat(rows), [len(part) for part in rows])
+        return given.missing
+
+    def _flush(self) -> None:
+        """Write what is pending in every store: a store that were behind the others would make their work vain."""
+        for writer in self._writers.values():
+            writer.flush()
+        self._flushed = time.monotonic()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what was predicted for the next run."""
+        with suppress(OSError, ValueError):  # the first error is the one to see
+            self._flush()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Commit the stores; Lightning comes here after success only, so a cut run keeps its shards."""
-        for writer in self._writers.values():
-            writer.commit()
+        if not self._writers:
+            return
+        if trainer.world_size > 1:
+            self._flush()
+            trainer.strategy.barrier("merc: the parts are written")
+        if trainer.is_global_zero:
+            for writer in self._writers.values():
+                if trainer.world_size > 1:
+                    writer.take_parts()
+                writer.commit()
+        trainer.strategy.barrier("merc: the stores are whole")
         self._writers = {}
 
 
 def predicted_already(trainer: Trainer | None) -> set[UtteranceKey]:
-    """What the store writers among a Trainer's callbacks hold already: nothing of it needs to be predicted again.
+    """What the store writers among a Trainer's callbacks know already: nothing of it needs to be predicted again.
 
     Args:
         trainer: The Trainer that is about to predict, with the task's weights in place.
@@ -127,4 +194,4 @@ def predicted_already(trainer: Trainer | None) -> set[UtteranceKey]:
     writers = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, StoreWriterCallback)]
     if trainer is None or not writers:
         return set()
-    return set.intersection(*(writer.done(trainer.lightning_module) for writer in writers))
+    return set.intersection(*(writer.settled(trainer) for writer in writers))

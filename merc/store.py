@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -312,6 +312,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if _sealed(data[: data.rfind(b'"checksum": ')]) != data:
         raise StoreError(f"{file} does not match its checksum: it was damaged or altered. Write the store again.")
     return manifest
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The rows of some utterances for a store of :data:`SEQUENCES`, and why others have none.
+
+    Args:
+        keys: N utterances.
+        rows: For each of them its rows ``(n, d)``, perhaps none.
+        missing: Utterances that the store is to lack, with reasons.
+    """
+
+    keys: Sequence[UtteranceKey]
+    rows: Sequence[Tensor]
+    missing: Mapping[UtteranceKey, str] = field(default_factory=dict)
 
 
 class StoreWriter:

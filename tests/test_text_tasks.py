@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -349,12 +348,6 @@ def test_rows_that_a_cut_run_left_are_not_written_twice(tmp_path):
     write(tmp_path, task, "features")
     store = FeatureStore(tmp_path / "features")
     assert store.gather([one, two])[0].tolist() == [[1.0], [2.0]] and len(store.manifest["shards"]) == 2
-
-
-def test_several_devices_are_refused(tmp_path):
-    writer = StoreWriterCallback({"features": str(tmp_path / "x")})
-    with pytest.raises(ValueError, match=r"runs on 2 devices, expected 1"):
-        writer.setup(SimpleNamespace(world_size=2), Rows({}, dict), "predict")
 
 
 def test_the_default_schedule_needs_an_end(bert, corpus, tmp_path):

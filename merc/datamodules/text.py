@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from merc.callbacks import predicted_already
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
+from merc.datamodules.remaining import RemainingBatches
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.labels import LabelSet
 
@@ -86,32 +86,38 @@ class TextDataModule(L.LightningDataModule):
             self._inputs[split] = list(zip(self.encoder.tokenize(conversations), labels, strict=True))
         return self._inputs[split]
 
-    def _loader(self, items: list[tuple[TextInput, int]], training: bool = False) -> DataLoader[TextBatch]:
-        lengths = [len(item.ids) for item, _ in items]
-        batches = ShuffledBuckets(lengths, self.batch_size) if training else token_batches(lengths, self.batch_tokens)
+    def _loader(
+        self, items: list[tuple[TextInput, int]], batches: Sequence[list[int]] | Sampler[list[int]]
+    ) -> DataLoader[TextBatch]:
         # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
         return DataLoader(_Batches(items, self.encoder), sampler=batches, batch_size=None)
+
+    def _planned(self, items: list[tuple[TextInput, int]]) -> list[list[int]]:
+        return token_batches([len(item.ids) for item, _ in items], self.batch_tokens)
 
     def _labelled(self, split: str) -> list[tuple[TextInput, int]]:
         return [(item, label) for item, label in self.inputs(split) if label >= 0]
 
     def train_dataloader(self) -> DataLoader[TextBatch]:
         """Labelled utterances of ``train``, in shuffled batches of similar length."""
-        return self._loader(self._labelled("train"), training=True)
+        items = self._labelled("train")
+        return self._loader(items, ShuffledBuckets([len(item.ids) for item, _ in items], self.batch_size))
 
     def val_dataloader(self) -> DataLoader[TextBatch]:
         """Labelled utterances of ``val``."""
-        return self._loader(self._labelled("val"))
+        items = self._labelled("val")
+        return self._loader(items, self._planned(items))
 
     def test_dataloader(self) -> DataLoader[TextBatch]:
         """Labelled utterances of ``test``."""
-        return self._loader(self._labelled("test"))
+        items = self._labelled("test")
+        return self._loader(items, self._planned(items))
 
     def predict_dataloader(self) -> DataLoader[TextBatch]:
-        """All utterances of ``predict_splits`` that are not yet in the store being written."""
-        done = predicted_already(self.trainer)
-        splits = [split for split in self.predict_splits if split in self.corpus]
-        return self._loader([pair for split in splits for pair in self.inputs(split) if pair[0].key not in done])
+        """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
+        items = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
+        keys = [item.key for item, _ in items]
+        return self._loader(items, RemainingBatches(keys, self._planned(items), self.trainer))
 
 
 class _Batches(Dataset[TextBatch]):
