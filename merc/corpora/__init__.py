@@ -5,6 +5,7 @@ from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus, FeatureTable
 from merc.corpora.iemocap import read_iemocap, speaker_half
 from merc.corpora.meld import read_meld
 from merc.corpora.pickles import LAYOUTS, import_pickle
+from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
 from merc.corpora.table import KeyColumns, import_table
 from merc.corpora.unpickle import UnsafePickleError
@@ -16,6 +17,7 @@ __all__ = [
     "FeatureTable",
     "FeaturedCorpus",
     "KeyColumns",
+    "RenderConfig",
     "SimulatedCorpus",
     "SimulationConfig",
     "UnsafePickleError",
@@ -24,6 +26,7 @@ __all__ = [
     "read_csv",
     "read_iemocap",
     "read_meld",
+    "render",
     "simulate",
     "speaker_half",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from merc.conversation import Conversation, Corpus, CorpusError, split_name
 from merc.corpora import csv_corpus, iemocap, meld, pickles, table
 from merc.corpora.doctor import check_iemocap, check_meld
 from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus
+from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulationConfig, simulate
 from merc.store import FeatureStore
 
@@ -180,6 +181,18 @@ def import_simulated(*, out: Path, **parameters: Any) -> None:  # noqa: ANN401 -
     _save(simulate(config), out)
 
 
+def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> None:  # noqa: ANN401 - of RenderConfig
+    """Render a corpus of talking heads: real mp4 files, with the truth about who speaks. Goes on where it was cut.
+
+    Args:
+        out: Folder to write the corpus, its clips and its truth to.
+        workers: Processes that draw.
+        **parameters: Parameters of the corpus.
+    """
+    config = RenderConfig(**parameters)
+    _summarise(render(out, config, workers=workers), out)
+
+
 def doctor_meld(root: Path) -> int:
     """Check a copy of MELD: counts, encodings, missing, stray, broken and wrongly cut clips.
 
@@ -216,6 +229,7 @@ IMPORTS: Mapping[str, Callable[..., None]] = {
     "table": import_table,
     "evidence": import_evidence,
     "simulated": import_simulated,
+    "rendered": import_rendered,
 }
 """The subcommands of ``merc import``."""
 
@@ -252,12 +266,16 @@ def _load(corpus: Path) -> Corpus:
 
 def _save(featured: FeaturedCorpus, out: Path) -> None:
     featured.save(out)
-    corpus, console = featured.corpus, _console()
+    _summarise(featured.corpus, out, features=list(featured.features))
+
+
+def _summarise(corpus: Corpus, out: Path, features: Sequence[str] = ()) -> None:
+    console = _console()
     summary = Table("split", "dialogues", "utterances", "labelled", "speakers", "with a clip", title=corpus.name)
     for split, conversations in corpus.items():
         summary.add_row(split, *map(str, _numbers(conversations)))
     console.print(summary)
-    for name in featured.features:
+    for name in features:
         _print_store(console, name, FeatureStore(Path(out) / "features" / name, verify=False))
     console.print(f"Protocol: {corpus.protocol}")
     for note in corpus.notes:

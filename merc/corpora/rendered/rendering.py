@@ -1,0 +1,140 @@
+"""The order of rendering a corpus: clips by several processes, then the truth, then the corpus file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from merc.conversation import Conversation, Corpus, CorpusError, Utterance
+from merc.corpora.featured import CORPUS_FILE
+from merc.corpora.rendered.arrays import Floats, floats
+from merc.corpora.rendered.clips import clip_path, render_dialogue
+from merc.corpora.rendered.config import RenderConfig
+from merc.corpora.rendered.plan import Take, Track, plan_dialogue, true_tracks
+from merc.files import write_json
+from merc.store import FeatureStore
+
+RENDER_FILE = "render.json"
+"""The file that says with which parameters a folder is being, or has been, rendered."""
+
+
+def render_corpus(out: Path, config: RenderConfig, *, workers: int, progress: bool) -> Corpus:
+    """Write the clips that are missing, the truth and the corpus; see :func:`merc.corpora.rendered.render`."""
+    _claim(out, config)
+    jobs = [(split, number) for split, count in config.dialogues.items() for number in range(count)]
+    done = _run(config, out, jobs, workers)
+    for _ in track(done, "Rendering", total=len(jobs), disable=not progress):
+        pass
+    dialogues = {
+        split: [plan_dialogue(config, split, number) for number in range(count)]
+        for split, count in config.dialogues.items()
+    }
+    _write_truth(out / "truth", config, [take for split in dialogues.values() for takes in split for take in takes])
+    corpus = Corpus(
+        name="rendered",
+        labels=config.labels,
+        splits={
+            split: [_conversation(out, split, number, takes) for number, takes in enumerate(split_dialogues)]
+            for split, split_dialogues in dialogues.items()
+        },
+        protocol=f"rendered, seed {config.seed}; nobody is in two splits",
+        notes=("All faces are variants of one photograph, and the voices are synthetic: only the words make sense.",),
+    )
+    corpus.save(out / CORPUS_FILE)
+    return corpus
+
+
+def _claim(out: Path, config: RenderConfig) -> None:
+    """Make the folder this config's, and remove what a killed run was writing."""
+    claim = {"format": "merc.RenderedCorpus", "version": 1, "config": dataclasses.asdict(config)}
+    file = out / RENDER_FILE
+    if file.exists():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found != json.loads(json.dumps(claim)):
+            raise CorpusError(
+                f"{out} holds a corpus that is rendered with other parameters (see {RENDER_FILE}): choose another "
+                "folder or delete this one."
+            )
+    else:
+        write_json(file, claim)
+    (out / CORPUS_FILE).unlink(missing_ok=True)
+    for cut in (out / "clips").rglob(".*.mp4.*.tmp"):
+        cut.unlink()
+
+
+def _run(config: RenderConfig, out: Path, jobs: list[tuple[str, int]], workers: int) -> Iterator[None]:
+    if not workers:
+        for split, number in jobs:
+            render_dialogue(config, out, split, number)
+            yield
+        return
+    # Threads of this process would not survive a fork.
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(render_dialogue, config, out, split, number) for split, number in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conversation:
+    return Conversation(
+        str(number),
+        tuple(
+            Utterance(
+                take.key.utterance,
+                speaker=take.speaker,
+                text=take.text,
+                label=take.emotion,
+                media=str(clip_path(out, *take.key).resolve()),
+            )
+            for take in takes
+        ),
+        split,
+    )
+
+
+def _write_truth(folder: Path, config: RenderConfig, takes: list[Take]) -> None:
+    provenance = {"source": "merc.corpora.rendered", "config": dataclasses.asdict(config)}
+    people: dict[str, list[dict[str, Any]]] = {}
+    rows, lengths, speakers = [], [], []
+    for take in takes:
+        tracks = true_tracks(take, config.width, config.height)
+        rows += [_rows(number, found) for number, found in enumerate(tracks)]
+        lengths.append(sum(len(found.boxes) for found in tracks))
+        speakers.append(_speaker(take, tracks))
+        people[str(take.key)] = [
+            {"person": t.person, "emotion": t.emotion, "speaks": t.speaks, "first": t.first, "frames": len(t.boxes)}
+            for t in tracks
+        ]
+    keys = [take.key for take in takes]
+    faces = torch.from_numpy(np.concatenate(rows))
+    FeatureStore.write(folder / "faces", keys, faces, kind="faces", lengths=lengths, provenance=provenance)
+    FeatureStore.write(folder / "speaker", keys, torch.tensor(speakers), kind="speaker", provenance=provenance)
+    write_json(folder / "tracks.json", people)
+
+
+def _rows(number: int, found: Track) -> Floats:
+    """The rows of a track in a store of faces: track, frame, box, score."""
+    length = len(found.boxes)
+    place = np.stack([np.full(length, number), found.first + np.arange(length)], axis=1)
+    return np.concatenate([floats(place), found.boxes, np.ones((length, 1), np.float32)], axis=1)
+
+
+def _speaker(take: Take, tracks: list[Track]) -> tuple[float, float, float, float]:
+    """The row of an utterance in a store of speakers: the longest track of the speaker, or that there is none."""
+    seen = [number for number, found in enumerate(tracks) if found.speaks]
+    if not seen:
+        return -1.0, 0.0, 0.0, 0.0
+    longest = max(seen, key=lambda number: len(tracks[number].boxes))
+    return float(longest), 1.0, 1.0, len(tracks[longest].boxes) / take.frames
