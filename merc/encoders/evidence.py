@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,13 +27,18 @@ class GaussianEvidence:
 
     A classifier looks better on the vectors that it was fitted on than on new ones, and whatever is trained on its
     outputs there learns to trust it too much and its context too little. So the evidence of a training vector leaves
-    that vector out of its own class mean, which is exact and costs nothing:
-    :math:`x - \mu_c^{(-x)} = (x - \mu_c) n_c / (n_c - 1)`. Temperature and offsets are fitted on this evidence.
+    that vector out of its own class mean and of the covariance, in closed form: with :math:`u = x - \mu_c`,
+    :math:`k = n_c / (n_c - 1)` and :math:`w` the weight of one vector in :math:`\Sigma`,
+
+    .. math:: x - \mu_c^{(-x)} = k u, \qquad \Sigma^{(-x)} = \Sigma - w k \, u u^T,
+
+    the latter inverted after Sherman and Morrison (1950). Temperature and offsets are fitted on this evidence.
 
     Args:
         mean: ``(C, d)`` class means.
         whiten: ``(d, d)`` with ``whiten @ whiten.T`` the inverse covariance.
         count: ``(C,)`` training vectors of each class.
+        weight: w.
         temperature: t.
         offset: ``(C,)`` b.
     """
@@ -41,6 +46,7 @@ class GaussianEvidence:
     mean: Tensor
     whiten: Tensor
     count: Tensor
+    weight: float
     temperature: float
     offset: Tensor
 
@@ -66,11 +72,11 @@ class GaussianEvidence:
                 "merge rare emotions or leave the evidence out."
             )
         mean = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / count[:, None]
-        covariance = _ledoit_wolf(x - mean[y])
+        covariance, share = _ledoit_wolf(x - mean[y])
         whiten = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        raw = cls(mean, whiten, count, 1.0, torch.zeros(num_classes, dtype=x.dtype))
-        scale, offset = _calibrate(raw._score(x, y), y)
-        return cls(mean, whiten, count, scale, offset)
+        raw = cls(mean, whiten, count, (1 - share) / len(x), 1.0, torch.zeros(num_classes, dtype=x.dtype))
+        temperature, offset = _calibrate(raw._score(x, y), y)
+        return replace(raw, temperature=temperature, offset=offset)
 
     def __call__(self, features: Tensor, left_out: Tensor | None = None) -> Tensor:
         """The evidence ``(N, C)`` of vectors ``(N, d)``.
@@ -84,12 +90,18 @@ class GaussianEvidence:
         return (evidence - evidence.mean(-1, keepdim=True)).float()
 
     def _score(self, x: Tensor, left_out: Tensor | None) -> Tensor:
-        distance = torch.cdist(x @ self.whiten, self.mean @ self.whiten).square()
+        vectors, centres = x @ self.whiten, self.mean @ self.whiten
+        distance = torch.cdist(vectors, centres).square()
         if left_out is not None:
             rows = (left_out != IGNORE_INDEX).nonzero().flatten()
             own = left_out[rows]
-            count = self.count[own].double()
-            distance[rows, own] *= (count / (count - 1)).square()
+            k = (self.count[own].double() / (self.count[own] - 1))[:, None]
+            u = vectors[rows] - centres[own]
+            along = (u * vectors[rows]).sum(-1, keepdim=True) - u @ centres.T
+            stretch = F.one_hot(own, len(centres)) * (k - 1) + 1
+            weight = self.weight * k
+            inflation = weight / (1 - weight * u.square().sum(-1, keepdim=True))
+            distance[rows] = stretch.square() * (distance[rows] + inflation * along.square())
         return -distance / 2
 
 
@@ -138,8 +150,8 @@ def evidence_table(store: FeatureStore, corpus: Corpus, *, append: bool = False)
     return FeatureTable(there, rows, store.why_missing(keys), provenance)
 
 
-def _ledoit_wolf(centred: Tensor) -> Tensor:
-    """Covariance of centred rows, shrunk towards its mean variance times the identity."""
+def _ledoit_wolf(centred: Tensor) -> tuple[Tensor, float]:
+    """Covariance of centred rows, shrunk towards its mean variance times the identity; and the share of the latter."""
     n, d = centred.shape
     covariance = centred.T @ centred / n
     if not covariance.trace() > 0:
@@ -149,9 +161,9 @@ def _ledoit_wolf(centred: Tensor) -> Tensor:
         )
     target = covariance.trace() / d * torch.eye(d, dtype=centred.dtype)
     noise = centred.square().sum(1).square().mean() / n - covariance.square().sum() / n
-    share = (noise / (covariance - target).square().sum().clamp(min=1e-12)).clamp(0, 1)
+    share = float((noise / (covariance - target).square().sum().clamp(min=1e-12)).clamp(0, 1))
     # A tiny ridge keeps constant columns invertible.
-    return (1 - share) * covariance + share * target + 1e-6 * target
+    return (1 - share) * covariance + share * target + 1e-6 * target, share
 
 
 def _calibrate(score: Tensor, label: Tensor) -> tuple[float, Tensor]:

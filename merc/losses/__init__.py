@@ -1,6 +1,11 @@
 """Losses: each a module whose docstring gives its equation and the paper it comes from."""
 
-from merc.losses.classification import ClassificationLoss, LabelSmoothingCrossEntropy, PolynomialCrossEntropy
+from merc.losses.classification import (
+    ClassificationLoss,
+    LabelSmoothingCrossEntropy,
+    LogitAdjusted,
+    PolynomialCrossEntropy,
+)
 from merc.losses.contrastive import SupervisedContrastiveLoss
 from merc.losses.distillation import DistillationLoss
 from merc.losses.fusion import FusionLoss
@@ -10,6 +15,7 @@ __all__ = [
     "DistillationLoss",
     "FusionLoss",
     "LabelSmoothingCrossEntropy",
+    "LogitAdjusted",
     "PolynomialCrossEntropy",
     "SupervisedContrastiveLoss",
 ]

@@ -1,7 +1,8 @@
-"""Classification losses: polynomial cross-entropy and label smoothing, both from shared log-probabilities."""
+"""Classification losses: polynomial, label smoothing, logit adjustment, all from shared log-probabilities."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -111,3 +112,42 @@ class LabelSmoothingCrossEntropy(ClassificationLoss):
         nll = F.nll_loss(log_probabilities, label, ignore_index=IGNORE_INDEX, reduction="none")
         uniform = -log_probabilities.mean(dim=-1).masked_fill(label == IGNORE_INDEX, 0.0)
         return (1 - self.epsilon) * nll + self.epsilon * uniform
+
+
+class LogitAdjusted(ClassificationLoss):
+    r"""A classification loss on logits that are shifted by the logarithm of how frequent each emotion is.
+
+    .. math:: L(f + \tau \log \pi, y)
+
+    after Menon et al. 2021 (arXiv 2007.07314), eq. 10. Where seven of ten utterances are neutral or joyful, a network
+    that is not sure names one of these, and hardly ever a rare emotion: good for accuracy, bad for F1. Trained on
+    shifted logits, the network need not learn the frequencies; its own logits, which predict, are those of a
+    corpus whose emotions are more even: as they come with :math:`\tau = 0`, equally frequent with 1.
+
+    The frequencies :math:`\pi` are counted over the labels seen in training, from one of each.
+
+    Args:
+        num_classes: Number of emotions C.
+        tau: :math:`\tau`, at least 0.
+        loss: The loss on the shifted logits. Default: cross-entropy.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    count: Tensor
+
+    def __init__(self, num_classes: int, tau: float = 0.4, loss: ClassificationLoss | None = None) -> None:
+        super().__init__()
+        require_range("LogitAdjusted", "num_classes", num_classes, 2)
+        self.tau = require_range("LogitAdjusted", "tau", tau, 0.0)
+        self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
+        self.register_buffer("count", torch.ones(num_classes, dtype=torch.long))
+
+    def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
+        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
+        if self.training:
+            self.count += torch.bincount(label[label != IGNORE_INDEX], minlength=len(self.count))
+        count = self.count.to(log_probabilities.dtype)
+        shifted = (log_probabilities + self.tau * (count / count.sum()).log()).log_softmax(-1)
+        return self.loss.per_utterance(shifted, label)

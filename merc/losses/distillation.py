@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.losses._checks import full_precision, require_range, require_rows
-from merc.losses.classification import PolynomialCrossEntropy
+from merc.losses.classification import ClassificationLoss, PolynomialCrossEntropy
 
 
 class DistillationLoss(nn.Module):
@@ -26,16 +26,17 @@ class DistillationLoss(nn.Module):
         alpha: Weight of the cross-entropy, in 0..1. With 1 there is no distillation: the divergence is not
             computed and no teacher is needed.
         temperature: :math:`\tau`, above 0.
+        ce: The loss on the labels. Default: cross-entropy.
 
     Raises:
         ValueError: An option is out of its range.
     """
 
-    def __init__(self, alpha: float = 0.65, temperature: float = 2.0) -> None:
+    def __init__(self, alpha: float = 0.65, temperature: float = 2.0, ce: ClassificationLoss | None = None) -> None:
         super().__init__()
         self.alpha = require_range("DistillationLoss", "alpha", alpha, 0.0, 1.0)
         self.temperature = require_range("DistillationLoss", "temperature", temperature, 0.0, open_low=True)
-        self.cross_entropy = PolynomialCrossEntropy(alpha=0.0)
+        self.ce = ce or PolynomialCrossEntropy(alpha=0.0)
 
     def forward(
         self,
@@ -63,7 +64,7 @@ class DistillationLoss(nn.Module):
         student = full_precision(student_logits)
         terms = {}
         if self.alpha > 0:
-            terms["ce"] = self.alpha * self.cross_entropy(student, label)
+            terms["ce"] = self.alpha * self.ce(student, label)
         if self.alpha < 1:
             terms["kl"] = (1 - self.alpha) * self._divergence(student, teacher_logits, teacher_present)
         return terms

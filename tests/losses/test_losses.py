@@ -12,6 +12,7 @@ from merc.losses import (
     DistillationLoss,
     FusionLoss,
     LabelSmoothingCrossEntropy,
+    LogitAdjusted,
     PolynomialCrossEntropy,
     SupervisedContrastiveLoss,
 )
@@ -109,6 +110,41 @@ def test_label_smoothing(batch, epsilon):
 
 
 @few
+@given(batches(), st.floats(0, 2))
+def test_logit_adjustment_is_the_loss_on_logits_shifted_by_the_frequencies_seen_in_training(batch, tau):
+    logits, label = batch
+    loss = LogitAdjusted(logits.shape[1], tau, PolynomialCrossEntropy())
+    value = loss(logits, label).item()
+    count = [1 + label.tolist().count(c) for c in range(logits.shape[1])]
+    shift = torch.tensor([tau * math.log(n / sum(count)) for n in count], dtype=torch.double)
+    assert value == near(slow_polynomial(logits + shift, label, 1.2, 1.2))
+    assert loss.eval()(logits, label).item() == near(value)  # which counts nothing
+
+
+def test_logit_adjustment_finds_more_of_a_rare_emotion():
+    torch.manual_seed(0)
+    label = (torch.rand(4000) < 0.1).long()
+    x = torch.randn(4000, 1) + label[:, None]
+    found = {}
+    for tau in (0.0, 0.5, 1.0):
+        network, loss = nn.Linear(1, 2), LogitAdjusted(2, tau)
+        optimizer = torch.optim.LBFGS(network.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+        def closure(network=network, loss=loss, optimizer=optimizer):
+            optimizer.zero_grad()
+            value = loss(network(x), label)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        # The boundary of two Gaussians of unit variance, a unit apart, with the frequencies to the power 1 - tau.
+        boundary = -(network.bias[1] - network.bias[0]) / (network.weight[1] - network.weight[0])
+        assert boundary.item() == pytest.approx(0.5 + (1 - tau) * math.log(9), abs=0.3)
+        found[tau] = int(network(x).argmax(1).sum())
+    assert found[0.0] < found[0.5] < found[1.0]
+
+
+@few
 @given(batches(), st.sampled_from([0.07, 0.5, 2.0]))
 def test_supervised_contrast(batch, temperature):
     assert SupervisedContrastiveLoss(temperature)(*batch).item() == near(slow_contrastive(*batch, temperature))
@@ -156,9 +192,11 @@ LOSSES = [
     PolynomialCrossEntropy(),
     PolynomialCrossEntropy(gamma=0),
     LabelSmoothingCrossEntropy(),
+    LogitAdjusted(4),
     SupervisedContrastiveLoss(),
     SupervisedContrastiveLoss(positives="one"),
     DistillationLoss(),
+    DistillationLoss(ce=LogitAdjusted(4)),
     FusionLoss(4),
 ]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -213,6 +251,7 @@ def test_under_autocast_the_loss_is_computed_in_float32(loss, dtype):
     [
         PolynomialCrossEntropy(),
         LabelSmoothingCrossEntropy(),
+        LogitAdjusted(4, loss=LabelSmoothingCrossEntropy()).eval(),
         SupervisedContrastiveLoss(0.5),
         DistillationLoss(),
         FusionLoss(4).double(),
@@ -310,6 +349,8 @@ def test_the_projection_learns():
         (lambda: PolynomialCrossEntropy(alpha=-1.5), "alpha is -1.5, expected a finite number >= -1"),
         (lambda: PolynomialCrossEntropy(gamma=float("nan")), "gamma is nan"),
         (lambda: LabelSmoothingCrossEntropy(1.5), "epsilon is 1.5, expected a finite number >= 0 and <= 1"),
+        (lambda: LogitAdjusted(4, -1), "tau is -1, expected a finite number >= 0"),
+        (lambda: LogitAdjusted(1), "num_classes is 1"),
         (lambda: SupervisedContrastiveLoss(0), "temperature is 0, expected a finite number > 0"),
         (lambda: SupervisedContrastiveLoss(positives="two"), "'two', expected 'all' or 'one'"),
         (lambda: DistillationLoss(alpha=2), "alpha is 2"),

@@ -1,0 +1,91 @@
+"""The synchrony loss: lips near their own sound, far from any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from merc.losses._checks import full_precision, require_range
+
+NEGATIVES = ("shifted", "same_clip", "other_clip", "silent")
+"""Kinds of negatives: the same track at another time, another track of the same clip, a track of another clip, lips
+that do not speak. A batch names them by their place here, from 1 on; 0 is a pair that is none."""
+
+
+class SyncLoss(nn.Module):
+    r"""Ranking and alignment of lips and sound.
+
+    .. math:: L_{sync} = \alpha L_{rank} + \beta L_{align}, \quad
+        L_{rank} = \sum_k w_k \, E_k[\max(0, m + d_{pos} - d_{neg})], \quad L_{align} = E[d_{pos}]
+
+    Eq. 2-4 of arXiv 2511.13731, with the Euclidean distance d of unit vectors. The paper leaves open what the
+    negatives are; here they are of the kinds :data:`NEGATIVES`, each with its share :math:`w_k` of the mean. A pair of
+    sound and foreign lips is a negative for the sound, and for the lips where they have a sound of their own.
+
+    Args:
+        rank: :math:`\alpha`.
+        align: :math:`\beta`.
+        margin: m, in 0..2: distances of unit vectors are at most 2.
+        negatives: Weight of each kind; kinds that a batch lacks leave their share to the others.
+
+    Raises:
+        ValueError: An option is out of its range, a kind of negatives is unknown, or all weigh nothing.
+    """
+
+    def __init__(
+        self,
+        rank: float = 0.7,
+        align: float = 0.3,
+        margin: float = 1.5,
+        negatives: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        given = dict.fromkeys(NEGATIVES, 1.0) if negatives is None else dict(negatives)
+        if unknown := sorted(given.keys() - set(NEGATIVES)):
+            raise ValueError(f"SyncLoss: unknown negatives {', '.join(unknown)}: expected {', '.join(NEGATIVES)}.")
+        self.rank = require_range("SyncLoss", "rank", rank, 0.0)
+        self.align = require_range("SyncLoss", "align", align, 0.0)
+        self.margin = require_range("SyncLoss", "margin", margin, 0.0, 2.0)
+        self.negatives = [require_range("SyncLoss", name, given.get(name, 0.0), 0.0) for name in NEGATIVES]
+        if not any(self.negatives):
+            raise ValueError("SyncLoss: all negatives weigh 0: give at least one kind a weight.")
+
+    def forward(self, video: Tensor, audio: Tensor, kinds: Tensor) -> dict[str, Tensor]:
+        """The weighted terms, whose sum is the loss.
+
+        Args:
+            video: ``(V, d)`` unit vectors of lips; the first A of them belong to the A sounds.
+            audio: ``(A, d)`` unit vectors of sounds.
+            kinds: ``(A, V)`` what each pair of sound and lips is: 0 for no negative, k for the k-th of
+                :data:`NEGATIVES`.
+
+        Returns:
+            Scalars ``rank`` and ``align``; the rank is 0, and still part of the graph, without negatives.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
+        count = len(audio)
+        if video.shape[1:] != audio.shape[1:] or len(video) < count or kinds.shape != (count, len(video)):
+            raise ValueError(
+                f"SyncLoss: expected video (V, d), audio (A, d), kinds (A, V) with A <= V, got "
+                f"{tuple(video.shape)}, {tuple(audio.shape)}, {tuple(kinds.shape)}."
+            )
+        distance = pairwise_distance(audio, video)
+        own = distance.diagonal()
+        for_sound = (self.margin + own[:, None] - distance).clamp(min=0)
+        for_lips = (self.margin + own[None, :] - distance[:, :count]).clamp(min=0)
+        total, weights = distance.sum() * 0, 0.0
+        for kind, weight in enumerate(self.negatives, start=1):
+            chosen = kinds == kind
+            terms = torch.cat([for_sound[chosen], for_lips[chosen[:, :count]]])
+            if weight and len(terms):
+                total, weights = total + weight * terms.mean(), weights + weight
+        return {"rank": self.rank * total / (weights or 1.0), "align": self.align * own.mean()}
+
+
+def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances ``(A, B)`` of unit vectors ``(A, d)`` and ``(B, d)``, with a gradient at distance 0 too."""
+    return (2 - 2 * full_precision(a) @ full_precision(b).T).clamp(min=1e-6).sqrt()
