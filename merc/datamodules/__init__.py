@@ -1,6 +1,16 @@
 """LightningDataModules: what feeds the tasks."""
 
 from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.media import FaceReader, MediaBatch, MediaDataModule, Reader, SoundReader, TrackReader
 from merc.datamodules.text import TextDataModule
 
-__all__ = ["ConversationDataModule", "TextDataModule"]
+__all__ = [
+    "ConversationDataModule",
+    "FaceReader",
+    "MediaBatch",
+    "MediaDataModule",
+    "Reader",
+    "SoundReader",
+    "TextDataModule",
+    "TrackReader",
+]

@@ -1,9 +1,10 @@
 """LightningModules: what trains and runs the networks."""
 
 from merc.tasks.extract import ExtractTask
+from merc.tasks.faces import FacesTask
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
 from merc.tasks.text_encoder import TextEncoderTask
 
-__all__ = ["ExtractTask", "FusionTask", "StudentTask", "TeacherTask", "TextEncoderTask"]
+__all__ = ["ExtractTask", "FacesTask", "FusionTask", "StudentTask", "TeacherTask", "TextEncoderTask"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from torch import nn
 
+from merc.datamodules.media import MediaBatch
 from merc.encoders.text import TextBatch
 
 
@@ -17,7 +19,8 @@ class ExtractTask(L.LightningModule):
     predict with the task that tuned it.
 
     Args:
-        encoder: Turns a batch into vectors ``(B, dim)``, and tells its ``provenance()``.
+        encoder: Turns a batch of text, sound or faces into vectors ``(B, dim)``, and tells its ``dim`` and its
+            ``provenance()``.
 
     Raises:
         ValueError: The encoder has a projection, which means nothing before it is trained.
@@ -29,9 +32,13 @@ class ExtractTask(L.LightningModule):
             raise ValueError("ExtractTask got an encoder with an untrained projection: leave projection out.")
         self.encoder = encoder.requires_grad_(False)
 
-    def predict_step(self, batch: TextBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """The keys and the vectors of a batch."""
-        return {"keys": batch.keys, "features": self.encoder(batch)}
+    def predict_step(self, batch: TextBatch | MediaBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The keys and the vectors of a batch, and why utterances without media have none."""
+        if isinstance(batch, TextBatch):
+            return {"keys": batch.keys, "features": self.encoder(batch)}
+        if batch.inputs is None:
+            return {"keys": [], "features": torch.zeros(0, int(self.encoder.dim)), "missing": batch.missing}  # type: ignore[arg-type]
+        return {"keys": batch.inputs.keys, "features": self.encoder(batch.inputs), "missing": batch.missing}
 
     def provenance(self) -> dict[str, Any]:
         """The encoder's provenance, and that it was not tuned on any labels."""
