@@ -203,7 +203,7 @@ class Face:
         return float(self.box[3] - self.box[1])
 
     def draw(self, values: Sequence[float]) -> Image:
-        """The texture ``(H, W, 4)`` RGBA with the values of :meth:`Expression.at`."""
+        """The face ``(H, W, 4)`` with the values of :meth:`Expression.at`: colours times opacity, and opacity."""
         gap, jaw, width, smile, brow, frown, lid = values
         image = self.texture.copy()
         self._draw_eyes(image, brow, frown, lid)
@@ -314,7 +314,7 @@ class Face:
             height: How far they reach down, in texture pixels.
 
         Returns:
-            An RGBA image and the place ``(x, y)`` of its upper left corner in the face's texture.
+            An image as of :meth:`draw` and the place ``(x, y)`` of its upper left corner in the face's texture.
         """
         colour, other, period = self.look.shirt
         width = int(290 * _SCALE)
@@ -336,7 +336,7 @@ class Face:
         stripes = 0.25 + 0.25 * np.sign(waves)
         light = 1.05 - 0.35 * (x / (1.3 * shoulder)) ** 2 + 0.1 * np.sin(self.look.light[0]) * x / shoulder
         paint = floats(colour) + stripes[..., None] * (floats(other) - floats(colour))
-        image = np.dstack([np.clip(paint * light[..., None], 0, 255).astype(np.uint8), mask])
+        image = _premultiplied(paint * light[..., None], floats(mask) / 255)
         return image, (self._upper.centre - middle, self._chin - 9 * k)
 
 
@@ -427,4 +427,8 @@ def _coloured(look: Look, layers: Floats) -> Image:
     y, x = np.mgrid[-1 : 1 : complex(0, len(image)), -1 : 1 : complex(0, image.shape[1])]
     angle, strength = look.light
     image = image * (1 + strength * (np.cos(angle) * x + 0.4 * np.sin(angle) * y))[..., None]
-    return np.dstack([np.clip(image * 255, 0, 255), opaque * 255]).astype(np.uint8)
+    return _premultiplied(image * 255, opaque)
+
+
+def _premultiplied(colours: Floats, opaque: Floats) -> Image:
+    return np.dstack([np.clip(colours, 0, 255) * opaque[..., None], opaque * 255]).round().astype(np.uint8)

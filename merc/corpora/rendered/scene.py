@@ -145,8 +145,8 @@ def movement(
     return floats(
         np.stack(
             [
-                place[0] + size * k * (0.06 * slow[0] + 0.015 * quick[0]),
-                place[1] + size * k * (0.03 * slow[1] + 0.012 * quick[1] + 0.03 * nod),
+                place[0] + size * k * (0.045 * slow[0] + 0.012 * quick[0]),
+                place[1] + size * k * (0.03 * slow[1] + 0.01 * quick[1] + 0.03 * nod),
                 size * (1 + k * 0.02 * slow[2]),
                 rng.normal(0, 0.04) + k * (0.045 * slow[3] + 0.012 * quick[3]),
                 rng.normal(0, 0.2) + k * (0.35 * slow[4] + 0.1 * quick[4]),
@@ -161,8 +161,9 @@ def wander(frames: int, seconds: float, rng: np.random.Generator) -> Floats:
     """Smooth noise ``(T,)`` of variance 1 that changes within about ``seconds``."""
     sigma = seconds * FPS / 2
     pad = int(4 * sigma) + 1
-    noise: Floats = gaussian_filter1d(rng.normal(size=frames + 2 * pad), sigma)
-    return noise[pad : pad + frames] * math.sqrt(2 * math.sqrt(math.pi) * max(sigma, 0.3))
+    noise = gaussian_filter1d(rng.normal(size=frames + 2 * pad), sigma)[pad : pad + frames]
+    scaled: Floats = noise * math.sqrt(2 * math.sqrt(math.pi) * max(sigma, 0.3))
+    return scaled
 
 
 def _blinks(frames: int, rng: np.random.Generator) -> Floats:
@@ -170,7 +171,7 @@ def _blinks(frames: int, rng: np.random.Generator) -> Floats:
     t = np.arange(frames)
     for middle in np.flatnonzero(rng.random(frames + 8) < 0.35 / FPS) - 4:
         lid = np.maximum(lid, 1.4 - np.abs(t - middle) / 2.2)
-    return np.minimum(lid, 1.0)
+    return floats(np.minimum(lid, 1.0))
 
 
 def _idle(kind: Idle, frames: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
@@ -251,14 +252,15 @@ def draw_shot(background: Image, actors: Sequence[Actor], rng: np.random.Generat
     transforms = [actor.transforms() for actor in actors]
     bodies = [_Shoulders(actor, background.shape[0]) for actor in actors]
     height, width = background.shape[:2]
-    grain = rng.normal(0, rng.uniform(1.0, 3.5), (height + 32, width + 32, 1)).round().astype(np.int16)
+    grain = rng.normal(0, rng.uniform(1.0, 3.5), (height + 32, width + 32, 1)).round().astype(np.int16).repeat(3, 2)
     for frame in range(len(actors[0].pose)):
         picture = background.copy()
         for actor, transform, body in zip(actors, transforms, bodies, strict=True):
             paste(picture, actor.face.draw(actor.expression.at(frame)), transform[frame])
             body.draw(picture, frame)
         row, col = rng.integers(0, 32, 2)
-        yield np.clip(picture + grain[row : row + height, col : col + width], 0, 255).astype(np.uint8)
+        noisy = cv2.add(picture, grain[row : row + height, col : col + width], dtype=cv2.CV_8U)
+        yield np.asarray(noisy, np.uint8)
 
 
 class _Shoulders:
@@ -279,7 +281,7 @@ class _Shoulders:
 
 
 def paste(picture: Image, layer: Image, transform: Floats) -> None:
-    """Lay an RGBA image over a picture, in place, where a homography puts it."""
+    """Lay an RGBA image (colours times opacity) over a picture, in place, where a homography puts it."""
     height, width = layer.shape[:2]
     corners = transform @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1.0]])
     points = corners[:2] / corners[2]
@@ -290,8 +292,9 @@ def paste(picture: Image, layer: Image, transform: Floats) -> None:
     shift = np.array([[1, 0, -x0], [0, 1, -y0], [0, 0, 1.0]])
     moved = cv2.warpPerspective(layer, shift @ transform, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR)
     part = picture[y0:y1, x0:x1]
-    opaque = moved[..., 3:].astype(np.uint16)
-    part[:] = (part * (255 - opaque) + moved[..., :3] * opaque + 127) // 255
+    through = cv2.cvtColor(cv2.bitwise_not(moved[..., 3]), cv2.COLOR_GRAY2RGB)
+    behind = cv2.multiply(part, through, scale=1 / 255)
+    part[:] = cv2.add(behind, cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB))
 
 
 def room(width: int, height: int, rng: np.random.Generator) -> Image:
