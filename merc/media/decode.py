@@ -31,6 +31,11 @@ LONGEST_GAP = 600.0
 """Seconds: time stamps further apart are damage, and the file counts as ended before them."""
 
 _SEEK_MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
+"""Seconds before the wanted time to seek to, one after the other until the seek leads to where decoding can begin."""
+
+_UNSTAMPED = 1.0
+"""Seconds: MPEG program streams stamp only some frames, at least one in 0.7 s; after a seek the first are guessed."""
+
 _MAX_PIXELS = 2**25  # 8K; a damaged header that claims more must not take all memory
 
 
@@ -159,12 +164,13 @@ class Source:
             start: Seconds.
         """
         try:
+            sure = start - (_UNSTAMPED if self.container.format.name == "mpeg" else 0.0)
             for margin in _SEEK_MARGINS:
-                if start - margin <= 0:
+                if sure - margin <= 0:
                     break
-                frames = self._frames_after_seek(start - margin)
+                frames = self._frames_after_seek(sure - margin)
                 first = next(frames, None)
-                if first is not None and first[0] <= start + SAME_TIME:
+                if first is not None and first[0] <= sure + SAME_TIME:
                     yield first
                     yield from frames
                     return
@@ -200,12 +206,15 @@ class Source:
         return stream
 
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
-        """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known."""
+        """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known.
+
+        A picture whose stamp is missing, or is not after the one before, follows on that.
+        """
         import av
 
         stream = self._stream()
         packets = self.container.demux(stream)
-        ended = False
+        ended, shown = False, -inf
         while not ended:
             self.watch.check()
             try:
@@ -221,11 +230,13 @@ class Source:
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 if stamp is not None:
-                    clock = float(stamp * frame.time_base) - self.origin
+                    stamped = float(stamp * frame.time_base) - self.origin
+                    if self.kind == "audio" or stamped > shown:  # decoders give pictures in the order of showing
+                        clock = stamped
                 if clock is None:
                     return  # nobody knows where the seek has led to
                 yield clock, frame
-                clock += self.seconds(frame)
+                shown, clock = clock, clock + self.seconds(frame)
 
     def seconds(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
         """How long a frame lasts."""
@@ -362,10 +373,14 @@ def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
 def _scanned_duration(container: InputContainer, watch: Watch) -> float:
     """Where the last packet ends: for files that do not say how long they are."""
     origin, end = origin_of(container), 0.0
-    for packet in container.demux([stream for stream in streams_of(container) if stream is not None]):
+    video, audio = streams_of(container)
+    usual = 1 / (frame_rate(video) or 25.0) if video is not None else 0.0
+    for packet in container.demux([stream for stream in (video, audio) if stream is not None]):
         watch.check()
-        if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin)
+        if packet.size:
+            begin = end if packet.pts is None else float(packet.pts * packet.time_base) - origin
+            lasts = float(packet.duration * packet.time_base) if packet.duration else usual
+            end = max(end, begin + lasts)
     return end
 
 
@@ -464,8 +479,10 @@ def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) ->
     current: list[T] = []  # none or one
     since = stop = -inf
     for when, duration, content in frames:
-        if when >= end or (current and when - since > LONGEST_GAP):
-            stop = max(stop, end) if when >= end and when - since <= LONGEST_GAP else stop
+        if current and when - since > LONGEST_GAP:
+            break
+        if when >= end:
+            stop = end
             break
         if when <= since:
             continue
@@ -507,9 +524,11 @@ class _View:
         picture = self._graph.pull()
         rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in picture.planes]
         green, blue, red = (plane[: picture.height, : picture.width] for plane in rows)
-        transposed, flipped = _orientation(frame)
         image = torch.stack([red, green, blue])
-        return (image.transpose(1, 2) if transposed else image).flip(flipped)
+        transposed, flipped = _orientation(frame)
+        if transposed:
+            image = image.transpose(1, 2)
+        return image.flip(flipped) if flipped else image
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
         import av

@@ -19,6 +19,9 @@ _WARM_UP = 0.5
 _SLACK = 0.02
 """Seconds: time stamps jitter with rounding and packing; only a step larger than this is a gap or an overlap."""
 
+_MANY = 8
+"""Channels from which on PyAV takes what lies behind the planes of a frame for another plane."""
+
 
 def read_sound(clip: Clip, *, sample_rate: int = 16000, time_limit: float = 60.0) -> Tensor:
     """The whole sound of a clip: what :func:`iter_sound` yields, in one tensor.
@@ -93,6 +96,10 @@ def iter_sound(
 
 def _mono(frame: Any) -> Tensor:  # noqa: ANN401 - PyAV is optional
     """The mean of a frame's channels, ``(S,)`` float32 with full scale 1."""
+    if frame.format.name in ("s64", "s64p") or (frame.format.is_planar and frame.layout.nb_channels >= _MANY):
+        import av
+
+        [frame] = av.AudioResampler(format="flt").resample(frame)
     samples = frame.to_ndarray()
     if samples.dtype == np.uint8:
         samples = samples.astype(np.float32) / 128 - 1
