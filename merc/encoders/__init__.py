@@ -4,6 +4,7 @@ from merc.encoders.audio import AudioEncoder
 from merc.encoders.evidence import GaussianEvidence, evidence_table
 from merc.encoders.face_statistics import FaceStatisticsEncoder
 from merc.encoders.inputs import SAMPLE_RATE, FaceBatch, SoundBatch
+from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "FaceBatch",
     "FaceStatisticsEncoder",
     "GaussianEvidence",
+    "OpenSmileEncoder",
     "ProsodyEncoder",
     "SoundBatch",
     "TextBatch",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.encoders.inputs import FaceBatch
+from merc.encoders.prosody import grouped
 from merc.encoders.visual import resize
 
 GRID = 4
@@ -43,7 +44,7 @@ class FaceStatisticsEncoder(nn.Module):
     - ``texture``: rotation-invariant uniform local binary patterns (Ojala et al. 2002) of brows, eyes, nose and mouth,
       as shares of the region's pixels: ``p0`` a spot, ``p4`` an edge, ``p8`` a hollow or a flat place, ``p9`` the rest.
     - ``motion``: mean absolute difference of grey between one frame of the batch and the next, in units of the
-      frame's contrast, by region; mean, standard deviation and maximum over time, 0 for a single frame. The frames
+      clip's contrast, by region; mean, standard deviation and maximum over time, 0 for a single frame. The frames
       are spread over the utterance, so that the time between them is its duration divided by their number.
 
     Every utterance is measured alone, over its real frames, in float32 whatever the precision of the run.
@@ -101,10 +102,10 @@ class FaceStatisticsEncoder(nn.Module):
             pixels = resize(clip, self.size) / 255
             grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
             return {
-                **_group("colour", _over_time(_colour(pixels, grey))),
-                **_group("gradient", _over_time(_gradients(grey))),
-                **_group("texture", {name: track.mean() for name, track in _texture(grey).items()}),
-                **_group("motion", _motion(grey)),
+                **grouped("colour", _over_time(_colour(pixels, grey))),
+                **grouped("gradient", _over_time(_gradients(grey))),
+                **grouped("texture", {name: track.mean() for name, track in _texture(grey).items()}),
+                **grouped("motion", _motion(grey)),
             }
 
     def provenance(self) -> dict[str, Any]:
@@ -167,9 +168,8 @@ def _texture(grey: Tensor) -> dict[str, Tensor]:
 
 
 def _motion(grey: Tensor) -> dict[str, Tensor]:
-    contrast = grey.std((1, 2), correction=0).clamp(min=1e-2)
-    even = (grey - grey.mean((1, 2), keepdim=True)) / contrast[:, None, None]
-    change = (even[1:] - even[:-1]).abs()
+    # One contrast for the whole clip: scaled frame by frame, an opening mouth would move everything else.
+    change = (grey[1:] - grey[:-1]).abs() / grey.std((1, 2), correction=0).mean().clamp(min=1e-2)
     measures = {}
     for region in REGIONS:
         track = _part(change, region).mean((1, 2)) if len(change) else change.new_zeros(1)
@@ -185,9 +185,7 @@ def _part(images: Tensor, region: str) -> Tensor:
 
 
 def _over_time(tracks: dict[str, Tensor]) -> dict[str, Tensor]:
-    means = {f"{name}_mean": track.mean() for name, track in tracks.items()}
-    return means | {f"{name}_std": track.std(correction=0) for name, track in tracks.items()}
-
-
-def _group(name: str, measures: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{name}/{measure}": value for measure, value in measures.items()}
+    values = torch.stack(list(tracks.values()))  # all at once: hundreds of small reductions would be slow on a GPU
+    means = zip(tracks, values.mean(1), strict=True)
+    spreads = zip(tracks, values.std(1, correction=0), strict=True)
+    return {f"{name}_mean": value for name, value in means} | {f"{name}_std": value for name, value in spreads}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ APERIODIC = 0.25
 """The aperiodicity (YIN's d') from which on a frame has no pitch; 0.1 to 0.3 in the literature."""
 
 MEL_BANDS = 16
+PERCENTS = (5, 25, 50, 75, 95)
 MODULATION_BANDS = ((0.5, 1.5), (1.5, 3.0), (3.0, 5.0), (5.0, 8.0), (8.0, 16.0))
 """Bands of loudness modulation in Hz: phrases, stressed syllables, syllables, fast syllables, sounds."""
 
@@ -79,7 +81,6 @@ class ProsodyEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mel", _mel_filters(), persistent=False)
         self.names = tuple(self.measure(torch.zeros(FRAME)))
         self.dim = len(self.names)
 
@@ -121,21 +122,14 @@ class ProsodyEncoder(nn.Module):
         voiced = active & (aperiodicity < APERIODIC)
         return {
             "duration_s": sound.new_tensor(len(sound) / SAMPLE_RATE),
-            **_group("pitch", _pitch_measures(frequency, voiced)),
-            **_group("voice", _voice_measures(frames, frequency, aperiodicity, voiced)),
-            **_group("level", _level_measures(level, active)),
-            **_group("pause", _pause_measures(active)),
-            **_group("rate", _rate_measures(sound)),
-            **_group("spectrum", _spectrum_measures(frames, power, active)),
-            **_group("mel", self._mel_measures(power[active], level[active].mean())),
+            **grouped("pitch", _pitch_measures(frequency, voiced)),
+            **grouped("voice", _voice_measures(frames, frequency, aperiodicity, voiced)),
+            **grouped("level", _level_measures(level, active)),
+            **grouped("pause", _pause_measures(active)),
+            **grouped("rate", _rate_measures(sound)),
+            **grouped("spectrum", _spectrum_measures(frames, power, active)),
+            **grouped("mel", _mel_measures(power[active], level[active].mean())),
         }
-
-    def _mel_measures(self, power: Tensor, level: Tensor) -> dict[str, Tensor]:
-        mel: Any = self.mel
-        bands = (_db(power @ mel.float()) - level).clamp(min=-SPAN_DB)
-        low, high = bands.quantile(bands.new_tensor([0.1, 0.9]), dim=0)
-        statistics = {"mean": bands.mean(0), "std": _std(bands), "p10": low, "p90": high}
-        return {f"{band}_{name}_db": s[band] for name, s in statistics.items() for band in range(MEL_BANDS)}
 
     def provenance(self) -> dict[str, Any]:
         """What a store says about this encoder; it has no weights and no options."""
@@ -296,10 +290,15 @@ def _spectrum_measures(frames: Tensor, power: Tensor, active: Tensor) -> dict[st
     return measures
 
 
-PERCENTS = (5, 25, 50, 75, 95)
+def _mel_measures(power: Tensor, level: Tensor) -> dict[str, Tensor]:
+    bands = (_db(power @ _mel_filters().to(power.device)) - level).clamp(min=-SPAN_DB)
+    low, high = bands.quantile(bands.new_tensor([0.1, 0.9]), dim=0)
+    statistics = {"mean": bands.mean(0), "std": _std(bands), "p10": low, "p90": high}
+    return {f"{band}_{name}_db": s[band] for name, s in statistics.items() for band in range(MEL_BANDS)}
 
 
-def _group(name: str, measures: dict[str, Tensor]) -> dict[str, Tensor]:
+def grouped(name: str, measures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The measures with the name of their group before their own."""
     return {f"{name}/{measure}": value for measure, value in measures.items()}
 
 
@@ -356,6 +355,7 @@ def _around(values: Tensor, reach: int, reduce: Any) -> Tensor:  # noqa: ANN401 
     return result
 
 
+@cache
 def _mel_filters() -> Tensor:
     """Triangles ``(FFT / 2 + 1, MEL_BANDS)`` between 60 Hz and 8 kHz, each summing to 1 (Slaney's area, HTK's mel)."""
     low, high = (2595 * math.log10(1 + hz / 700) for hz in (60.0, SAMPLE_RATE / 2))
