@@ -360,13 +360,14 @@ def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
             if first is None:
                 raise undecodable(path, "picture")
             width, height = displayed_size(first[1])
+        sound = None if audio is None else audio.codec_context  # none again if no decoder knows the codec
         return MediaInfo(
             duration=duration,
             width=width,
             height=height,
             fps=None if video is None else frame_rate(video),
-            sample_rate=None if audio is None else audio.codec_context.sample_rate,
-            channels=None if audio is None else audio.codec_context.channels,
+            sample_rate=None if sound is None else sound.sample_rate,
+            channels=None if sound is None else sound.channels,
         )
 
 
