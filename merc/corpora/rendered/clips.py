@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -67,5 +68,7 @@ def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[i
         container.mux(video.encode())
         samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
         samples.sample_rate = SAMPLE_RATE
+        samples.pts = 0  # else the encoder's delay is heard
+        samples.time_base = Fraction(1, SAMPLE_RATE)
         container.mux(audio.encode(samples))
         container.mux(audio.encode())

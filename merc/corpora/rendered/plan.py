@@ -149,7 +149,7 @@ def _plan_take(
     rng = stream(config, "take", *key)
     frames = round(float(rng.uniform(*config.seconds)) * FPS)
     person, emotion = cast[speaker][0], moods[speaker]
-    strength = config.expressiveness * person.temper * float(rng.uniform(0.3, 1.1))
+    strength = config.expressiveness * person.temper * float(rng.uniform(0.05, 0.95))
     speech = speak(person.voice, manner(emotion, strength, rng), frames / FPS, rng)
     cut = round(frames * float(rng.uniform(0.35, 0.65))) if rng.random() < config.cut else frames
     shots = [_plan_shot(config, 0, cut, cast, speaker, moods, speech, rng)]
@@ -185,7 +185,7 @@ def _plan_shot(
         person, face = cast[index]
         speaks = index == speaker
         mouth = speech if speaks else IDLES[rng.choice(len(IDLES), p=_IDLE_SHARES)]
-        strength = config.expressiveness * person.temper * float(rng.uniform(0.3, 1.1))
+        strength = config.expressiveness * person.temper * float(rng.uniform(0.05, 0.95))
         middle = ((place + 0.5) * step + rng.normal(0, 0.03) * step, config.height * float(rng.uniform(0.4, 0.47)))
         act = expression(person, moods[index], strength, frames, mouth, rng, start=first / FPS)
         pose = movement(frames, middle, size * float(rng.uniform(0.92, 1.08)), 1.0 if speaks else 0.7, rng)

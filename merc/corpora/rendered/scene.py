@@ -61,7 +61,7 @@ class Person:
     @classmethod
     def draw(cls, name: str, rng: np.random.Generator) -> Person:
         """A person by chance."""
-        smile, brow, frown, lid = (rng.normal(size=4) * (0.22, 0.15, 0.15, 0.05)).tolist()
+        smile, brow, frown, lid = (rng.normal(size=4) * (0.25, 0.2, 0.2, 0.06)).tolist()
         return cls(name, Look.draw(rng), Voice.draw(rng), float(rng.uniform(0.55, 1.15)), (smile, brow, frown, lid))
 
 

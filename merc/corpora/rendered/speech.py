@@ -126,7 +126,7 @@ class Voice:
             rate=float(np.exp(rng.normal(0, 0.1))),
             loudness=float(rng.normal(0, 2)),
             movement=float(rng.uniform(0.65, 1.15)),
-            lead=float(rng.normal(0.03, 0.012)),
+            lead=float(rng.normal(0.03, 0.02)),
         )
 
 
@@ -208,7 +208,8 @@ def speak(voice: Voice, manner: Manner, seconds: float, rng: np.random.Generator
     index = np.repeat(np.arange(len(phones)), np.diff(edges))
 
     formants = floats([p.formants for p in phones])[index] * voice.tract
-    voiced = floats([p.voice for p in phones])[index] * stress[index]
+    force = stress * np.exp(rng.normal(0, 0.3, len(phones)))
+    voiced = floats([p.voice for p in phones])[index] * force[index]
     noise = floats([p.noise for p in phones])[index] * (0.5 + 0.5 * stress[index])
     colour = floats([p.colour or 2500 for p in phones])[index]
     for phone, start, end in zip(phones, edges[:-1], edges[1:], strict=True):
@@ -307,24 +308,26 @@ def _articulate(
     manner: Manner,
     rng: np.random.Generator,
 ) -> dict[str, Floats]:
-    size = voice.movement * (0.8 + 0.35 * stress) * (1 + 0.025 * manner.loudness)
+    # Mouths are looser than sounds: no one opens twice the same for a vowel, and lips stay ajar in many a pause.
+    loose = np.exp(rng.normal(0, 0.3, len(phones)))
+    size = voice.movement * (0.85 + 0.25 * stress) * (1 + 0.025 * manner.loudness) * loose
+    ajar = np.array([phone is _PAUSE for phone in phones]) * np.maximum(rng.uniform(-0.25, 0.35, len(phones)), 0)
     pull = floats([p.pull for p in phones])[index]
-    loose = np.exp(rng.normal(0, 0.18, len(phones)))  # no one says a vowel twice with the same mouth
 
     def follow(targets: Floats, weight: Floats, seconds: float) -> Floats:
         spread = seconds * _RATE
         track: Floats = gaussian_filter1d(targets * weight, spread) / gaussian_filter1d(weight, spread)
-        return floats(track)
+        noise = gaussian_filter1d(rng.normal(size=len(index)), 0.07 * _RATE)
+        return floats(track + 0.05 * noise / max(float(noise.std()), 1e-6))
 
     gap = floats([p.gap for p in phones])
-    gap = np.where(gap > 0, gap * size * loose, gap)[index]
-    jaw = (floats([p.jaw for p in phones]) * size * loose)[index]
-    width = (floats([p.width for p in phones]) * min(voice.movement, 1.0))[index]
-    wander = gaussian_filter1d(rng.normal(size=len(index)), 0.15 * _RATE, mode="nearest")
+    gap = np.where(gap > 0, gap * size, gap) + ajar
+    jaw = floats([p.jaw for p in phones]) * size + ajar
+    width = floats([p.width for p in phones]) * min(voice.movement, 1.0) * loose
     return {
-        "gap": follow(gap, pull, 0.032) + floats(0.15 * wander),
-        "jaw": follow(jaw, np.sqrt(pull), 0.05) + floats(0.1 * wander),
-        "width": follow(width, np.ones_like(pull), 0.05),
+        "gap": follow(gap[index], pull, 0.032),
+        "jaw": follow(jaw[index], np.sqrt(pull), 0.05),
+        "width": follow(width[index], np.ones_like(pull), 0.05),
     }
 
 
