@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -184,6 +185,8 @@ class Source:
         import av
 
         stream = self._stream()
+        if not stream.time_base:
+            return
         try:
             self.container.seek(int((start + self.origin) / stream.time_base), stream=stream)
         except av.FFmpegError:
@@ -229,8 +232,9 @@ class Source:
                 continue  # a damaged packet
             for frame in frames:
                 stamp = frame.pts if frame.pts is not None else frame.dts
-                if stamp is not None:
-                    stamped = float(stamp * frame.time_base) - self.origin
+                stamped = in_seconds(stamp, frame.time_base)
+                if stamped is not None:
+                    stamped -= self.origin
                     if self.kind == "audio" or stamped > shown:  # decoders give pictures in the order of showing
                         clock = stamped
                 if clock is None:
@@ -242,9 +246,8 @@ class Source:
         """How long a frame lasts."""
         if self.kind == "audio":
             return float(frame.samples / frame.sample_rate) if frame.sample_rate else 0.0
-        if frame.duration:
-            return float(frame.duration * frame.time_base)
-        return 1 / (frame_rate(streams_of(self.container)[0]) or 25.0)
+        lasts = in_seconds(frame.duration, frame.time_base)
+        return lasts or 1 / (frame_rate(streams_of(self.container)[0]) or 25.0)
 
 
 def pyav() -> None:
@@ -307,14 +310,14 @@ def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.Aud
 
 def origin_of(container: InputContainer) -> float:
     """The earlier start of picture and sound, in seconds of the container's time stamps."""
-    starts = [
-        float(stream.start_time * stream.time_base)
-        for stream in streams_of(container)
-        if stream is not None and stream.start_time is not None and stream.time_base is not None
-    ]
-    if not starts and container.start_time is not None:
-        starts = [container.start_time / 1e6]
-    return min(starts, default=0.0)
+    starts = [in_seconds(stream.start_time, stream.time_base) for stream in streams_of(container) if stream is not None]
+    starts = [start for start in starts if start is not None] or [in_seconds(container.start_time, Fraction(1, 10**6))]
+    return min((start for start in starts if start is not None), default=0.0)
+
+
+def in_seconds(stamp: int | None, time_base: Fraction | None) -> float | None:
+    """A time stamp in seconds, unless it or its unit is unknown, as in damaged files."""
+    return None if stamp is None or not time_base else float(stamp * time_base)
 
 
 def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
@@ -379,9 +382,9 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
     for packet in container.demux([stream for stream in (video, audio) if stream is not None]):
         watch.check()
         if packet.size:
-            begin = end if packet.pts is None else float(packet.pts * packet.time_base) - origin
-            lasts = float(packet.duration * packet.time_base) if packet.duration else usual
-            end = max(end, begin + lasts)
+            begin = in_seconds(packet.pts, packet.time_base)
+            lasts = in_seconds(packet.duration, packet.time_base) or usual
+            end = max(end, (end if begin is None else begin - origin) + lasts)
     return end
 
 
@@ -414,7 +417,8 @@ def read_frames(
     clip's end or the video's, whichever is first. Frames that are damaged leave the one before on the
     screen. Pixels are as stored: those that a player would show wider than high are not stretched.
 
-    Memory is that of one chunk, however long the clip; the tensors do not depend on ``chunk`` or ``threads``.
+    Memory is that of one chunk, however long the clip. The tensors do not depend on ``chunk``, nor on ``threads``
+    as long as the file is not damaged: with several threads, more frames around the damage are lost.
 
     Args:
         clip: What to read.

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from fractions import Fraction
 from itertools import chain
 
 import numpy as np
@@ -15,6 +16,7 @@ from made_media import HEIGHT, WIDTH, beeps, numbered, numbers, turned, write_me
 
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
+from merc.media.decode import in_seconds
 
 WHOLE = {
     "mp4": {"options": {"bf": "2", "g": "10"}, "mux_options": {"movflags": "faststart"}},
@@ -23,6 +25,7 @@ WHOLE = {
     "ts": {"options": {"bf": "2", "g": "10"}},
     "mpg": {"codec": "mpeg1video", "sound_codec": "mp2", "options": {"g": "10"}},
     "avi": {"codec": "mpeg4", "sound_codec": "pcm_s16le", "options": {"g": "10"}},
+    "nut": {"sound_codec": "flac", "options": {"g": "10"}},
 }
 DAMAGES = [("truncated", share) for share in (0.0005, 0.02, 0.3, 0.6, 0.97)] + [("flipped", seed) for seed in range(6)]
 
@@ -221,6 +224,12 @@ def test_a_header_that_claims_more_than_it_holds(whole, tmp_path):
     (tmp_path / "lies.mp4").write_bytes(data)
     clip = Clip(str(tmp_path / "lies.mp4"))
     assert list(chain(*(numbers(frames.images) for frames in read_frames(clip)))) == list(range(40))
+
+
+def test_stamps_without_a_unit_are_unknown():
+    assert in_seconds(500, Fraction(1, 1000)) == 0.5
+    assert in_seconds(0, Fraction(1, 1000)) == 0.0
+    assert in_seconds(500, None) is in_seconds(None, Fraction(1, 25)) is None
 
 
 def test_a_picture_too_large_for_memory_is_refused(tmp_path):
