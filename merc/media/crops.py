@@ -126,6 +126,8 @@ def resample(
     Returns:
         ``(N, C, *size)`` float32 in 0..255, exact multiples of 2**-16.
     """
+    if not len(rectangles):
+        return images.new_zeros(0, 1 if to_grey else images.shape[1], *size, dtype=torch.float32)
     if index is None:
         index = torch.arange(len(images), device=images.device)
     parts = []
@@ -136,8 +138,6 @@ def resample(
         window = window.permute(0, 3, 1, 2)
         pixels = (grey(window) if to_grey else window).float()
         parts.append(vertical[:, None] @ pixels @ horizontal[:, None].transpose(-1, -2) / _UNIT**2)
-    if not parts:
-        return images.new_zeros(0, 1 if to_grey else images.shape[1], *size, dtype=torch.float32)
     return torch.cat(parts)
 
 

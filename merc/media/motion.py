@@ -13,6 +13,8 @@ from merc.media.crops import resample
 _THUMBNAIL = (18, 32)
 _PATCH = 64
 """Side of the patches in which motion is measured."""
+_COARSE = 4
+"""How many times smaller the patches are at first."""
 
 
 class CutFinder:
@@ -66,8 +68,9 @@ class CutFinder:
             return False
         ahead = list(self._rows)[here + 1 : here + 1 + self.reach]
         around = [other[0] for other in [*list(self._rows)[max(0, here - self.reach) : here], *ahead] if other]
-        lasting = min((later[gap] for gap, later in enumerate(ahead, start=1)), default=row[0])
-        return lasting > row[0] / 2 and row[0] * len(around) > self.ratio * sum(around)
+        # Nothing soon after looks like the frame before (a flash begins), nothing just before like this one (it ends).
+        others = [*(later[gap] for gap, later in enumerate(ahead, start=1)), *row[1:]]
+        return min(others, default=row[0]) > row[0] / 2 and row[0] * len(around) > self.ratio * sum(around)
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
@@ -80,8 +83,8 @@ def _difference(first: Tensor, second: Tensor) -> float:
 def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """How far heads move beside their boxes, from each picture of a head to the next.
 
-    The upper face, which speech hardly moves, is registered by Gauss-Newton steps (Lucas and Kanade 1981), first
-    coarsely, then finely.
+    The upper face, which speech hardly moves, is registered: by a search over coarse shifts, then by Gauss-Newton
+    steps (Lucas and Kanade 1981), first coarse, then fine ones.
 
     Args:
         images: ``(T, 1, H, W)`` uint8 grey.
@@ -98,12 +101,11 @@ def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor
         images, torch.cat([low + span * area[0], low + span * area[1]], -1), (_PATCH, _PATCH), index=index
     )
     patches = _blurred(patches[:, 0])
-    shift = patches.new_zeros(len(patches) - 1, 2)
-    for pooling, steps in ((4, 4), (1, 4)):
-        level = functional.avg_pool2d(patches[:, None], pooling)[:, 0]
-        shift = pooling * _register(level[:-1], level[1:], shift / pooling, steps)
+    level = functional.avg_pool2d(patches[:, None], _COARSE)[:, 0]
+    shift = _COARSE * _register(level[:-1], level[1:], _search(level[:-1], level[1:]), steps=3)
+    shift = _register(patches[:-1], patches[1:], shift, steps=4)
     likeness = _likeness(patches[:-1], patches[1:], shift)
-    sure = (likeness > 0.7) & (shift.abs().amax(-1) < _PATCH / 5)
+    sure = (likeness > 0.7) & (shift.abs().amax(-1) < _PATCH / 4)
     pixels = shift.double() / _PATCH * (area[1] - area[0]) * (span[:-1] + span[1:]) / 2
     return torch.where(sure[:, None], pixels, 0.0), sure
 
@@ -138,6 +140,18 @@ def _standardised(patches: Tensor, window: Tensor) -> Tensor:
     weight = window / window.sum()
     centred = patches - (patches * weight).sum((1, 2), keepdim=True)
     return centred / ((centred**2 * weight).sum((1, 2), keepdim=True) + 4.0).sqrt()
+
+
+def _search(first: Tensor, second: Tensor) -> Tensor:
+    """The whole shifts ``(N, 2)``, up to a quarter of the patch, after which patches differ least."""
+    window = _window(first.shape[-1])
+    reach = first.shape[-1] // 4
+    wide = functional.pad(_standardised(second, window)[None], (reach,) * 4, mode="replicate")
+    kernels = (window * _standardised(first, window))[:, None]
+    squares = functional.conv2d(wide[0, :, None] ** 2, window[None, None])[:, 0]
+    costs = squares - 2 * functional.conv2d(wide, kernels, groups=len(first))[0]
+    best = costs.flatten(1).argmin(-1)
+    return torch.stack([best % (2 * reach + 1), best // (2 * reach + 1)], -1).float() - reach
 
 
 def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tensor:

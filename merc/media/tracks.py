@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -166,11 +167,11 @@ class _Head:
     box: Tensor  # the latest detection
     frame: int  # and its frame
     scores: list[float]
-    anchors: list[Tensor]  # (n, 4): detected boxes and straight lines between them
     velocity: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the centre, a frame
-    motion: list[Tensor] = field(
-        default_factory=list
-    )  # (n, 3): measured motion of the centre from frame to frame; known
+    # Plain arrays, which hold hours without overhead; four numbers a frame: detected boxes and straight lines between
+    # them; three a step: the measured motion of the centre, and whether it could be measured.
+    anchors: array[float] = field(default_factory=lambda: array("d"))
+    motion: array[float] = field(default_factory=lambda: array("d"))
 
     def predicted(self, frame: int) -> Tensor:
         return self.box + (self.velocity * (frame - self.frame)).repeat(2)
@@ -288,14 +289,16 @@ class _Run:
         for number in (sure & left).nonzero()[:, 0].tolist():
             tracked = torch.stack([torch.zeros(4), *(head.box for head in self.heads if head.frame == frame)])
             if float(_overlaps(boxes[number, None], tracked).max()) < _NEW_OVERLAP:
-                self.heads.append(_Head(frame, boxes[number], frame, [float(scores[number])], [boxes[number, None]]))
+                head = _Head(frame, boxes[number], frame, [float(scores[number])])
+                head.anchors.extend(boxes[number].tolist())
+                self.heads.append(head)
 
     def _extend(self, head: _Head, frame: int, box: Tensor, score: float) -> None:
         steps = frame - head.frame
         share = torch.arange(steps + 1)[:, None] / steps
         line = head.box + (box - head.box) * share
         self.segments.append((head, line, head.frame))
-        head.anchors.append(line[1:])
+        head.anchors.extend(line[1:].flatten().tolist())
         velocity = ((box - head.box).view(2, 2).mean(0)) / steps
         head.velocity = velocity if len(head.scores) == 1 else (head.velocity + velocity) / 2
         head.box, head.frame = box, frame
@@ -312,7 +315,7 @@ class _Run:
             motion = torch.cat([centres.diff(dim=0) + shift, known[:, None].double()], -1)
             place = 0
             for head, line, _ in self.segments:
-                head.motion.append(motion[place : place + len(line) - 1])
+                head.motion.extend(motion[place : place + len(line) - 1].flatten().tolist())
                 place += len(line)
             self.segments = []
         for head in self.done:
@@ -332,32 +335,41 @@ class _Run:
 
 def _smoothed(head: _Head, width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The final boxes ``(T, 4)`` of a head: measured motion, at the place and in the size that detections say."""
-    anchors = torch.cat(head.anchors).double().numpy()
-    motion = torch.cat([torch.zeros(0, 3), *head.motion]).double().numpy()
+    anchors, motion = np.array(head.anchors).reshape(-1, 4), np.array(head.motion).reshape(-1, 3)
     extra = len(motion) + 1 - len(anchors)  # frames behind the last detection
     centre, span = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
-    calm = _gaussian(centre, 2.0)
+    calm = _calmed(centre, 2.0)
     steps = motion[:, :2].copy()
     unknown = (motion[:, 2] == 0)[: len(calm) - 1].nonzero()[0]
     steps[unknown] = np.diff(calm, axis=0)[unknown]
     path = np.concatenate([centre[:1], centre[:1] + np.cumsum(steps, 0)])
-    place = _gaussian(centre - path[: len(centre)], width)
+    place = _calmed(centre - path[: len(centre)], width)
     path += np.concatenate([place, np.repeat(place[-1:], extra, 0)])
-    span = _gaussian(span, width)
+    span = _calmed(span, width)
     span = np.concatenate([span, np.repeat(span[-1:], extra, 0)])
     return np.concatenate([path - span / 2, path + span / 2], 1)
 
 
-def _gaussian(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A Gaussian filter along the rows that leaves straight lines as they are, up to their ends."""
-    from scipy.ndimage import gaussian_filter1d
+def _calmed(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Each value replaced by that of a straight line fitted around it, under Gaussian weights.
 
-    reach = min(int(4 * width + 0.5), len(values) - 1)
+    So straight motion stays as it is, up to the ends, where other filters lag or keep the noise.
+    """
+    reach = min(int(4 * width), len(values) - 1)
     if reach < 1:
         return values
-    padded = np.pad(values, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
-    smooth = gaussian_filter1d(padded, width, axis=0, radius=reach)
-    return np.asarray(smooth[reach:-reach], dtype=np.float64)
+    offset = np.arange(-reach, reach + 1)
+    weight = np.exp(-((offset / width) ** 2) / 2)
+    inside = np.ones(len(values))
+    inner = slice(reach, reach + len(values))
+
+    def moment(power: int, series: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.asarray(np.convolve(series, (weight * offset**power)[::-1])[inner], dtype=np.float64)
+
+    mass, tilt, spread = (moment(power, inside) for power in range(3))
+    fitted = [spread * moment(0, column) - tilt * moment(1, column) for column in values.T]
+    smooth: np.ndarray[Any, np.dtype[np.float64]] = np.stack(fitted, 1) / (mass * spread - tilt**2)[:, None]
+    return smooth
 
 
 def _assign(predicted: list[Tensor], boxes: Tensor, grown: float, least: float) -> list[tuple[int, int]]:
