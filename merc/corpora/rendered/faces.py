@@ -274,9 +274,10 @@ class Face:
         span = np.maximum(top - self._y0, 1.0)
         fade = _ease(np.clip(1.25 * (1 - (top - y) / span), 0, 1))
         above = y - raised * self._near * fade
-        lowered = bottom - lower(source_x) - drop
-        fade = _ease(np.clip(1.3 * (1 - (y - bottom) / (22 * _SCALE)), 0, 1))
-        under = y - lowered * self._near * fade - drop * self._jaw_share
+        lowered = (bottom - lower(source_x)) * self._near
+        dropped = drop * self._jaw_share
+        fade = _ease(np.clip(1.3 * (1 - (y - bottom) / (22 * _SCALE)), 0, 1))  # from the lip down to the chin
+        under = y - dropped - (lowered - dropped) * fade
         source_y = np.where(y < (top + bottom) / 2, above, under)
         region = (slice(self._y0, self._y1), slice(self._x0, self._x1))
         skin = np.asarray(cv2.remap(self.texture, floats(source_x), floats(source_y), cv2.INTER_LINEAR), np.uint8)
@@ -290,7 +291,7 @@ class Face:
         cols = slice(int(0.2 * len(self._x[0])), int(0.8 * len(self._x[0])))
         x, y = source_x[rows, cols], self._y[rows]
         top, bottom = top[:, cols], bottom[:, cols]
-        inside = np.clip(y - top + 0.5, 0, 1) * np.clip(bottom - y + 0.5, 0, 1)
+        inside = np.clip(y - top + 0.5, 0, 1) * np.clip(bottom - y + 0.5, 0, 1) * np.clip(bottom - top, 0, 1)
         depth = np.clip((y - top) / np.maximum(bottom - top, 1.0), 0, 1)
         cavity = floats([58, 22, 22]) * (0.55 + 0.6 * depth[..., None])
         s = (self._x[:, cols] - self._upper.centre) / self._upper.half

@@ -270,7 +270,7 @@ def _phones(
     vowels, consonants = list(VOWELS.values()), list(CONSONANTS.values())
     common = _COMMON / _COMMON.sum()
     rate = voice.rate * manner.rate
-    begin, finish = rng.uniform(0.05, 0.2), rng.uniform(0.08, 0.25)
+    begin, finish = np.minimum(rng.uniform((0.05, 0.08), (0.2, 0.25)), 0.2 * seconds).tolist()
     phones, lengths, stress = [_PAUSE], [begin], [0.0]
     now, until = begin, seconds - finish
     while now < until:
