@@ -225,12 +225,16 @@ class Source:
             except av.FFmpegError:  # what cannot be read is the end; the decoder still holds frames
                 self.watch.check()
                 packet = None
-            ended = packet is None or packet.size == 0
+            ended = packet is None
+            if packet is not None and not packet.size:
+                continue  # a dropped frame, as AVI has them; to the decoder it would mean the end
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
                 continue  # a damaged packet
             for frame in frames:
+                if frame.time_base is None and stream.time_base:  # of the last ones, which no packet brings out
+                    frame.time_base = stream.time_base
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
@@ -560,7 +564,7 @@ class _View:
         graph.threads = 1
         # Planes are what tensors want, and swscale makes them faster than packed pixels.
         graph.link_nodes(
-            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+            graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
             graph.add("crop", f"{right - left}:{bottom - top}:{left}:{top}:exact=1"),
             graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear"),
             graph.add("format", "gbrp"),

@@ -187,6 +187,26 @@ def test_odd_files_decode_rightly(tmp_path, name):
         assert sound.abs().max() == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.parametrize("container", ["avi", "nut", "mkv"])
+def test_dropped_frames_do_not_end_the_film(tmp_path, container):
+    av = pytest.importorskip("av")
+    write_media(
+        tmp_path / f"all.{container}", pictures=[numbered(i) for i in range(20)], codec="mjpeg", pix_fmt="yuvj420p"
+    )
+    with (
+        av.open(str(tmp_path / f"all.{container}")) as source,
+        av.open(str(tmp_path / f"dropped.{container}"), "w") as file,
+    ):
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                kept = av.Packet(0) if index in (5, 6) else packet
+                kept.stream, kept.pts, kept.dts, kept.time_base = stream, packet.pts, packet.dts, packet.time_base
+                file.mux(kept)
+    picture, _, _ = outcome(tmp_path / f"dropped.{container}")
+    assert numbers(picture) == [0, 1, 2, 3, 4, 4, 4, *range(7, 20)]
+
+
 def test_a_rotated_file_decodes_rightly(tmp_path):
     write_media(tmp_path / "turned.mp4", pictures=[numbered(i) for i in range(5)])
     picture, _, info = outcome(turned(tmp_path / "turned.mp4", (0, 1, -1, 0)))
