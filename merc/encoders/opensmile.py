@@ -28,8 +28,8 @@ class OpenSmileEncoder(nn.Module):
     columns by the training split before you train on them.
 
     Args:
-        feature_set: A member of ``opensmile.FeatureSet``: ``eGeMAPSv02`` (88 numbers), ``IS10`` (1582, as for IEMOCAP
-            in arXiv 2205.13213 and its followers), ``emobase`` (988), ``ComParE_2016`` (6373) and others.
+        feature_set: A member of ``opensmile.FeatureSet``: ``eGeMAPSv02`` (88 numbers), ``IS10`` (1582, as in the
+            feature files of MMGCN, arXiv 2107.06779), ``emobase`` (988), ``ComParE_2016`` (6373) and others.
 
     Attributes:
         names: openSMILE's name of each number.

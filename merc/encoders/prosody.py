@@ -31,7 +31,7 @@ ACTIVE_DB = 35.0
 SPAN_DB = 60.0
 """How far below the whole a part of the spectrum may be; beyond it lie codecs and rounding, not voices."""
 
-APERIODIC = 0.25
+APERIODIC = 0.3
 """The aperiodicity (YIN's d') from which on a frame has no pitch; 0.1 to 0.3 in the literature."""
 
 MEL_BANDS = 16
