@@ -1,12 +1,15 @@
 """LightningDataModules: what feeds the tasks."""
 
 from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.lipsync import LipSyncDataModule, LipSyncSource
 from merc.datamodules.media import FaceReader, MediaBatch, MediaDataModule, Reader, SoundReader, TrackReader
 from merc.datamodules.text import TextDataModule
 
 __all__ = [
     "ConversationDataModule",
     "FaceReader",
+    "LipSyncDataModule",
+    "LipSyncSource",
     "MediaBatch",
     "MediaDataModule",
     "Reader",

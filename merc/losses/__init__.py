@@ -9,6 +9,7 @@ from merc.losses.classification import (
 from merc.losses.contrastive import SupervisedContrastiveLoss
 from merc.losses.distillation import DistillationLoss
 from merc.losses.fusion import FusionLoss
+from merc.losses.sync import SyncLoss
 
 __all__ = [
     "ClassificationLoss",
@@ -18,4 +19,5 @@ __all__ = [
     "LogitAdjusted",
     "PolynomialCrossEntropy",
     "SupervisedContrastiveLoss",
+    "SyncLoss",
 ]

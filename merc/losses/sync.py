@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from merc.losses._checks import full_precision, require_range
 
@@ -24,9 +25,20 @@ class SyncLoss(nn.Module):
     negatives are; here they are of the kinds :data:`NEGATIVES`, each with its share :math:`w_k` of the mean. A pair of
     sound and foreign lips is a negative for the sound, and for the lips where they have a sound of their own.
 
+    Unit vectors that have nothing to do with each other are :math:`\sqrt 2` apart, so that with the paper's margin
+    every negative counts the same, however near it is. A contrastive term (van den Oord et al. 2018,
+    arXiv 1807.03748) lets near negatives count most; it is an addition, off by default:
+
+    .. math:: L_{contrast} = -E \log \frac{e^{s_{pos} / \tau}}{e^{s_{pos} / \tau} + \sum_{neg} e^{s_{neg} / \tau}},
+        \quad s = 1 - d^2 / 2,
+
+    over sounds and, likewise, over lips; negatives of a kind that weighs nothing are left out.
+
     Args:
         rank: :math:`\alpha`.
         align: :math:`\beta`.
+        contrast: Weight of the contrastive term.
+        temperature: :math:`\tau`, above 0.
         margin: m, in 0..2: distances of unit vectors are at most 2.
         negatives: Weight of each kind; kinds that a batch lacks leave their share to the others.
 
@@ -38,6 +50,8 @@ class SyncLoss(nn.Module):
         self,
         rank: float = 0.7,
         align: float = 0.3,
+        contrast: float = 0.0,
+        temperature: float = 0.07,
         margin: float = 1.5,
         negatives: Mapping[str, float] | None = None,
     ) -> None:
@@ -47,6 +61,8 @@ class SyncLoss(nn.Module):
             raise ValueError(f"SyncLoss: unknown negatives {', '.join(unknown)}: expected {', '.join(NEGATIVES)}.")
         self.rank = require_range("SyncLoss", "rank", rank, 0.0)
         self.align = require_range("SyncLoss", "align", align, 0.0)
+        self.contrast = require_range("SyncLoss", "contrast", contrast, 0.0)
+        self.temperature = require_range("SyncLoss", "temperature", temperature, 0.0, open_low=True)
         self.margin = require_range("SyncLoss", "margin", margin, 0.0, 2.0)
         self.negatives = [require_range("SyncLoss", name, given.get(name, 0.0), 0.0) for name in NEGATIVES]
         if not any(self.negatives):
@@ -62,7 +78,8 @@ class SyncLoss(nn.Module):
                 :data:`NEGATIVES`.
 
         Returns:
-            Scalars ``rank`` and ``align``; the rank is 0, and still part of the graph, without negatives.
+            Scalars ``rank``, ``align`` and ``contrast``; a term of weight 0 is left out, the rank is 0, and still part
+            of the graph, without negatives.
 
         Raises:
             ValueError: The shapes do not fit.
@@ -74,7 +91,17 @@ class SyncLoss(nn.Module):
                 f"{tuple(video.shape)}, {tuple(audio.shape)}, {tuple(kinds.shape)}."
             )
         distance = pairwise_distance(audio, video)
-        own = distance.diagonal()
+        terms = {}
+        if self.rank:
+            terms["rank"] = self.rank * self._ranking(distance, kinds)
+        if self.align:
+            terms["align"] = self.align * distance.diagonal().mean()
+        if self.contrast:
+            terms["contrast"] = self.contrast * self._contrast(distance, kinds)
+        return terms
+
+    def _ranking(self, distance: Tensor, kinds: Tensor) -> Tensor:
+        count, own = len(distance), distance.diagonal()
         for_sound = (self.margin + own[:, None] - distance).clamp(min=0)
         for_lips = (self.margin + own[None, :] - distance[:, :count]).clamp(min=0)
         total, weights = distance.sum() * 0, 0.0
@@ -83,7 +110,15 @@ class SyncLoss(nn.Module):
             terms = torch.cat([for_sound[chosen], for_lips[chosen[:, :count]]])
             if weight and len(terms):
                 total, weights = total + weight * terms.mean(), weights + weight
-        return {"rank": self.rank * total / (weights or 1.0), "align": self.align * own.mean()}
+        return total / (weights or 1.0)
+
+    def _contrast(self, distance: Tensor, kinds: Tensor) -> Tensor:
+        count = len(distance)
+        weighs = torch.tensor([0.0, *self.negatives], device=kinds.device)[kinds] > 0
+        own = torch.eye(count, len(distance.T), dtype=torch.bool, device=kinds.device)
+        scores = ((1 - distance.square() / 2) / self.temperature).masked_fill(~(weighs | own), float("-inf"))
+        places = torch.arange(count, device=kinds.device)
+        return (F.cross_entropy(scores, places) + F.cross_entropy(scores[:, :count].T, places)) / 2
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from merc.batch import ConversationBatch
 from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
+from merc.tasks.checkpoints import refuse_other_model, weights_digest
 
 
 @dataclass
@@ -205,7 +205,7 @@ class EmotionTask(L.LightningModule):
             "trained_on": self.origin.get("trained_on", "nothing"),
             "selected_on": self.origin.get("selected_on", "nothing"),
             "trained_with": self.origin.get("stores", {}),
-            "weights": _weights_digest(self),
+            "weights": weights_digest(self),
             "inputs": {name: self.data.stores[name].digest for name in self.modalities},
         }
 
@@ -220,15 +220,7 @@ class EmotionTask(L.LightningModule):
             ValueError: The checkpoint does not fit; the message says what differs.
         """
         expected, found = self._signature(), checkpoint.get("merc", {})
-        differ = [f"{k}: expected {v}, found {found.get(k)}" for k, v in expected.items() if found.get(k) != v]
-        if not differ:
-            own, given = _shapes(self.state_dict()), _shapes(checkpoint["state_dict"])
-            names = [name for name in {**own, **given} if own.get(name) != given.get(name)]
-            differ = [f"{name}: expected {own.get(name)}, found {given.get(name)}" for name in names[:3]]
-        if differ:
-            raise ValueError(
-                f"The checkpoint is of another model ({'; '.join(differ)}): give the checkpoint of this config."
-            )
+        refuse_other_model(expected, found, self.state_dict(), checkpoint["state_dict"])
         self.origin = found.get("origin", {})
         self._choices = _choices(checkpoint)
         self._check_classes()
@@ -317,16 +309,3 @@ def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "probabilities": torch.cat([part["probabilities"] for part in parts])[first],
         "present": present,
     }
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def _weights_digest(task: EmotionTask) -> str:
-    """A digest of the weights in use, whether they came from a checkpoint or from memory."""
-    digest = hashlib.sha256()
-    for name, value in sorted(task.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -1,0 +1,385 @@
+"""Mouths and sounds from stores, dealt out as pairs that belong together and pairs that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
+from merc.datamodules.remaining import RemainingBatches
+from merc.losses.sync import NEGATIVES
+from merc.speaker.choose import NOBODY
+from merc.speaker.net import MEL_PER_FRAME
+from merc.speaker.score import MouthTrack
+from merc.store import FeatureStore, StoreError
+
+_SHIFTED, _SAME_CLIP, _OTHER_CLIP, _SILENT = range(1, len(NEGATIVES) + 1)
+
+
+@dataclass(frozen=True)
+class LipSyncSource:
+    """Clips whose faces were tracked: a corpus with the stores that the ``faces`` stage wrote.
+
+    Args:
+        corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
+        faces: Store of kind ``faces``.
+        crops: Store of kind ``crops``.
+        sound: Store of kind ``sound``.
+        speaker: Store of kind ``speaker`` that says which track speaks, where that is known. Without it, only clips
+            with exactly one track are taken for that track's speech.
+        weight: How often training draws from this source, relative to the others.
+    """
+
+    corpus: str | Path | Corpus
+    faces: str | Path
+    crops: str | Path
+    sound: str | Path
+    speaker: str | Path | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LipSyncClip:
+    """The mouths and the sound of one clip.
+
+    Args:
+        key: The utterance.
+        tracks: Its face tracks, in the order of the store.
+        sound: ``(M, 80)`` log-mel.
+        speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
+        areas: Mean area of each track's face, in square pixels of the picture.
+    """
+
+    key: UtteranceKey
+    tracks: tuple[MouthTrack, ...]
+    sound: Tensor
+    speaker: int | None
+    areas: tuple[float, ...]
+
+    @property
+    def first_face(self) -> int:
+        """The track that appears first, the largest of several: the choice without any thought of the sound."""
+        pairs = zip(self.tracks, self.areas, strict=True)
+        order = [(track.first, -area, index) for index, (track, area) in enumerate(pairs)]
+        return min(order)[2] if order else NOBODY
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncClip:
+        """The clip as it is: the scorer moves the windows that it needs."""
+        return self
+
+
+@dataclass(slots=True)
+class LipSyncBatch:
+    """Windows of V mouths and A sounds; the first A mouths belong to the sounds.
+
+    Args:
+        crops: ``(V, T, S, S)`` uint8 grey mouths.
+        sound: ``(A, 4 T, 80)`` log-mels.
+        kinds: ``(A, V)`` kind of negative that each pair is, counted from 1 in :data:`merc.losses.sync.NEGATIVES`;
+            0 for none.
+        speaks: ``(V,)`` 1 where the lips speak, 0 where they do not, -1 where that is not known.
+    """
+
+    crops: Tensor
+    sound: Tensor
+    kinds: Tensor
+    speaks: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncBatch:
+        """The batch on another device."""
+        names = ("crops", "sound", "kinds", "speaks")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+
+class LipSyncDataModule(L.LightningDataModule):
+    """Self-supervised pairs of lips and sound (arXiv 2511.13731, section 3.2).
+
+    A clip with one face is taken for that face's speech. A training batch draws two windows from each of some
+    clips; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
+    pictures away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
+    to speak, and frozen pictures of any face. Nothing but stores is read.
+
+    Args:
+        sources: Where clips come from.
+        window: Pictures T of a training window.
+        batch_size: Sounds a training step.
+        batches_per_epoch: Training steps an epoch: windows are drawn at random, so an epoch has no end of its own.
+        silent: Silent mouths in a batch, as a share of its sounds.
+        min_shift: Fewest pictures between two windows of a track that count as out of sync; 10 are 0.4 s.
+        max_lag: Most pictures, drawn uniformly, by which a sound is moved against its mouth and still fits.
+        predict_splits: Splits that prediction goes through.
+
+    Raises:
+        ValueError: There is no source.
+    """
+
+    def __init__(
+        self,
+        sources: list[LipSyncSource],
+        window: int = 32,
+        batch_size: int = 24,
+        batches_per_epoch: int = 50,
+        silent: float = 0.25,
+        min_shift: int = 10,
+        max_lag: int = 1,
+        predict_splits: Sequence[str] = SPLITS,
+    ) -> None:
+        super().__init__()
+        if not sources:
+            raise ValueError("LipSyncDataModule got no sources: expected at least one corpus with its stores.")
+        self.sources = sources
+        self.window = window
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.silent = silent
+        self.min_shift = min_shift
+        self.max_lag = max_lag
+        self.predict_splits = [split_name(split) for split in predict_splits]
+        self.opened: list[_OpenSource] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the sources, once.
+
+        Raises:
+            FileNotFoundError: A corpus or a store is not there.
+            StoreError: A store is damaged or of another kind.
+        """
+        if not self.opened:
+            self.opened = [_OpenSource(source) for source in self.sources]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the mouth crops, in pixels."""
+        return self.opened[0].size
+
+    def clips(self, split: str) -> list[LipSyncClip]:
+        """All clips of a split, of all sources in order."""
+        return [source.clip(key) for source in self.opened for key in source.keys(split)]
+
+    def train_dataloader(self) -> DataLoader[LipSyncBatch]:
+        """Batches of drawn windows."""
+        pools = [
+            _Pool.of([source.clip(key) for key in source.keys("train")], self.window + 2 * self.max_lag)
+            for source in self.opened
+        ]
+        if not any(pool.talks for pool in pools):
+            raise StoreError(
+                f"No clip of split train shows one face with its sound for {self.window} pictures or more: expected "
+                "some. Give more clips, a store that says who speaks, or a shorter window."
+            )
+        return DataLoader(_Draws(self, pools), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[LipSyncClip]:
+        """Clips of ``val``, one by one."""
+        return DataLoader(self.clips("val"), batch_size=None)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[LipSyncClip]:
+        """Clips of ``test``, one by one."""
+        return DataLoader(self.clips("test"), batch_size=None)  # type: ignore[arg-type]
+
+    def predict_dataloader(self) -> DataLoader[LipSyncClip]:
+        """Clips of ``predict_splits`` that are not yet in the store being written."""
+        items = [(source, key) for source in self.opened for split in self.predict_splits for key in source.keys(split)]
+        left = RemainingBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
+        return DataLoader(_Clips(items), sampler=left, batch_size=None)
+
+
+class _OpenSource:
+    """A source with its stores open."""
+
+    def __init__(self, source: LipSyncSource) -> None:
+        self.weight = source.weight
+        self.corpus = source.corpus if isinstance(source.corpus, Corpus) else Corpus.load(source.corpus)
+        self.faces, self.crops, self.sound = (FeatureStore(path) for path in (source.faces, source.crops, source.sound))
+        self.faces.require(kind="faces")
+        self.crops.require(kind="crops")
+        self.sound.require(kind="sound")
+        self.speaker: dict[UtteranceKey, int] = {}
+        if source.speaker is not None:
+            store = FeatureStore(source.speaker)
+            store.require(kind="speaker")
+            rows, _ = store.gather(store.keys)
+            self.speaker = dict(zip(store.keys, rows[:, 0].int().tolist(), strict=True))
+        self.size = round(self.crops.dim**0.5)
+        self._there = set(self.faces.keys) & set(self.crops.keys) & set(self.sound.keys)
+
+    def keys(self, split: str) -> list[UtteranceKey]:
+        """The utterances of a split that have faces, crops and sound in the stores; none if there is no such split."""
+        if split not in self.corpus:
+            return []
+        return [key for conversation in self.corpus[split] for key in conversation.keys if key in self._there]
+
+    def clip(self, key: UtteranceKey) -> LipSyncClip:
+        rows, crops, sound = (store.sequence(key) for store in (self.faces, self.crops, self.sound))
+        if len(rows) != len(crops):
+            raise StoreError(
+                f"{self.crops.path} has {len(crops)} crops of {key}, {self.faces.path} {len(rows)} boxes: expected "
+                "one crop for every box. Write both stores in one run."
+            )
+        crops = crops.view(-1, self.size, self.size)
+        starts = [0, *((rows[1:, 0] != rows[:-1, 0]).nonzero()[:, 0] + 1).tolist(), len(rows)]
+        spans = [(a, b) for a, b in pairwise(starts) if b > a]
+        tracks = tuple(MouthTrack(int(rows[a, 1]), crops[a:b]) for a, b in spans)
+        sides = (rows[:, 4:6] - rows[:, 2:4]).prod(1)
+        areas = tuple(float(sides[a:b].mean()) for a, b in spans)
+        speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
+        return LipSyncClip(key, tracks, sound, speaker, areas)
+
+
+class _Clips(Dataset[LipSyncClip]):
+    """Clips, read when a batch of one asks for them."""
+
+    def __init__(self, items: list[tuple[_OpenSource, UtteranceKey]]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, indices: list[int]) -> LipSyncClip:
+        [(source, key)] = [self.items[index] for index in indices]
+        return source.clip(key)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What training draws from, of one source."""
+
+    talks: list[LipSyncClip]
+    """Clips whose speaking track, and sound, are long enough for a window."""
+    silent: list[MouthTrack]
+    """Tracks that are known not to speak."""
+
+    @classmethod
+    def of(cls, clips: list[LipSyncClip], shortest: int) -> _Pool:
+        talks = [c for c in clips if c.speaker is not None and c.speaker >= 0 and _length(c, c.speaker) >= shortest]
+        silent = [
+            track
+            for clip in clips
+            if clip.speaker is not None
+            for index, track in enumerate(clip.tracks)
+            if index != clip.speaker and len(track.crops) >= shortest
+        ]
+        return cls(talks, silent)
+
+
+def _length(clip: LipSyncClip, track: int) -> int:
+    """Pictures of a track for which there is sound."""
+    return min(clip.tracks[track].stop, len(clip.sound) // MEL_PER_FRAME) - clip.tracks[track].first
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window of a mouth: whose, and when."""
+
+    clip: UtteranceKey | None
+    track: int
+    start: int
+    crops: Tensor
+    speaks: int
+
+
+class _Draws(Dataset[LipSyncBatch]):
+    """Training batches, each drawn when it is asked for; the global generator decides."""
+
+    def __init__(self, data: LipSyncDataModule, pools: list[_Pool]) -> None:
+        self.data = data
+        self.pools = [pool for pool in pools if pool.talks]
+        weights = [source.weight for source, pool in zip(data.opened, pools, strict=True) if pool.talks]
+        self.weights = torch.tensor(weights)
+
+    def __len__(self) -> int:
+        return self.data.batches_per_epoch
+
+    def __getitem__(self, index: int) -> LipSyncBatch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        own: list[_Window] = []
+        others: list[_Window] = []
+        sounds: list[Tensor] = []
+        while len(own) < self.data.batch_size:
+            clip = self._talk(self._pool())
+            for start in self._starts(clip):
+                own.append(self._window(clip, self._speaker(clip), start, speaks=1))
+                sounds.append(self._heard(clip, start))
+            others += self._beside(clip, own[-1].start)
+        own, sounds = own[: self.data.batch_size], sounds[: self.data.batch_size]
+        others += [self._silence() for _ in range(round(self.data.silent * len(own)))]
+        windows = [*own, *others]
+        return LipSyncBatch(
+            crops=torch.stack([window.crops for window in windows]),
+            sound=torch.stack(sounds),
+            kinds=torch.tensor([[self._kind(anchor, window) for window in windows] for anchor in own]),
+            speaks=torch.tensor([window.speaks for window in windows]),
+        )
+
+    def _pool(self) -> _Pool:
+        return self.pools[int(torch.multinomial(self.weights, 1))]
+
+    @staticmethod
+    def _talk(pool: _Pool) -> LipSyncClip:
+        return pool.talks[_below(len(pool.talks))]
+
+    @staticmethod
+    def _speaker(clip: LipSyncClip) -> int:
+        if clip.speaker is None:
+            raise ValueError(f"Nobody knows who speaks in {clip.key}: it is no positive.")
+        return clip.speaker
+
+    def _starts(self, clip: LipSyncClip) -> list[int]:
+        """One window of the speaking track, and a second one out of sync with it if there is room."""
+        lag = self.data.max_lag
+        room = _length(clip, self._speaker(clip)) - self.data.window - 2 * lag
+        first = _below(room + 1)
+        away = [s for s in range(room + 1) if abs(s - first) >= self.data.min_shift]
+        origin = clip.tracks[self._speaker(clip)].first + lag
+        return [origin + first, *([origin + away[_below(len(away))]] if away else [])]
+
+    def _window(self, clip: LipSyncClip, track: int, start: int, speaks: int) -> _Window:
+        offset = start - clip.tracks[track].first
+        return _Window(clip.key, track, start, clip.tracks[track].crops[offset : offset + self.data.window], speaks)
+
+    def _heard(self, clip: LipSyncClip, start: int) -> Tensor:
+        lag = self.data.max_lag
+        moved = max(start + _below(2 * lag + 1) - lag, 0)
+        return clip.sound[MEL_PER_FRAME * moved :][: MEL_PER_FRAME * self.data.window]
+
+    def _beside(self, clip: LipSyncClip, start: int) -> list[_Window]:
+        """The other tracks of a clip that are visible in the whole window."""
+        speaker = self._speaker(clip)
+        return [
+            self._window(clip, index, start, speaks=0)
+            for index, track in enumerate(clip.tracks)
+            if index != speaker and track.first <= start and start + self.data.window <= track.stop
+        ]
+
+    def _silence(self) -> _Window:
+        """Lips that do not speak: a track that is known for it, or a frozen picture of one that may."""
+        pool = self._pool()
+        if pool.silent and _below(2):
+            track = pool.silent[_below(len(pool.silent))]
+            start = _below(len(track.crops) - self.data.window + 1)
+            return _Window(None, 0, start, track.crops[start : start + self.data.window], 0)
+        clip = self._talk(pool)
+        crops = clip.tracks[self._speaker(clip)].crops
+        frozen = crops[_below(len(crops))].expand(self.data.window, -1, -1)
+        return _Window(None, 0, 0, frozen, 0)
+
+    def _kind(self, anchor: _Window, window: _Window) -> int:
+        if window.clip is None:
+            return _SILENT
+        if window.clip != anchor.clip:
+            return _OTHER_CLIP
+        if window.track != anchor.track:
+            return _SAME_CLIP
+        return _SHIFTED if abs(window.start - anchor.start) >= self.data.min_shift else 0
+
+
+def _below(count: int) -> int:
+    return int(torch.randint(count, ()).item())

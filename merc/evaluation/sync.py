@@ -1,0 +1,93 @@
+"""How well lips and sound are matched: every sound against every face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from merc.speaker.net import LipSyncNet
+from merc.speaker.score import MouthTrack, SyncScorer
+
+
+@dataclass(frozen=True)
+class SyncTrial:
+    """The vectors of one talking face and its sound, cut to a common length.
+
+    Args:
+        video: ``(W, d)`` of the face in W windows.
+        activity: ``(W,)`` log-odds that its lips speak.
+        audio: ``(W, L, d)`` of the sound, at L lags.
+        frozen: ``(W, d)`` of the face when it stands still.
+        frozen_activity: ``(W,)`` log-odds that the still lips speak.
+    """
+
+    video: Tensor
+    activity: Tensor
+    audio: Tensor
+    frozen: Tensor
+    frozen_activity: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, network: LipSyncNet, scorer: SyncScorer, track: MouthTrack, sound: Tensor, frames: int
+    ) -> SyncTrial | None:
+        """Encode the first ``frames`` pictures of a track with its sound; ``None`` if it is shorter.
+
+        Args:
+            network: In evaluation mode.
+            scorer: Its windows and lags are used.
+            track: The talking face.
+            sound: ``(M, 80)`` log-mel of the clip.
+            frames: Pictures to use.
+        """
+        if len(track.crops) < frames or 4 * (track.first + frames) > len(sound) + 4:
+            return None
+        spans = [(track.first + a, track.first + b) for a, b in scorer.windows(frames)]
+        still = MouthTrack(track.first, track.crops[len(track.crops) // 2].expand(frames, -1, -1))
+        video, activity = scorer.embed_track(network, track, spans)
+        frozen, frozen_activity = scorer.embed_track(network, still, spans)
+        audio = torch.stack(scorer.embed_sound(network, sound, spans))
+        return cls(torch.stack(video), activity, audio, torch.stack(frozen), frozen_activity)
+
+
+def pair_scores(scorer: SyncScorer, trials: Sequence[SyncTrial]) -> tuple[Tensor, Tensor]:
+    """Play every sound against every face.
+
+    Args:
+        scorer: How windows become a score.
+        trials: N trials of one length.
+
+    Returns:
+        ``(N, N)``: row i holds the score of each face with sound i; ``(N,)`` the score of each sound with its own
+        face standing still.
+    """
+    video, frozen = (torch.stack([getattr(t, name) for t in trials]) for name in ("video", "frozen"))
+    activity, still = (torch.stack([getattr(t, name) for t in trials]) for name in ("activity", "frozen_activity"))
+    audio = torch.stack([trial.audio for trial in trials])
+    scores = torch.stack([_score(scorer, video, activity, sound[None]) for sound in audio])
+    return scores.cpu(), _score(scorer, frozen, still, audio).cpu()
+
+
+def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -> Tensor:
+    distance = (2 - 2 * (audio @ video[..., None])[..., 0]).clamp(min=1e-6).sqrt()  # (N, W, L)
+    best = distance.mean(1).amin(-1)
+    return -best + scorer.activity * F.logsigmoid(activity.float()).mean(-1)
+
+
+def balanced_threshold(positive: Tensor, negative: Tensor) -> float:
+    """The score that best separates two groups: halfway between the two values around the best balanced accuracy.
+
+    Args:
+        positive: Scores that should lie above, at least one.
+        negative: Scores that should lie below, at least one.
+    """
+    values = torch.cat([positive, negative]).double().sort().values
+    above = (positive.double()[None] > values[:, None]).double().mean(1)
+    below = (negative.double()[None] <= values[:, None]).double().mean(1)
+    best = int((above + below).argmax())
+    return float((values[best] + values[min(best + 1, len(values) - 1)]) / 2)

@@ -1,0 +1,120 @@
+"""LipSyncNet: lips and sound of the same time span to vectors that are near if they belong together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MEL_PER_FRAME = 4
+"""Frames of log-mel (100 a second) for every picture (25 a second)."""
+
+MEL_BANDS = 80
+"""Bands of the log-mel that LipSyncNet hears."""
+
+
+class LipSyncNet(nn.Module):
+    r"""A 3D network for the mouth and a 2D network for the sound, into one space (arXiv 2511.13731, section 3.2).
+
+    Both encoders keep the time axis: each gives ``channels`` traces with one value a picture. A vector is what the
+    traces do around their mean in the window, flattened and L2-normalised,
+
+    .. math:: f = \frac{z - \bar z}{\lVert z - \bar z \rVert}, \qquad z \in R^{channels \times T},
+
+    so that the Euclidean distance of the paper is a correlation over time, :math:`d^2 = 2 - 2 \, corr(z_v, z_a)`,
+    and neither a face nor a voice has a place of its own in the space. A window of 32 pictures (1.28 s) gives the
+    paper's 256 numbers with 8 channels.
+
+    The mouth enters as its grey picture, normalised by the window's mean and contrast, the change from one picture to
+    the next, and the size of that change; the sound as log-mel and as the root of the energy in each band.
+
+    A head on the video encoder tells whether the lips speak at all, whatever is heard: against a face that stands
+    still, a correlation alone decides by chance.
+
+    Args:
+        size: Height and width S of the mouth crops, in pixels; a multiple of 8.
+        channels: Traces.
+        width: Channels of the first convolution; the later ones have multiples of it.
+        hidden: Channels of the temporal layers.
+        dropout: Dropout before the temporal layers, in 0..1.
+
+    Raises:
+        ValueError: The size is no multiple of 8.
+    """
+
+    def __init__(
+        self, size: int = 32, channels: int = 8, width: int = 24, hidden: int = 256, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if size < 16 or size % 8:
+            raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8 from 16 on.")
+        self.size = size
+        self.channels = channels
+        self.look = nn.Sequential(
+            nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), (1, 2, 2)),
+            nn.GroupNorm(1, width),
+            nn.GELU(),
+            nn.Conv3d(width, 2 * width, (3, 3, 3), (1, 2, 2), (1, 1, 1)),
+            nn.GroupNorm(1, 2 * width),
+            nn.GELU(),
+            nn.AvgPool3d((1, 2, 2)),
+        )
+        self.listen = nn.Sequential(
+            nn.Conv2d(2, width, 5, 2, 2),
+            nn.GroupNorm(1, width),
+            nn.GELU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1),
+            nn.GroupNorm(1, 2 * width),
+            nn.GELU(),
+            nn.AvgPool2d((1, 4)),
+        )
+        seen, heard = 2 * width * (size // 8) ** 2, 2 * width * (MEL_BANDS // 16)
+        self.lips = _temporal(seen, hidden, dropout)
+        self.voice = _temporal(heard, hidden, dropout)
+        self.lips_trace = nn.Conv1d(hidden, channels, 3, padding=1)
+        self.voice_trace = nn.Conv1d(hidden, channels, 3, padding=1)
+        self.speaks = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+    def embed_video(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode windows of a mouth.
+
+        Args:
+            crops: ``(B, T, S, S)`` grey levels in 0..255, of any type; T from 2 on.
+
+        Returns:
+            Unit vectors ``(B, channels * T)``, and ``(B,)`` log-odds that the lips speak.
+        """
+        grey = crops.to(self.lips_trace.weight.dtype) / 255
+        grey = grey - grey.mean((1, 2, 3), keepdim=True)
+        grey = grey / (grey.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.01)
+        change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
+        maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
+        hidden = self.lips(maps.transpose(1, 2).flatten(2).transpose(1, 2))
+        summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
+        return _unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """Encode windows of sound.
+
+        Args:
+            sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 frames a second.
+
+        Returns:
+            Unit vectors ``(B, channels * T)``.
+        """
+        sound = sound.to(self.voice_trace.weight.dtype)
+        level = sound - sound.mean((1, 2), keepdim=True)
+        energy = (level - level.amax((1, 2), keepdim=True)).exp()
+        energy = (energy / energy.mean((1, 2), keepdim=True)).sqrt()
+        maps = self.listen(torch.stack([level / 3, energy], dim=1))
+        return _unit(self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2))))
+
+
+def _temporal(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(dropout), nn.Conv1d(inputs, hidden, 5, padding=2), nn.GELU(), nn.Dropout(dropout))
+
+
+def _unit(traces: Tensor) -> Tensor:
+    """The traces ``(B, channels, T)`` around their mean over time, as one vector of length 1; float32 at least."""
+    traces = traces.float() if traces.element_size() < 4 else traces
+    return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)

@@ -1,0 +1,44 @@
+"""What the tasks share about weights: a digest of them, and the refusal of those of another model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A digest of the weights in use, whether they came from a checkpoint or from memory."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_model(
+    expected: Mapping[str, Any], found: Mapping[str, Any], own: Mapping[str, Tensor], given: Mapping[str, Tensor]
+) -> None:
+    """Compare a checkpoint with the model that it is to be loaded into.
+
+    Args:
+        expected: What the model says of itself, in plain values.
+        found: What the checkpoint says of the model that it was made from.
+        own: The model's state.
+        given: The checkpoint's state.
+
+    Raises:
+        ValueError: They differ; the message says in what.
+    """
+    differ = [f"{k}: expected {v}, found {found.get(k)}" for k, v in expected.items() if found.get(k) != v]
+    if not differ:
+        shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (own, given)]
+        names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+        differ = [f"{name}: expected {shapes[0].get(name)}, found {shapes[1].get(name)}" for name in names[:3]]
+    if differ:
+        raise ValueError(
+            f"The checkpoint is of another model ({'; '.join(differ)}): give the checkpoint of this config."
+        )

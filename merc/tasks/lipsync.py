@@ -1,0 +1,212 @@
+"""LipSyncNet: learning synchrony, and choosing who speaks."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional as F
+
+from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
+from merc.evaluation.sync import SyncTrial, balanced_threshold, pair_scores
+from merc.losses.sync import SyncLoss
+from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.tasks.checkpoints import refuse_other_model, weights_digest
+
+
+class LipSyncTask(L.LightningModule):
+    """Trains LipSyncNet on synchrony, and chooses the active speaker of clips (arXiv 2511.13731, section 3.2).
+
+    Validation plays every sound of the split against its own face and against each other face: ``val/pair_accuracy``
+    is the share of these ordered pairs in which the own face wins, ``val/pair_loss`` the mean of
+    ``log(1 + exp((other - own) / 0.1))`` over them, by which checkpoints are chosen. From the same scores, and those of
+    frozen faces, comes the threshold below which nobody who is visible speaks; it is part of the checkpoint. Where
+    the corpus knows who speaks, ``choice_accuracy`` is the share of clips in which the right track is chosen, and
+    ``first_face_accuracy`` that of the choice without synchrony.
+
+    Prediction gives the ``speaker`` of every clip: the chosen track (-1 for nobody), its score, its margin over the
+    next candidate, and its coverage.
+
+    Args:
+        network: The network.
+        loss: The synchrony loss.
+        augment: Draws other looks for training windows; ``None`` trains on the windows as they are.
+        scorer: How windows become a choice.
+        activity: Weight of the cross-entropy of whether lips speak at all.
+        pair_frames: Pictures of every clip that enter the pairs of validation and test; 74 are 3 s.
+        optimizer: Makes the optimizer from the parameters.
+        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+    """
+
+    def __init__(
+        self,
+        network: LipSyncNet,
+        loss: SyncLoss | None = None,
+        augment: SyncAugmentation | None = None,
+        scorer: SyncScorer | None = None,
+        activity: float = 0.2,
+        pair_frames: int = 74,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss or SyncLoss()
+        self.augment = augment
+        self.scorer = scorer or SyncScorer()
+        self.activity = activity
+        self.pair_frames = pair_frames
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.tensor(float("-inf")))
+        self.trained_on = "nothing"
+        self._trials: list[SyncTrial] = []
+        self._choices: list[tuple[bool, bool]] = []
+
+    @property
+    def data(self) -> LipSyncDataModule:
+        """The datamodule of the trainer.
+
+        Raises:
+            TypeError: The trainer has none, or one of another kind.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, LipSyncDataModule):
+            raise TypeError(
+                f"LipSyncTask expects a LipSyncDataModule, found {type(data).__name__}: pass "
+                "trainer.fit(task, datamodule=...)."
+            )
+        return data
+
+    def setup(self, stage: str) -> None:
+        """Check the size of the crops.
+
+        Raises:
+            ValueError: The network expects another size than the store has.
+        """
+        if self.data.size != self.network.size:
+            raise ValueError(
+                f"LipSyncNet looks at crops of {self.network.size} x {self.network.size} pixels, the store has "
+                f"{self.data.size} x {self.data.size}: correct size in the config, or write the crops again."
+            )
+
+    def on_fit_start(self) -> None:
+        """Note what the weights are trained on."""
+        self.trained_on = ", ".join(f"{source.corpus.name}/train" for source in self.data.opened)
+
+    def training_step(self, batch: LipSyncBatch, batch_idx: int) -> Tensor:
+        """The synchrony loss, and whether lips speak."""
+        crops, sound = (batch.crops, batch.sound) if self.augment is None else self.augment(batch.crops, batch.sound)
+        video, activity = self.network.embed_video(crops)
+        terms = self.loss(video, self.network.embed_audio(sound), batch.kinds)
+        known = batch.speaks >= 0
+        if self.activity > 0 and known.any():
+            speaks = batch.speaks[known].float()
+            terms["activity"] = self.activity * F.binary_cross_entropy_with_logits(activity[known].float(), speaks)
+        total: Tensor = torch.stack(list(terms.values())).sum()
+        for name, value in {"loss": total, **terms}.items():
+            self.log(
+                f"train/{name}",
+                value.detach(),
+                prog_bar=name == "loss",
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(batch.sound),
+            )
+        return total
+
+    def validation_step(self, clip: LipSyncClip, batch_idx: int) -> None:
+        """Keep what the clip says."""
+        self._evaluate(clip)
+
+    def test_step(self, clip: LipSyncClip, batch_idx: int) -> None:
+        """Keep what the clip says."""
+        self._evaluate(clip)
+
+    def _evaluate(self, clip: LipSyncClip) -> None:
+        if clip.speaker is None:
+            return
+        if len(clip.tracks) > 1:
+            chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
+            self._choices.append((chosen.track == clip.speaker, clip.first_face == clip.speaker))
+        if clip.speaker >= 0:
+            trial = SyncTrial.of(self.network, self.scorer, clip.tracks[clip.speaker], clip.sound, self.pair_frames)
+            self._trials += [trial] if trial is not None else []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation split, and set the threshold by them."""
+        self._summarise("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split."""
+        self._summarise("test")
+
+    def _summarise(self, part: str) -> None:
+        trials, choices = self._trials, self._choices
+        self._trials, self._choices = [], []
+        if len(trials) > 1:
+            scores, frozen = pair_scores(self.scorer, trials)
+            own = scores.diagonal()[:, None]
+            others = ~torch.eye(len(scores), dtype=torch.bool)
+            self.log(f"{part}/pair_accuracy", (own > scores)[others].float().mean(), prog_bar=True)
+            self.log(f"{part}/pair_loss", F.softplus((scores - own) / 0.1)[others].mean())
+            self.log(f"{part}/still_accuracy", (own[:, 0] > frozen).float().mean())
+            if part == "val":
+                self.threshold.fill_(balanced_threshold(own[:, 0], torch.cat([scores[others], frozen])))
+        if choices:
+            right, first = torch.tensor(choices).float().mean(0)
+            self.log(f"{part}/choice_accuracy", right, prog_bar=True)
+            self.log(f"{part}/first_face_accuracy", first)
+
+    def _known_threshold(self) -> float | None:
+        return float(self.threshold) if torch.isfinite(self.threshold) else None
+
+    def predict_step(self, clip: LipSyncClip, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The choice of the active speaker in one clip."""
+        choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
+        if not clip.tracks:
+            return {"keys": [], "speaker": torch.empty(0, 4), "missing": {clip.key: "no face was found"}}
+        row = torch.tensor([[choice.track, choice.score, choice.margin, choice.coverage]])
+        return {"keys": [clip.key], "speaker": row.nan_to_num(posinf=2.0, neginf=-2.0)}
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+        """Every parameter."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store of choices tells of their origin: plain values."""
+        settings = {f.name: getattr(self.scorer, f.name) for f in fields(self.scorer)}
+        return {
+            "task": type(self).__name__,
+            "trained_on": self.trained_on,
+            "weights": weights_digest(self),
+            "threshold": self._known_threshold(),
+            "scorer": settings,
+            "inputs": {
+                f"{source.corpus.name}/{kind}": getattr(source, kind).digest
+                for source in self.data.opened
+                for kind in ("faces", "crops", "sound")
+            },
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add, in plain values, what the weights fit to."""
+        checkpoint["merc"] = {"task": type(self).__name__, "trained_on": self.trained_on}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Raises:
+            ValueError: The checkpoint does not fit; the message says what differs.
+        """
+        found = checkpoint.get("merc", {})
+        refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
+        self.trained_on = found["trained_on"]

@@ -1,0 +1,81 @@
+"""The choice of the active speaker against a slow, obvious version."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merc.speaker import choose_speaker
+from merc.speaker.choose import NOBODY
+
+
+def slow(scores, visible, threshold):
+    totals = []
+    for row, seen in zip(scores, visible, strict=True):
+        values = [s for s, v in zip(row, seen, strict=True) if v]
+        if threshold is None:
+            totals.append(sum(values) / len(values) if values else -math.inf)
+        else:
+            totals.append((sum(values) + threshold * (len(row) - len(values))) / len(row))
+    best = max(range(len(totals)), key=lambda j: totals[j], default=None)
+    if best is None or totals[best] == -math.inf or (threshold is not None and totals[best] <= threshold):
+        return NOBODY, totals
+    return best, totals
+
+
+tables = st.integers(0, 4).flatmap(
+    lambda k: st.integers(1, 5).flatmap(
+        lambda w: st.tuples(
+            st.lists(
+                st.lists(st.integers(-20, 0).map(lambda x: x / 10), min_size=w, max_size=w), min_size=k, max_size=k
+            ),
+            st.lists(st.lists(st.booleans(), min_size=w, max_size=w), min_size=k, max_size=k),
+            st.one_of(st.none(), st.integers(-20, 0).map(lambda x: x / 10 + 0.05)),
+        )
+    )
+)
+
+
+@given(tables)
+def test_choice_equals_the_slow_version(table):
+    scores, visible, threshold = table
+    width = len(scores[0]) if scores else 1
+    choice = choose_speaker(
+        torch.tensor(scores).view(-1, width), torch.tensor(visible, dtype=torch.bool).view(-1, width), threshold
+    )
+    expected, totals = slow(scores, visible, threshold)
+    assert list(choice.scores) == pytest.approx(totals, abs=1e-6)
+    if expected == NOBODY:
+        assert choice.track == NOBODY and choice.coverage == 0
+    else:
+        assert choice.scores[choice.track] == pytest.approx(totals[expected], abs=1e-6)
+        assert choice.coverage == pytest.approx(sum(visible[choice.track]) / width)
+        assert choice.margin >= 0
+
+
+def test_the_margin_is_over_the_next_track_or_over_nobody():
+    scores = torch.tensor([[-0.5, -0.7], [-1.0, -1.0]])
+    seen = torch.ones(2, 2, dtype=torch.bool)
+    assert choose_speaker(scores, seen, -1.3).margin == pytest.approx(0.4)
+    assert choose_speaker(scores, seen, -0.8).margin == pytest.approx(0.2)
+
+
+def test_a_face_seen_for_a_moment_must_fit_very_well_to_win():
+    scores = torch.tensor([[-0.8, -0.8, -0.8, -0.8], [-0.6, 0.0, 0.0, 0.0]])
+    seen = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    assert choose_speaker(scores, seen, -1.2).track == 0
+    assert choose_speaker(scores, seen, None).track == 1
+
+
+def test_scores_where_a_track_is_not_visible_are_not_read():
+    scores = torch.tensor([[-0.5, float("nan")], [-0.9, -0.9]])
+    seen = torch.tensor([[True, False], [True, True]])
+    assert choose_speaker(scores, seen, -1.0).track == 1 - 1
+    assert choose_speaker(scores, seen, -1.0).scores == pytest.approx((-0.75, -0.9))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
+        choose_speaker(torch.zeros(2, 3), torch.ones(3, 2, dtype=torch.bool))
