@@ -147,12 +147,7 @@ class Source:
         self.kind: Literal["video", "audio"] = kind
         self.watch = watch
         self.threads = threads
-        self.container = open_media(path, watch)
-        video, audio = streams_of(self.container)
-        if (video if kind == "video" else audio) is None:
-            self.container.close()
-            word = "picture" if kind == "video" else "sound"
-            raise MediaError(f"{path} has no {word}: expected a file with one.", f"no {word}")
+        self.container, self.stream = self._opened()
         self.origin = origin_of(self.container)
 
     def frames(self, start: float) -> Iterator[tuple[float, Any]]:
@@ -176,7 +171,7 @@ class Source:
                     yield from frames
                     return
                 self.container.close()
-                self.container = open_media(self.path, self.watch)
+                self.container, self.stream = self._opened()
             yield from self._decode(0.0)
         finally:
             self.container.close()
@@ -184,11 +179,10 @@ class Source:
     def _frames_after_seek(self, start: float) -> Iterator[tuple[float, Any]]:
         import av
 
-        stream = self._stream()
-        if not stream.time_base:
+        if not self.stream.time_base:
             return
         try:
-            self.container.seek(int((start + self.origin) / stream.time_base), stream=stream)
+            self.container.seek(int((start + self.origin) / self.stream.time_base), stream=self.stream)
         except av.FFmpegError:
             return  # this format cannot: frames() goes from the beginning
         frames = self._decode(None)
@@ -196,17 +190,21 @@ class Source:
             frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
         yield from frames
 
-    def _stream(self) -> Any:  # noqa: ANN401 - video or audio
-        video, audio = streams_of(self.container)
+    def _opened(self) -> tuple[InputContainer, Any]:
+        """The file from its beginning, and its stream with a new decoder; later, packets may bring up more streams."""
+        container = open_media(self.path, self.watch)
+        video, audio = streams_of(container)
         stream: Any = video if self.kind == "video" else audio
-        context = stream.codec_context
-        if context is None:
-            raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
-        if not context.is_open:
-            context.thread_type = "AUTO"
-            context.thread_count = self.threads
-            context.options = {"max_pixels": str(_MAX_PIXELS)}
-        return stream
+        if stream is None or stream.codec_context is None:
+            container.close()
+            if stream is not None:
+                raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
+            word = "picture" if self.kind == "video" else "sound"
+            raise MediaError(f"{self.path} has no {word}: expected a file with one.", f"no {word}")
+        stream.codec_context.thread_type = "AUTO"
+        stream.codec_context.thread_count = self.threads
+        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+        return container, stream
 
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
         """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known.
@@ -215,14 +213,16 @@ class Source:
         """
         import av
 
-        stream = self._stream()
+        stream = self.stream
         packets = self.container.demux(stream)
         ended, shown = False, -inf
         while not ended:
             self.watch.check()
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # what cannot be read is the end; the decoder still holds frames
+            except (av.FFmpegError, IndexError):
+                # What cannot be read is the end (an IndexError: the end of a file that brought up another stream on
+                # its way); the decoder still holds frames.
                 self.watch.check()
                 packet = None
             ended = packet is None
@@ -251,7 +251,7 @@ class Source:
         if self.kind == "audio":
             return float(frame.samples / frame.sample_rate) if frame.sample_rate else 0.0
         lasts = in_seconds(frame.duration, frame.time_base)
-        return lasts or 1 / (frame_rate(streams_of(self.container)[0]) or 25.0)
+        return lasts or 1 / (frame_rate(self.stream) or 25.0)
 
 
 def pyav() -> None:
