@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import lightning as L
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.remaining import RemainingBatches
 from merc.losses.sync import NEGATIVES
-from merc.speaker.choose import NOBODY
+from merc.media.tracks import rows_to_tracks
 from merc.speaker.net import MEL_PER_FRAME
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
@@ -51,24 +51,15 @@ class LipSyncClip:
 
     Args:
         key: The utterance.
-        tracks: Its face tracks, in the order of the store.
+        tracks: Its face tracks, in the order of the store: by their first picture, then the largest face first.
         sound: ``(M, 80)`` log-mel.
         speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
-        areas: Mean area of each track's face, in square pixels of the picture.
     """
 
     key: UtteranceKey
     tracks: tuple[MouthTrack, ...]
     sound: Tensor
     speaker: int | None
-    areas: tuple[float, ...]
-
-    @property
-    def first_face(self) -> int:
-        """The track that appears first, the largest of several: the choice without any thought of the sound."""
-        pairs = zip(self.tracks, self.areas, strict=True)
-        order = [(track.first, -area, index) for index, (track, area) in enumerate(pairs)]
-        return min(order)[2] if order else NOBODY
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncClip:
         """The clip as it is: the scorer moves the windows that it needs."""
@@ -207,7 +198,7 @@ class _OpenSource:
             store.require(kind="speaker")
             rows, _ = store.gather(store.keys)
             self.speaker = dict(zip(store.keys, rows[:, 0].int().tolist(), strict=True))
-        self.size = round(self.crops.dim**0.5)
+        self.size = math.isqrt(self.crops.dim)
         self._there = set(self.faces.keys) & set(self.crops.keys) & set(self.sound.keys)
 
     def keys(self, split: str) -> list[UtteranceKey]:
@@ -223,14 +214,11 @@ class _OpenSource:
                 f"{self.crops.path} has {len(crops)} crops of {key}, {self.faces.path} {len(rows)} boxes: expected "
                 "one crop for every box. Write both stores in one run."
             )
-        crops = crops.view(-1, self.size, self.size)
-        starts = [0, *((rows[1:, 0] != rows[:-1, 0]).nonzero()[:, 0] + 1).tolist(), len(rows)]
-        spans = [(a, b) for a, b in pairwise(starts) if b > a]
-        tracks = tuple(MouthTrack(int(rows[a, 1]), crops[a:b]) for a, b in spans)
-        sides = (rows[:, 4:6] - rows[:, 2:4]).prod(1)
-        areas = tuple(float(sides[a:b].mean()) for a, b in spans)
+        found = rows_to_tracks(rows)
+        parts = crops.view(-1, self.size, self.size).split([len(track) for track in found])
+        tracks = tuple(MouthTrack(track.first, part) for track, part in zip(found, parts, strict=True))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
-        return LipSyncClip(key, tracks, sound, speaker, areas)
+        return LipSyncClip(key, tracks, sound, speaker)
 
 
 class _Clips(Dataset[LipSyncClip]):

@@ -133,7 +133,7 @@ class LipSyncTask(L.LightningModule):
             return
         if len(clip.tracks) > 1:
             chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
-            self._choices.append((chosen.track == clip.speaker, clip.first_face == clip.speaker))
+            self._choices.append((chosen.track == clip.speaker, clip.speaker == 0))
         if clip.speaker >= 0:
             trial = SyncTrial.of(self.network, self.scorer, clip.tracks[clip.speaker], clip.sound, self.pair_frames)
             self._trials += [trial] if trial is not None else []

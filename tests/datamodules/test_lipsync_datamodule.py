@@ -90,12 +90,6 @@ def test_clips_with_several_faces_are_positives_only_if_the_speaker_is_known(sou
     assert known.clips("test")[2].speaker == -1
 
 
-def test_the_first_face_is_the_earliest_and_then_the_largest(source):
-    pair = module(source).clips("train")[4]
-    assert [track.first for track in pair.tracks] == [0, 4]
-    assert pair.first_face == 0
-
-
 def test_a_sound_may_be_moved_by_the_lag_and_no_more(source):
     data = module(source, batches_per_epoch=10, max_lag=2)
     clips = data.clips("train")
