@@ -47,7 +47,7 @@ class AudioEncoder(nn.Module):
 
     Raises:
         FileNotFoundError: The model is neither a folder nor to be had from the hub.
-        ValueError: The model does not read 16 kHz samples, or ``max_seconds`` is shorter than its receptive field.
+        ValueError: The model does not read 16 kHz samples, or ``max_seconds`` is too short for its receptive field.
 
     Example:
         >>> encoder = AudioEncoder("facebook/wav2vec2-large-960h").eval()  # doctest: +SKIP
@@ -73,10 +73,10 @@ class AudioEncoder(nn.Module):
         self.normalize = bool(settings.get("do_normalize", True))
         self.dim = int(config.hidden_size)
         self.receptive_field = _receptive_field(config)
-        if max_seconds * SAMPLE_RATE < self.receptive_field:
+        if max_seconds * SAMPLE_RATE < 2 * self.receptive_field:  # pieces are at least half as long as that
             raise ValueError(
-                f"max_seconds is {max_seconds}, shorter than what one frame of {model!r} covers "
-                f"({self.receptive_field / SAMPLE_RATE} s): expected about 30."
+                f"max_seconds is {max_seconds}, but one frame of {model!r} covers {self.receptive_field / SAMPLE_RATE} s: "
+                "expected at least twice that, and about 30."
             )
         config.apply_spec_augment = False
         self._padding = _Padding(self.network)
