@@ -32,9 +32,10 @@ class Stage:
 
     Args:
         name: Names the stage, its folder, and the placeholder by which later stages refer to that folder.
-        command: ``import`` calls a corpus import, ``fit`` trains, tests and writes stores, ``predict`` writes
-            stores with a network as it is.
-        config: Config of the stage, a path or a short name (``fit``, ``predict``), or what to import (``import``).
+        command: ``import`` calls a corpus import, ``doctor`` checks a corpus on disk and says what it found, ``fit``
+            trains, tests and writes stores, ``predict`` writes stores with a network as it is.
+        config: Config of the stage, a path or a short name (``fit``, ``predict``), or which corpus (``import``,
+            ``doctor``).
         options: Options as on the command line. ``{root}`` and ``{seed}`` are those of the run, ``{NAME}`` is the
             folder of the earlier stage NAME.
         outputs: What ``fit`` and ``predict`` store for later stages, of features, hidden, logits; each becomes
@@ -45,13 +46,18 @@ class Stage:
     """
 
     name: str
-    command: Literal["import", "fit", "predict"]
+    command: Literal["import", "doctor", "fit", "predict"]
     config: str
     options: dict[str, Any] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     once: bool = False
     report: bool = True
     optimum: str | None = None
+
+    @property
+    def on_data(self) -> bool:
+        """Whether it calls a function of :mod:`merc.corpora.commands`, and not Lightning."""
+        return self.command in ("import", "doctor")
 
 
 @dataclass(frozen=True)
@@ -228,13 +234,13 @@ def plan(
         for stage in pipeline.stages:
             folder = out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
             needed = sorted(references(stage.options))
-            content = "" if stage.command == "import" else find_config(stage.config).read_text(encoding="utf-8")
+            content = "" if stage.on_data else find_config(stage.config).read_text(encoding="utf-8")
             basis = [
                 merc.__version__,
                 {**asdict(stage), "optimum": None},
                 content,
                 "" if stage.once else seed,
-                list(extra) if stage.command != "import" else [],
+                [] if stage.on_data else list(extra),
                 {name: prints[name] for name in needed},
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from merc.cli import find_config
 from merc.cli.lightning import MercCLI, MercParser, add_store_writer, callbacks_of, check_checkpoint, manners
-from merc.corpora.commands import IMPORTS
+from merc.corpora.commands import DOCTORS, IMPORTS
 from merc.evaluation import compare_seeds
 from merc.files import write_json, write_text
 from merc.pipeline import Pipeline, PipelineError, StageRun, plan
@@ -97,9 +97,13 @@ def run_pipeline(
                 continue
             console.rule(title, align="left")
             run.begin()
-            if run.stage.command == "import":
-                parser, options = _import_options(run)
-                IMPORTS[run.stage.config](**parser.instantiate_classes(options), out=run.folder)
+            if run.stage.on_data:
+                parser, options = _data_options(run)
+                given = parser.instantiate_classes(options)
+                if run.stage.command == "import":
+                    IMPORTS[run.stage.config](**given, out=run.folder)
+                else:  # what it finds is for the user to judge: broken clips become missing utterances later on
+                    DOCTORS[run.stage.config](**given)
             else:
                 _lightning(run, trainer_options, console)
             run.mark(finished=True)
@@ -127,23 +131,25 @@ def read_pipeline(path: Path) -> Pipeline:
 def _check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
     """Refuse an option that the stage does not know, before the first stage runs."""
     try:
-        if run.stage.command == "import":
-            _import_options(run)
+        if run.stage.on_data:
+            _data_options(run)
         else:
             MercParser(_arguments(run, trainer_options))
     except ArgumentError as error:
         raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
 
-def _import_options(run: StageRun) -> tuple[ArgumentParser, Any]:
-    """The arguments of an import as their types say, with the parser that knows them."""
-    if run.stage.config not in IMPORTS:
+def _data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
+    """The arguments of an import or a doctor as their types say, with the parser that knows them."""
+    stage = run.stage
+    functions: Mapping[str, Callable[..., Any]] = IMPORTS if stage.command == "import" else DOCTORS
+    if stage.config not in functions:
         raise PipelineError(
-            f"Stage {run.stage.name!r} imports {run.stage.config!r}: expected one of {', '.join(IMPORTS)}."
+            f"Stage {stage.name!r} {stage.command}s {stage.config!r}: expected one of {', '.join(functions)}."
         )
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(IMPORTS[run.stage.config], skip={"out"})
-    return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
+    parser.add_function_arguments(functions[stage.config], skip={"out"})
+    return parser, parser.parse_object(deepcopy(stage.options))  # which it fills with paths, in place
 
 
 def _arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -25,6 +26,9 @@ from merc.store import FeatureStore, Kind, Sequences
 
 LONGEST = 60.0
 """Seconds: of a clip that is longer only the beginning is read. Wrongly cut clips of MELD last up to five minutes."""
+
+FIRST_FACE = "first"
+"""In the place of a store of speakers: the first face is taken for the speaker's."""
 
 
 @dataclass
@@ -47,15 +51,17 @@ class MediaBatch:
         return replace(self, inputs=self.inputs.to(device, non_blocking=non_blocking))
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Reads the media of utterances, in a worker process."""
 
-    def prepare(self, task: L.LightningModule) -> None:
+    def prepare(self, task: L.LightningModule) -> None:  # noqa: B027 - most need nothing
         """Open what is needed and adapt to the task, in the main process, before the first utterance."""
 
+    @abstractmethod
     def seconds(self, utterance: Utterance) -> float:
         """How much there is to read, as far as that shows without decoding; batches are of similar lengths."""
 
+    @abstractmethod
     def read(self, key: UtteranceKey, utterance: Utterance) -> Any:  # noqa: ANN401 - what collate takes
         """The media of one utterance.
 
@@ -63,14 +69,16 @@ class Reader(Protocol):
             MediaError: There is nothing to be had; its reason is recorded.
         """
 
-    def collate(self, keys: Sequence[UtteranceKey], samples: Sequence[Any]) -> Any:  # noqa: ANN401 - what the task takes
+    @abstractmethod
+    def collate(self, keys: Sequence[UtteranceKey], samples: Sequence[Any]) -> Any:  # noqa: ANN401 - the task's inputs
         """The inputs of a batch, from at least one utterance."""
 
+    @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """What decides the content of what is read, as plain values."""
 
 
-class SoundReader:
+class SoundReader(Reader):
     """The sound of utterances, for an audio encoder.
 
     Args:
@@ -81,9 +89,6 @@ class SoundReader:
     def __init__(self, max_seconds: float = LONGEST, time_limit: float = 60.0) -> None:
         self.max_seconds = max_seconds
         self.time_limit = time_limit
-
-    def prepare(self, task: L.LightningModule) -> None:
-        """There is nothing to prepare."""
 
     def seconds(self, utterance: Utterance) -> float:
         """The length of the sound."""
@@ -102,12 +107,12 @@ class SoundReader:
         return {"max_seconds": self.max_seconds}
 
 
-class FaceReader:
+class FaceReader(Reader):
     """Pictures of the speaking face, for a visual encoder: evenly spread over the time in which it is visible.
 
     Args:
         faces: Store of kind ``faces``: the face tracks of every utterance.
-        speaker: Store of kind ``speaker``: which of them speaks. ``None`` takes the first face that appears, the
+        speaker: Store of kind ``speaker``: which of them speaks. ``first`` takes the first face that appears, the
             largest of several: the ablation without identification of the speaker.
         frames: Pictures an utterance; a face that is visible for fewer gives fewer. Default: as many as the task's
             encoder reads.
@@ -119,7 +124,7 @@ class FaceReader:
     def __init__(
         self,
         faces: str | Path,
-        speaker: str | Path | None = None,
+        speaker: str | Path = FIRST_FACE,
         frames: int | None = None,
         size: int | None = None,
         margin: float = 0.2,
@@ -143,7 +148,7 @@ class FaceReader:
         faces, speaker = self._paths
         self.faces = FeatureStore(faces)
         self.faces.require(kind="faces")
-        if speaker is not None:
+        if speaker != FIRST_FACE:
             self.speaker = FeatureStore(speaker)
             self.speaker.require(kind="speaker")
         encoder = getattr(task, "encoder", None)
@@ -202,14 +207,14 @@ class FaceReader:
         """Whose pictures they are, how many and how large."""
         return {
             "faces": self.faces.digest,
-            "speaker": "first face" if self.speaker is None else self.speaker.digest,
+            "speaker": FIRST_FACE if self.speaker is None else self.speaker.digest,
             "frames": self.frames,
             "size": self.size,
             "margin": self.margin,
         }
 
 
-class TrackReader:
+class TrackReader(Reader):
     """Face tracks, mouth crops and log-mel of utterances, for the stores that LipSyncNet and the visual encoder read.
 
     A clip is decoded once: its pictures are held until its faces are known. Of a clip whose pictures take more
@@ -242,9 +247,6 @@ class TrackReader:
         self.max_seconds = max_seconds
         self.time_limit = time_limit
         self.held_bytes = held_bytes
-
-    def prepare(self, task: L.LightningModule) -> None:
-        """There is nothing to prepare."""
 
     def seconds(self, utterance: Utterance) -> float:
         """The length of the clip."""
