@@ -75,8 +75,8 @@ class AudioEncoder(nn.Module):
         self.receptive_field = _receptive_field(config)
         if max_seconds * SAMPLE_RATE < 2 * self.receptive_field:  # pieces are at least half as long as that
             raise ValueError(
-                f"max_seconds is {max_seconds}, but one frame of {model!r} covers {self.receptive_field / SAMPLE_RATE} s: "
-                "expected at least twice that, and about 30."
+                f"max_seconds is {max_seconds}, but one frame of {model!r} covers "
+                f"{self.receptive_field / SAMPLE_RATE} s: expected at least twice that, and about 30."
             )
         config.apply_spec_augment = False
         self._padding = _Padding(self.network)
