@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from merc.conversation import Conversation, Corpus, CorpusError, Utterance
 from merc.corpora.featured import CORPUS_FILE
 from merc.corpora.rendered.arrays import Floats, floats
 from merc.corpora.rendered.clips import clip_path, render_dialogue
-from merc.corpora.rendered.config import RenderConfig
+from merc.corpora.rendered.config import FPS, RenderConfig
 from merc.corpora.rendered.plan import Take, Track, plan_dialogue, true_tracks
 from merc.files import write_json
 from merc.store import FeatureStore
@@ -77,14 +79,26 @@ def _run(config: RenderConfig, out: Path, jobs: list[tuple[str, int]], workers: 
             render_dialogue(config, out, split, number)
             yield
         return
-    # Threads of this process would not survive a fork.
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    processes = get_context("spawn")  # threads of this process would not survive a fork
+    with ProcessPoolExecutor(min(workers, len(jobs)), processes, initializer=_end_with_parent) as pool:
         futures = [pool.submit(render_dialogue, config, out, split, number) for split, number in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let no worker stay behind when the process that it draws for is killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conversation:
@@ -95,6 +109,8 @@ def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conv
                 take.key.utterance,
                 speaker=take.speaker,
                 text=take.text,
+                start=0.0,
+                end=take.frames / FPS,
                 label=take.emotion,
                 media=str(clip_path(out, *take.key).resolve()),
             )
