@@ -106,9 +106,10 @@ def mouth_crops(
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luma ``(..., 1, H, W)`` uint8 of RGB images ``(..., 3, H, W)`` uint8 (ITU-R BT.601, in whole numbers)."""
-    red, green, blue = images.int().unbind(-3)
-    return ((77 * red + 150 * green + 29 * blue + 128) >> 8).to(torch.uint8).unsqueeze(-3)
+    """Luma ``(..., 1, H, W)`` uint8 of RGB images ``(..., 3, H, W)`` uint8 (ITU-R BT.601, in 16-bit whole numbers)."""
+    red, green, blue = images.unbind(-3)
+    luma = green.short().mul_(75).add_(red.short(), alpha=38).add_(blue.short(), alpha=15).add_(64)
+    return luma.bitwise_right_shift_(7).to(torch.uint8).unsqueeze(-3)
 
 
 def resample(

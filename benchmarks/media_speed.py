@@ -1,0 +1,179 @@
+"""How fast faces are found and followed in 1280x720 video with three of them, and how much memory that takes.
+
+python benchmarks/media_speed.py [--seconds 30] [--threads 2] [--detector mtcnn] [--minutes 10]
+
+Prints the real-time factor (seconds of computing for a second of video) of each part, and that in processor time: on a
+busy machine only the latter, divided by the threads, says what an idle one would do. With --minutes the video is
+looped to that length, decoded and tracked in one stream, and the memory in use is printed along the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from skimage.data import astronaut
+from torch.nn import functional
+
+from merc.conversation import Clip
+from merc.media import (
+    CenterFaceDetector,
+    FaceDetector,
+    Faces,
+    FaceTracker,
+    Frames,
+    MTCNNDetector,
+    crop_faces,
+    read_frames,
+)
+from merc.media.crops import resample
+
+WIDTH, HEIGHT, FPS = 1280, 720, 25
+DETECTORS = {"mtcnn": MTCNNDetector, "centerface": CenterFaceDetector}
+
+
+def now() -> np.ndarray:
+    """Wall clock and processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def show(name: str, factors: np.ndarray) -> None:
+    """A line with both real-time factors."""
+    print(f"  {name:<45} {factors[0]:.3f}   processor {factors[1]:.3f}", flush=True)
+
+
+class Timed:
+    """A detector that adds up its time."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self.detector = detector
+        self.seconds = np.zeros(2)
+
+    def __call__(self, images: torch.Tensor) -> list[Faces]:
+        """The faces of the images."""
+        start = now()
+        faces = self.detector(images)
+        self.seconds += now() - start
+        return faces
+
+    def provenance(self) -> dict[str, object]:
+        """That of the detector."""
+        return self.detector.provenance()
+
+
+def render(path: Path, seconds: int) -> None:
+    """Three heads that sway and nod over a texture that drifts, as H.264."""
+    face = torch.from_numpy(astronaut()).permute(2, 0, 1)[None, :, 20:220, 130:310].contiguous()
+    coarse = torch.rand(1, 3, 90, 200, generator=torch.Generator().manual_seed(0)) * 160
+    wall = functional.interpolate(coarse, (HEIGHT, 1600), mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(seconds * FPS):
+            image = wall.roll(-(number // 2), 2)[:, :, :WIDTH].clone()
+            for head, (x, y, size) in enumerate(((90, 200, 300), (520, 120, 240), (900, 260, 330))):
+                sway = 30 * np.sin(number / FPS * (1 + head)) + head
+                nod = 8 * np.sin(number / FPS * 9 + head)
+                window = torch.tensor([[-sway % 1, -nod % 1, 180 - sway % 1, 200 - nod % 1]])
+                left, top, width = x + int(sway), y + int(nod), round(size * 0.9)
+                image[:, top : top + size, left : left + width] = resample(face, window, (size, width))[0].to(
+                    torch.uint8
+                )
+            frame = av.VideoFrame.from_ndarray(image.permute(1, 2, 0).numpy(), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def loop(source: Path, path: Path, minutes: float) -> None:
+    """The packets of a video over and over, without coding them again."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        video = given.streams.video[0]
+        stream = container.add_stream_from_template(video)
+        packets = [packet for packet in given.demux(video) if packet.dts is not None]
+        parts = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
+        length = len(parts) * packets[0].duration
+        for turn in range(round(minutes * 60 * FPS / len(parts))):
+            for data, pts, dts, is_keyframe in parts:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = stream, video.time_base
+                packet.pts, packet.dts, packet.is_keyframe = pts + turn * length, dts + turn * length, is_keyframe
+                container.mux(packet)
+
+
+def resident_mb() -> float:
+    """Memory of the process that is in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def watched(frames: Iterable[Frames], every: int) -> Iterator[Frames]:
+    """The same frames; says now and then how much memory is in use."""
+    for chunk in frames:
+        if chunk.first // every != (chunk.first + len(chunk.images)) // every:
+            print(f"  after {chunk.first / FPS / 60:5.1f} min of video: {resident_mb():6.0f} MB", flush=True)
+        yield chunk
+
+
+def main() -> None:
+    """Render, measure the parts, then the long file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--detector", choices=DETECTORS, default="mtcnn")
+    parser.add_argument("--minutes", type=float, default=0)
+    options = parser.parse_args()
+
+    torch.set_num_threads(options.threads)
+    detector = DETECTORS[options.detector]()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "three.mp4"
+        render(path, options.seconds)
+        FaceTracker(detector)(read_frames(Clip(str(path), end=2.0), max_height=360))  # warms up
+
+        start = now()
+        for _ in read_frames(Clip(str(path)), max_height=360):
+            pass
+        decode = now() - start
+        timed = Timed(detector)
+        start = now()
+        tracks = FaceTracker(timed)(read_frames(Clip(str(path)), max_height=360))
+        whole = now() - start
+        start = now()
+        for chunk in read_frames(Clip(str(path)), max_height=480, chunk=16):
+            for track in tracks:
+                first, end = max(track.first, chunk.first), min(track.end, chunk.first + len(chunk.images))
+                if first < end:
+                    boxes = track.boxes[first - track.first : end - track.first] * chunk.scale
+                    crop_faces(chunk.images[first - chunk.first : end - chunk.first], boxes, 88, region="mouth")
+        crops = now() - start
+        shares = ", ".join(f"{len(track) / options.seconds / FPS:.0%}" for track in tracks)
+        print(f"{options.seconds} s of {WIDTH}x{HEIGHT}, {options.threads} threads, {options.detector}")
+        print(f"share of the video that each track covers: {shares}")
+        print("real-time factor")
+        show("decode", decode / options.seconds)
+        show("detect", timed.seconds / options.seconds)
+        show("track", (whole - decode - timed.seconds) / options.seconds)
+        show("decode + detect + track", whole / options.seconds)
+        show("mouth crops, a second pass at 480 lines", crops / options.seconds)
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB", flush=True)
+        if options.minutes:
+            long = Path(folder) / "long.mp4"
+            loop(path, long, options.minutes)
+            print(f"{options.minutes:g} minutes in one stream:")
+            start = time.perf_counter()
+            tracks = FaceTracker(detector)(
+                watched(read_frames(Clip(str(long)), max_height=360, time_limit=1e9), FPS * 60)
+            )
+            show(f"{len(tracks)} tracks, {sum(map(len, tracks))} boxes", (now() - start) / options.minutes / 60)
+            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
