@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
@@ -76,7 +75,7 @@ def pair_scores(scorer: SyncScorer, trials: Sequence[SyncTrial]) -> tuple[Tensor
 def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -> Tensor:
     distance = (2 - 2 * (audio @ video[..., None])[..., 0]).clamp(min=1e-6).sqrt()  # (N, W, L)
     best = distance.mean(1).amin(-1)
-    return -best + scorer.activity * F.logsigmoid(activity.float()).mean(-1)
+    return -best + scorer.activity * activity.float().sigmoid().mean(-1)
 
 
 def balanced_threshold(positive: Tensor, negative: Tensor) -> float:

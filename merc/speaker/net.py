@@ -43,7 +43,7 @@ class LipSyncNet(nn.Module):
     """
 
     def __init__(
-        self, size: int = 32, channels: int = 8, width: int = 24, hidden: int = 256, dropout: float = 0.2
+        self, size: int = 32, channels: int = 8, width: int = 16, hidden: int = 128, dropout: float = 0.2
     ) -> None:
         super().__init__()
         if size < 16 or size % 8:
@@ -91,7 +91,7 @@ class LipSyncNet(nn.Module):
         maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
         hidden = self.lips(maps.transpose(1, 2).flatten(2).transpose(1, 2))
         summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
-        return _unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
+        return self.unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """Encode windows of sound.
@@ -107,14 +107,16 @@ class LipSyncNet(nn.Module):
         energy = (level - level.amax((1, 2), keepdim=True)).exp()
         energy = (energy / energy.mean((1, 2), keepdim=True)).sqrt()
         maps = self.listen(torch.stack([level / 3, energy], dim=1))
-        return _unit(self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2))))
+        return self.unit(self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2))))
+
+    def unit(self, traces: Tensor) -> Tensor:
+        """What traces ``(B, channels, T)`` do around their mean, as vectors ``(B, channels * T)`` of length 1.
+
+        In float32 at least.
+        """
+        traces = traces.float() if traces.element_size() < 4 else traces
+        return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)
 
 
 def _temporal(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Dropout(dropout), nn.Conv1d(inputs, hidden, 5, padding=2), nn.GELU(), nn.Dropout(dropout))
-
-
-def _unit(traces: Tensor) -> Tensor:
-    """The traces ``(B, channels, T)`` around their mean over time, as one vector of length 1; float32 at least."""
-    traces = traces.float() if traces.element_size() < 4 else traces
-    return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)

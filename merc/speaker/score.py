@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from merc.losses.sync import pairwise_distance
 from merc.speaker.choose import SpeakerChoice, choose_speaker
@@ -36,7 +35,7 @@ class MouthTrack:
 class SyncScorer:
     r"""Scores face tracks by how well their lips fit the sound (arXiv 2511.13731, eq. 5).
 
-    .. math:: Score(F_j, A) = -\lVert f_v^j - f_a \rVert_2 + \lambda \log \sigma(a_j)
+    .. math:: Score(F_j, A) = -\lVert f_v^j - f_a \rVert_2 + \lambda \, \sigma(a_j)
 
     in each window; :math:`a_j` are LipSyncNet's log-odds that the lips speak at all. A recording may have its sound a
     little early or late: the lag between them is the one, up to ``max_lag``, at which a track fits best over all
@@ -53,7 +52,7 @@ class SyncScorer:
     window: int = 32
     hop: int = 16
     max_lag: int = 1
-    activity: float = 0.2
+    activity: float = 0.1
     shortest: int = 12
 
     def windows(self, length: int) -> list[tuple[int, int]]:
@@ -106,7 +105,7 @@ class SyncScorer:
         """Scores ``(W,)`` from the vectors of W windows: video ``(d,)`` and, for every lag, audio ``(L, d)`` each."""
         distance = torch.stack([pairwise_distance(a, v[None])[:, 0] for v, a in zip(video, audio, strict=True)])
         lag = int(distance.mean(0).argmin())
-        return (-distance[:, lag] + self.activity * F.logsigmoid(activity.float())).cpu()
+        return (-distance[:, lag] + self.activity * activity.float().sigmoid()).cpu()
 
     def embed_track(
         self, network: LipSyncNet, track: MouthTrack, spans: Sequence[tuple[int, int]]

@@ -1,0 +1,345 @@
+"""Whose lips fit the sound? LipSyncNet on real clips of people whom it has not seen, and on rendered scenes.
+
+python benchmarks/lipsync.py --clips FOLDER [--people people.json] [--rendered runs/video] [--folds 3] [--steps 400]
+
+FOLDER holds clips of one talking face each; a clip with two faces whose name contains ``two_faces`` is tested apart,
+and ``--right`` says where its speaker is. ``people.json`` maps clip names to people, where one person is in several
+clips. ``--rendered`` is the folder of ``merc run demo/video.yaml``, whose train split is added to the training and
+whose test split is tested too. People are left out in turn, a fold at a time; nothing is chosen on those left out,
+training has a fixed length. Tests, on 74 pictures (3 s) with one sound:
+
+hard    two talking faces and the sound of one, every ordered pair of the clips left out
+easy    a talking face beside the same face standing still, and beside the silent faces of the rendered scenes
+scenes  rendered scenes with two to four faces: the right one, against "first face"
+windows the clip with two faces, in windows of 2 s
+
+"motion" is the correlation of mouth-motion energy with loudness, at the best of five shifts. Differences have
+confidence intervals from a paired bootstrap over clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from merc.callbacks import StoreWriterCallback
+from merc.conversation import Conversation, Corpus, Utterance
+from merc.datamodules import LipSyncDataModule, LipSyncSource, MediaDataModule, TrackReader
+from merc.datamodules.lipsync import LipSyncClip
+from merc.evaluation.sync import SyncTrial, pair_scores
+from merc.labels import MELD
+from merc.losses import SyncLoss
+from merc.media import FaceTracker, MTCNNDetector
+from merc.media.tracks import FaceTrack, rows_to_tracks
+from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker.net import MEL_PER_FRAME
+from merc.speaker.score import MouthTrack
+from merc.store import FeatureStore
+from merc.tasks import FacesTask, LipSyncTask
+
+FRAMES = 74
+"""Pictures of a test: 3 s."""
+
+KINDS = ("faces", "crops", "sound")
+
+
+class PooledNet(LipSyncNet):
+    """The usual shape: each encoder pools over time and ends in a linear layer to 256 numbers."""
+
+    def __init__(self, **options: int) -> None:
+        super().__init__(**options)
+        hidden = self.lips_trace.in_channels
+        self.lips_trace, self.voice_trace = (nn.Conv1d(hidden, 256, 1) for _ in range(2))
+
+    def unit(self, traces: Tensor) -> Tensor:
+        """The mean over time, as a vector of length 1."""
+        return F.normalize(traces.mean(-1), dim=-1)
+
+
+@dataclass
+class Result:
+    """Scores of every sound (row) with every face (column) of some clips, by method."""
+
+    names: list[str]
+    scores: dict[str, Tensor]
+    still: dict[str, Tensor]
+
+
+def track_clips(folder: Path, out: Path) -> Corpus:
+    """Find the faces of all clips of a folder, once; what is there is used again."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    talks = [Conversation(path.name, (Utterance("0", "?", "", media=str(path)),)) for path in files]
+    corpus = Corpus(folder.name, MELD, {"train": talks})
+    writer = StoreWriterCallback({kind: str(out / kind) for kind in KINDS})
+    data = MediaDataModule(corpus, TrackReader(FaceTracker(MTCNNDetector())), workers=0)
+    quiet_trainer(callbacks=[writer]).predict(FacesTask(), datamodule=data, return_predictions=False)
+    return corpus
+
+
+def quiet_trainer(**options: object) -> L.Trainer:
+    """A Trainer that leaves nothing behind."""
+    defaults = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(**{"enable_checkpointing": False, **defaults, **options})  # type: ignore[arg-type]
+
+
+def train(network: LipSyncNet, loss: SyncLoss, sources: list[LipSyncSource], steps: int, seed: int) -> LipSyncTask:
+    """Train for a fixed number of steps; nothing is chosen on anything."""
+    L.seed_everything(seed, verbose=False)
+    task = LipSyncTask(network, loss=loss, augment=SyncAugmentation(), lr_scheduler=None)
+    task.make_lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps // 10)
+    data = LipSyncDataModule(sources, batches_per_epoch=10)
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, gradient_clip_val=1.0, accelerator="cpu")
+    trainer.fit(task, datamodule=data)
+    return task.eval()
+
+
+def motion_scores(clips: Sequence[LipSyncClip]) -> Tensor:
+    """The simple cue: correlation of mouth-motion energy with loudness, the best of shifts of -2..2 pictures."""
+    moves = [(t.crops[1:].float() - t.crops[:-1].float()).abs().mean((1, 2)) for t in (c.tracks[0] for c in clips)]
+    moves = [torch.cat([m[:1], m])[:FRAMES] for m in moves]
+    power = [c.sound[: MEL_PER_FRAME * FRAMES].exp().sum(1).view(FRAMES, MEL_PER_FRAME).mean(1).sqrt() for c in clips]
+    return torch.stack([torch.stack([best_correlation(move, loud) for move in moves]) for loud in power])
+
+
+def best_correlation(a: Tensor, b: Tensor, reach: int = 2) -> Tensor:
+    """The largest correlation over shifts."""
+    found = []
+    for shift in range(-reach, reach + 1):
+        x, y = a[max(0, shift) : len(a) + min(0, shift)], b[max(0, -shift) : len(b) - max(0, shift)]
+        found.append(torch.corrcoef(torch.stack([x, y]))[0, 1])
+    return torch.stack(found).max()
+
+
+def test(tasks: dict[str, LipSyncTask], clips: Sequence[LipSyncClip]) -> Result:
+    """Play every sound of some clips against every face of them, by every method."""
+    result = Result([clip.key.dialogue for clip in clips], {"motion": motion_scores(clips)}, {})
+    for name, task in tasks.items():
+        for scorer_name, scorer in variants(task.scorer).items():
+            trials = [SyncTrial.of(task.network, scorer, c.tracks[0], c.sound, FRAMES) for c in clips]
+            scores, still = pair_scores(scorer, [trial for trial in trials if trial is not None])
+            result.scores[name + scorer_name], result.still[name + scorer_name] = scores, still
+    return result
+
+
+def variants(scorer: SyncScorer) -> dict[str, SyncScorer]:
+    """The scorer as it is, and what each of its parts is worth."""
+    return {
+        "": scorer,
+        ", no activity": replace(scorer, activity=0.0),
+        ", no lag": replace(scorer, max_lag=0),
+    }
+
+
+def silent_scores(task: LipSyncTask, clips: Sequence[LipSyncClip], silent: Sequence[MouthTrack]) -> list[bool]:
+    """Whether each clip's face wins over each silent one, under its sound."""
+    wins = []
+    spans = task.scorer.windows(FRAMES)
+    for clip in clips:
+        faces = [MouthTrack(0, clip.tracks[0].crops[:FRAMES]), *silent]
+        scores, _ = task.scorer.score(task.network, faces, clip.sound, spans)
+        means = scores.mean(1)
+        wins += (means[0] > means[1:]).tolist()
+    return wins
+
+
+def pair_wins(results: Sequence[Result], method: str, people: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Sound, face and whether the own face won, for every ordered pair of different people of one fold."""
+    wins = []
+    for result in results:
+        scores = result.scores[method]
+        for i, sound in enumerate(result.names):
+            for j, face in enumerate(result.names):
+                if people.get(sound, sound) != people.get(face, face):
+                    wins.append((sound, face, bool(scores[i, i] > scores[i, j])))
+    return wins
+
+
+def bootstrap(a: list[tuple[str, str, bool]], b: list[tuple[str, str, bool]], draws: int = 4000) -> tuple[float, ...]:
+    """Difference of two methods on the same pairs, its 95% interval over clips, and how often it is not positive."""
+    names = sorted({name for sound, face, _ in a for name in (sound, face)})
+    place = {name: index for index, name in enumerate(names)}
+    rows = torch.tensor([[place[s], place[f], x - y] for (s, f, x), (_, _, y) in zip(a, b, strict=True)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(len(names), (draws, len(names)), generator=generator)
+    counts = F.one_hot(drawn, len(names)).sum(1).double()
+    weight = counts[:, rows[:, 0]] * counts[:, rows[:, 1]]
+    differences = (weight * rows[:, 2]).sum(1) / weight.sum(1).clamp(min=1)
+    low, high = differences.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return float(rows[:, 2].double().mean()), low, high, float((differences <= 0).double().mean())
+
+
+def windows_right(task: LipSyncTask, clip: LipSyncClip, right: int, frames: int = 50) -> list[bool]:
+    """Whether the right face is chosen in every window of 2 s."""
+    wins = []
+    for start in range(0, len(clip.sound) // MEL_PER_FRAME - frames + 1, frames // 2):
+        spans = [(start + a, start + b) for a, b in task.scorer.windows(frames)]
+        scores, visible = task.scorer.score(task.network, clip.tracks, clip.sound, spans)
+        means = (scores * visible).sum(1) / visible.sum(1).clamp(min=1)
+        wins.append(int(means.masked_fill(~visible.any(1), -9).argmax()) == right)
+    return wins
+
+
+def true_speaker(found: Sequence[FaceTrack], true: FaceTrack | None) -> int:
+    """The track that overlaps most with the true speaker's, or -1."""
+    shares = [overlap(track, true) if true is not None else 0.0 for track in found]
+    best = max(range(len(shares)), key=shares.__getitem__, default=-1)
+    return best if best >= 0 and shares[best] > 0.4 else -1
+
+
+def overlap(a: FaceTrack, b: FaceTrack) -> float:
+    """Intersection over union of two tracks, over the pictures of the shorter one that both have."""
+    first, end = max(a.first, b.first), min(a.end, b.end)
+    if first >= end:
+        return 0.0
+    x, y = a.boxes[first - a.first : end - a.first], b.boxes[first - b.first : end - b.first]
+    sides = (torch.minimum(x[:, 2:], y[:, 2:]) - torch.maximum(x[:, :2], y[:, :2])).clamp(min=0).prod(1)
+    union = (x[:, 2:] - x[:, :2]).prod(1) + (y[:, 2:] - y[:, :2]).prod(1) - sides
+    return float((sides / union).sum()) / min(len(a), len(b))
+
+
+def rendered_truth(run: Path) -> tuple[LipSyncSource, dict[tuple[str, str, str], int]]:
+    """The rendered corpus of a run, and which of the tracks that were found truly speaks, -1 for none."""
+    faces = {kind: str(run / "faces" / kind) for kind in KINDS}
+    source = LipSyncSource(str(run / "data/corpus.json"), **faces)
+    found, true, speaker = (
+        FeatureStore(path) for path in (faces["faces"], run / "data/truth/faces", run / "data/truth/speaker")
+    )
+    truth = {}
+    for key in found.keys:
+        tracks = rows_to_tracks(true.sequence(key)) if key in true else []
+        chosen = int(speaker[key][0]) if key in speaker else -1
+        truth[key] = true_speaker(rows_to_tracks(found.sequence(key)), tracks[chosen] if chosen >= 0 else None)
+    return source, truth
+
+
+def seconds_per_window(network: LipSyncNet, frames: int = 32, repeats: int = 5) -> float:
+    """Median seconds to score one track against one sound in one window."""
+    crops = torch.randint(0, 256, (1, frames, network.size, network.size), dtype=torch.uint8)
+    sound, times = torch.randn(1, MEL_PER_FRAME * frames, 80), []
+    network.eval()
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            network.embed_video(crops)
+            network.embed_audio(sound)
+            times.append(time.perf_counter() - start)
+    return sorted(times[1:])[repeats // 2]
+
+
+def share(wins: Sequence[bool]) -> str:
+    """A percentage with its count."""
+    return f"{100 * sum(wins) / max(len(wins), 1):.1f}% of {len(wins)}"
+
+
+def main() -> None:
+    """Train and test fold by fold, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--people", type=Path)
+    parser.add_argument("--rendered", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs/lipsync-benchmark"))
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--right", choices=["left", "right"], default="right", help="place of the speaker of two faces")
+    parser.add_argument("--networks", nargs="+", default=["traces"], choices=["traces", "pooled", "paper loss"])
+    options = parser.parse_args()
+
+    corpus = track_clips(options.clips, options.work / "clips")
+    stores = {kind: str(options.work / "clips" / kind) for kind in KINDS}
+    people = json.loads(options.people.read_text()) if options.people else {}
+    whole = LipSyncDataModule([LipSyncSource(corpus, **stores)])
+    whole.setup()
+    clips = {clip.key.dialogue: clip for clip in whole.clips("train")}
+    print("tracks:", ", ".join(f"{name} {[len(t.crops) for t in clip.tracks]}" for name, clip in clips.items()))
+    talks = {name: clip for name, clip in clips.items() if len(clip.tracks) == 1}
+    pairs_of_faces = [clip for name, clip in clips.items() if "two_faces" in name]
+
+    extra: list[LipSyncSource] = []
+    scenes: list[tuple[LipSyncClip, int]] = []
+    silent: list[MouthTrack] = []
+    if options.rendered:
+        source, truth = rendered_truth(options.rendered)
+        extra = [source]
+        rendered = LipSyncDataModule(extra)
+        rendered.setup()
+        scenes = [(c, truth[c.key]) for c in rendered.clips("test") if len(c.tracks) > 1 and truth[c.key] >= 0]
+        silent = [
+            MouthTrack(0, track.crops[:FRAMES])
+            for clip, speaker in scenes
+            for index, track in enumerate(clip.tracks)
+            if index != speaker and len(track.crops) >= 32
+        ][:20]
+
+    groups = sorted({people.get(name, name) for name in talks})
+    random.Random(options.seed).shuffle(groups)
+    networks = {
+        "traces": (LipSyncNet, SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+        "pooled": (PooledNet, SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+        "paper loss": (LipSyncNet, SyncLoss()),
+    }
+    results, beside_silent, right_windows, right_scenes = [], {}, {}, {}
+    for fold in range(options.folds):
+        out = {name for name in talks if people.get(name, name) in groups[fold :: options.folds]}
+        rest = [c for c in corpus["train"] if c.id not in out and c.id in talks]
+        sources = [LipSyncSource(Corpus(corpus.name, MELD, {"train": rest}), **stores), *extra]
+        tasks = {
+            name: train(networks[name][0](), networks[name][1], sources, options.steps, options.seed)
+            for name in options.networks
+        }
+        held_out = [talks[name] for name in sorted(out)]
+        results.append(test(tasks, held_out))
+        for name, task in tasks.items():
+            if silent:
+                beside_silent.setdefault(name, []).extend(silent_scores(task, held_out, silent))
+            for clip in pairs_of_faces:
+                order = sorted(range(2), key=lambda t: float(left_edge(options.work / "clips", clip, t)))
+                right_windows.setdefault(name, []).extend(windows_right(task, clip, order[options.right == "right"]))
+            for clip, speaker in scenes:
+                chosen = task.scorer.choose(task.network, clip.tracks, clip.sound).track
+                right_scenes.setdefault(name, []).append(chosen == speaker)
+        done = {m: share([w for *_, w in pair_wins(results, m, people)]) for m in results[0].scores}
+        print(f"fold {fold + 1} of {options.folds}: hard so far {done}", flush=True)
+
+    print("\n| method | hard | over motion [95% interval], p | still | silent | windows | scenes |")
+    print("|---|---|---|---|---|---|---|")
+    floor = pair_wins(results, "motion", people)
+    for method in results[0].scores:
+        wins = pair_wins(results, method, people)
+        difference, low, high, p = bootstrap(wins, floor)
+        over = "" if method == "motion" else f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], {p:.4f}"
+        still = [bool(x) for r in results if method in r.still for x in r.scores[method].diagonal() > r.still[method]]
+        tables = (beside_silent, right_windows, right_scenes)
+        columns = [
+            share(still) if still else "",
+            *(share(table[method]) if method in table else "" for table in tables),
+        ]
+        print(f"| {method} | {share([w for *_, w in wins])} | {over} | {' | '.join(columns)} |")
+    if scenes:
+        first = [clip.tracks and speaker == 0 for clip, speaker in scenes]
+        print(f"| first face | | | | | | {share([bool(f) for f in first])} |")
+    small, large = seconds_per_window(LipSyncNet()), seconds_per_window(PooledNet(size=224), repeats=1)
+    parameters = sum(p.numel() for p in LipSyncNet().parameters())
+    print(
+        f"\n32 pictures: {1000 * small:.1f} ms at 32 px ({parameters / 1e6:.2f} M parameters), {1000 * large:.0f} ms "
+        f"for the pooled shape at 224 px: {large / small:.0f} times faster"
+    )
+
+
+def left_edge(folder: Path, clip: LipSyncClip, track: int) -> Tensor:
+    """Mean left edge of a track's boxes, in pixels."""
+    return rows_to_tracks(FeatureStore(folder / "faces").sequence(clip.key))[track].boxes[:, 0].mean()
+
+
+if __name__ == "__main__":
+    main()
