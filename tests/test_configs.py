@@ -5,14 +5,24 @@ of the user's), the test that fails says what to add, and to which table.
 """
 
 import functools
+import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
 from tiny_text import tiny_bert, tiny_corpus
-from transformers import BertConfig, BertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    TimesformerConfig,
+    TimesformerModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
+)
 
 import merc.cli.run
 from merc.cli import find_config, shipped_configs
@@ -33,11 +43,13 @@ LAYOUTS = {
     "sdt-iemocap": (6, {"text": 1024, "audio": 1582, "visual": 342}),
 }
 TABLES = {"audio_features.csv": 10}  # MELD's prosody: by the end of the file's name, columns of numbers
-ROOT_STORES = {"features/audio": 1024, "features/visual": 768}  # stores of the user's own under --root
+MEDIA_OPTIONS = {"data.workers": 0, "data.reader.init_args.tracker.init_args.detector": "tiny_clips.SquareDetector"}
 
 CONFIGS = {name: yaml.safe_load(find_config(name).read_text(encoding="utf-8")) for name in shipped_configs()}
 PIPELINES = [name for name, config in CONFIGS.items() if "stages" in config]
 STAGES = [name for name, config in CONFIGS.items() if "stages" not in config]
+FROM_CLIPS = ("merc.datamodules.MediaDataModule", "merc.datamodules.LipSyncDataModule")
+MEDIA_STAGES = [name for name in STAGES if CONFIGS[name]["data"]["class_path"] in FROM_CLIPS]
 
 
 def tiny(classes, widths=None):
@@ -56,6 +68,12 @@ def on_disk(classes):
     return tiny_corpus(24) if classes == 7 else tiny(classes).corpus
 
 
+def small(corpus):
+    """All of the training split, but few dialogues of the others."""
+    splits = {split: conversations[: None if split == "train" else 3] for split, conversations in corpus.items()}
+    return replace(corpus, splits=splits)
+
+
 def random_store(path, corpus, width, kind="features"):
     keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
     about = {"classes": list(corpus.labels.names)}
@@ -72,18 +90,95 @@ def encoder(tmp_path_factory):
     return str(folder)
 
 
-def reads_text(config):
-    return "merc.encoders.TextEncoder" in yaml.safe_dump(config.get("model", {}))
+@pytest.fixture(scope="module")
+def standins(encoder, tmp_path_factory):
+    """Encoders, by the class that reads them, that are nearly empty inside and as wide as those in the configs."""
+    speech, video = (tmp_path_factory.mktemp(name) for name in ("speech", "video"))
+    tiny_speech(speech)
+    tiny_video(video)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    convolutions = {**CONVOLUTIONS, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 64, "layerdrop": 0.0}
+    Wav2Vec2Model(Wav2Vec2Config(hidden_size=1024, **sizes, **convolutions)).save_pretrained(speech)
+    TimesformerModel(
+        TimesformerConfig(hidden_size=768, **sizes, num_frames=8, image_size=32, patch_size=16)
+    ).save_pretrained(video)
+    return {
+        "merc.encoders.TextEncoder": encoder,
+        "merc.encoders.AudioEncoder": str(speech),
+        "merc.encoders.VisualEncoder": str(video),
+    }
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_stage(name, tmp_path, encoder, monkeypatch):
+def standin(config, standins):
+    """The options that put a stand-in into the place of pretrained weights."""
+    encoder = config.get("model", {}).get("init_args", {}).get("encoder", {})
+    model = standins.get(encoder.get("class_path"))
+    return {} if model is None else {"model.encoder.model": model}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A corpus of clips, with the stores of their faces, crops, sound and speakers."""
+    for package in ("av", "torchaudio", "facenet_pytorch"):
+        pytest.importorskip(package, reason="clips need pip install 'merc[media]', and facenet-pytorch without deps")
+    from tiny_clips import with_clips
+
+    folder = tmp_path_factory.mktemp("clips")
+    corpus = with_clips(small(tiny_corpus(4)), folder / "clips")
+    corpus.save(folder / "corpus.json")
+    track(folder / "corpus.json", folder)
+    say_who_speaks(folder / "speaker", corpus)
+    return folder
+
+
+def track(corpus, out):
+    cli = MercCLI(["--config", "rendered/faces.yaml", f"--data.corpus={corpus}", *quick(MEDIA_OPTIONS)], run=False)
+    add_store_writer(cli.trainer, out, ["faces", "crops", "sound"])
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+
+
+def say_who_speaks(path, corpus):
+    """A store in which the first track speaks everywhere."""
+    keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
+    FeatureStore.write(path, keys, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).expand(len(keys), 4), kind="speaker")
+
+
+def quick(options):
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+@pytest.mark.parametrize("name", MEDIA_STAGES)
+def test_stage_on_clips(name, tmp_path, clips, standins):
+    config = CONFIGS[name]
+    data = config["data"]["init_args"]
+    options = standin(config, standins)
+    if "sources" in data:
+        source = {kind: str(clips / kind) for kind in data["sources"][0] if kind != "corpus"}
+        options["data.sources"] = json.dumps([{"corpus": str(clips / "corpus.json"), **source}])
+    else:
+        options |= {"data.corpus": clips / "corpus.json", "data.workers": 0}
+        for store in {"faces", "speaker"} & data["reader"].get("init_args", {}).keys():
+            options[f"data.reader.init_args.{store}"] = clips / store
+    cli = MercCLI(
+        ["--config", name, *quick(options), "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False
+    )
+    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    if hasattr(task, "make_optimizer"):
+        trainer.fit(task, datamodule=data)
+        trainer.test(task, datamodule=data, verbose=False)
+    add_store_writer(trainer, tmp_path, config["outputs"])
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    for output in config["outputs"]:
+        assert len(FeatureStore(tmp_path / output)) and FeatureStore(tmp_path / output).kind == output
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in MEDIA_STAGES])
+def test_stage(name, tmp_path, standins, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = CONFIGS[name]
     stores = config["data"]["init_args"].get("stores", {})
     options = ["--data.corpus=data/corpus.json", *(f"--data.stores.{store}=stores/{store}" for store in stores)]
-    if reads_text(config):
-        options.append(f"--model.encoder.model={encoder}")
+    options += quick(standin(config, standins))
     cli = MercCLI(["--config", name, *options, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
 
@@ -122,11 +217,26 @@ def imports(monkeypatch):
         (width,) = {TABLES[end] for end in TABLES for file in files if str(file).endswith(end)}
         random_store(out, Corpus.load(corpus), width)
 
+    def shown(corpus, out):
+        """The corpus with clips beside it, where clips can be written."""
+        if importlib.util.find_spec("av") is not None:
+            from tiny_clips import with_clips
+
+            corpus = with_clips(corpus, out / "clips")
+        corpus.save(out / "corpus.json")
+        return corpus
+
+    def rendered(*, out, **options):
+        corpus = shown(small(tiny_corpus(10)), out)
+        track(out / "corpus.json", out / "truth")
+        say_who_speaks(out / "truth/speaker", corpus)
+
     standins = {
-        "meld": lambda *, root, out: on_disk(7).save(out / "corpus.json"),
-        "iemocap": lambda *, root, out, **options: on_disk(6).save(out / "corpus.json"),
+        "meld": lambda *, root, out: shown(small(on_disk(7)), out),
+        "iemocap": lambda *, root, out, **options: shown(small(on_disk(6)), out),
         "pickle": pickled,
         "table": table,
+        "rendered": rendered,
     }
     real = merc.cli.run.IMPORTS
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
@@ -137,8 +247,11 @@ def imports(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pipeline(name, tmp_path, encoder, imports):
+def test_pipeline(name, tmp_path, standins, imports):
     pipeline = CONFIGS[name]
+    if any(stage["config"] in MEDIA_STAGES for stage in pipeline["stages"]):
+        for package in ("av", "torchaudio", "facenet_pytorch"):
+            pytest.importorskip(package, reason="needs pip install 'merc[media]', and facenet-pytorch without deps")
     root = tmp_path / "root"
     root.mkdir()
     for stage in pipeline["stages"]:
@@ -146,14 +259,13 @@ def test_pipeline(name, tmp_path, encoder, imports):
             assert stage["config"] in imports, f"add a stand-in for the import {stage['config']!r} to `imports`"
             if stage["config"] == "simulated":
                 stage.setdefault("options", {}).update(dialogues=DIALOGUES)
-        elif reads_text(CONFIGS.get(stage["config"], {})):
-            stage["options"]["model.encoder.model"] = encoder
+        elif stage["command"] != "doctor":
+            stage["options"] |= standin(CONFIGS[stage["config"]], standins)
+            if stage.get("outputs") == ["faces", "crops", "sound"]:
+                stage["options"] |= MEDIA_OPTIONS
+            if stage.get("outputs") == ["speaker"]:
+                stage["options"] |= {"data.batches_per_epoch": 2, "model.pair_frames": 30}
     given = yaml.safe_dump(pipeline)
-    classes = 6 if "iemocap" in given else 7
-    for path, width in ROOT_STORES.items():
-        if "{root}/" + path in given:
-            random_store(root / path, on_disk(classes), width)
-
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
     cpu = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
@@ -172,7 +284,7 @@ def test_pipeline(name, tmp_path, encoder, imports):
 
 
 def test_every_stage_config_that_a_pipeline_names_is_shipped():
-    named = {s["config"] for name in PIPELINES for s in CONFIGS[name]["stages"] if s["command"] != "import"}
+    named = {s["config"] for name in PIPELINES for s in CONFIGS[name]["stages"] if s["command"] in ("fit", "predict")}
     assert named <= set(STAGES)
 
 

@@ -1,12 +1,14 @@
 """Clips of a few frames in which "faces" are a red and a green square, with a detector that finds them."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from merc.conversation import Clip, Conversation, Corpus, Utterance
 from merc.labels import MELD
@@ -56,7 +58,7 @@ def write_clip(path, frames=20, faces=(RED, GREEN), tone=440.0, silent=False, se
 class SquareDetector:
     """Finds the red and the green square of an image."""
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> list[Faces]:
         return [self._squares(image) for image in images]
 
     @staticmethod
@@ -68,7 +70,7 @@ class SquareDetector:
                 boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         return Faces(torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.full((len(boxes),), 0.99))
 
-    def provenance(self):
+    def provenance(self) -> dict[str, Any]:
         return {"detector": "squares"}
 
 
@@ -126,3 +128,19 @@ def clips_corpus(folder, count=8):
     )
     splits["test"].append(Conversation("broken", broken, "test"))
     return Corpus("clips", MELD, splits)
+
+
+def with_clips(corpus, folder, frames=40):
+    """A corpus whose utterances are shown by a few clips, with one face and with two, in turn."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    casts = ((RED,), (RED, GREEN), (GREEN,))
+    files = [write_clip(folder / f"{n}.mp4", frames, faces, 300.0 * (1 + n)) for n, faces in enumerate(casts)]
+    splits = {
+        split: [
+            replace(c, utterances=tuple(replace(u, media=files[(d + n) % 3]) for n, u in enumerate(c.utterances)))
+            for d, c in enumerate(conversations)
+        ]
+        for split, conversations in corpus.items()
+    }
+    return replace(corpus, splits=splits)
