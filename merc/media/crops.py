@@ -106,7 +106,7 @@ def mouth_crops(
 
 
 def grey(images: Tensor) -> Tensor:
-    """Luma ``(..., 1, H, W)`` uint8 of RGB images ``(..., 3, H, W)`` uint8 (ITU-R BT.601, in 16-bit whole numbers)."""
+    """Luma ``(..., 1, H, W)`` uint8 of RGB images ``(..., 3, H, W)`` uint8 (ITU-R BT.601, weights of 1/128)."""
     red, green, blue = images.unbind(-3)
     luma = green.short().mul_(75).add_(red.short(), alpha=38).add_(blue.short(), alpha=15).add_(64)
     return luma.bitwise_right_shift_(7).to(torch.uint8).unsqueeze(-3)

@@ -106,7 +106,7 @@ def test_crops_of_a_moved_picture_at_a_moved_box_are_the_same():
 def test_grey_is_luma():
     image = noise(2)
     luma = (image * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    assert (grey(image) - luma).abs().max() <= 1
+    assert (grey(image) - luma).abs().max() <= 1.5  # weights of 1/128
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 30])
