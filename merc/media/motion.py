@@ -95,6 +95,8 @@ def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor
         ``(N - 1, 2)`` x, y in pixels: how much farther than its box the head moved between row i and row i + 1, 0
         where that cannot be told; and ``(N - 1,)`` whether it can. Where the next head begins, the row is void.
     """
+    if len(boxes) < 2:  # a face in the only picture of its shot
+        return torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)
     low, span = boxes[:, :2].double(), (boxes[:, 2:] - boxes[:, :2]).double()
     area = torch.tensor([[-0.15, -0.1], [1.15, 0.8]], dtype=torch.float64)
     patches = resample(

@@ -206,7 +206,7 @@ class LogMel(nn.Module):
     def __init__(self, sample_rate: int = 16000, bands: int = 80) -> None:
         super().__init__()
         try:
-            from torchaudio.transforms import MelSpectrogram  # type: ignore[import-untyped]
+            from torchaudio.transforms import MelSpectrogram
         except ImportError as error:
             raise ImportError("Log-mel needs torchaudio: pip install 'merc[media]'.") from error
         if sample_rate % self.rate:

@@ -81,3 +81,10 @@ def test_following_does_not_pretend_to_know():
     assert not known.any() and not moved.any()
     moved, known = follow(torch.full((2, 1, 120, 160), 77, dtype=torch.uint8), boxes, torch.arange(2))
     assert not moved.any()
+
+
+def test_a_single_box_has_no_motion():
+    shift, known = follow(
+        torch.zeros(1, 1, 40, 40, dtype=torch.uint8), torch.tensor([[5.0, 5, 30, 30]]), torch.zeros(1).long()
+    )
+    assert shift.shape == (0, 2) and known.shape == (0,)
