@@ -214,13 +214,15 @@ class Face:
         # Brows and lids live in one band: the skin above the lid stretches to follow both.
         for upper, lower, brow_y in self._eyes:
             reach = 5.5 * _SCALE
-            x0, x1 = int(upper.left - 3.5 * reach), int(upper.right + 3.5 * reach)
+            left = upper.centre < self._bridge  # every eye has its own side of the bridge of the nose
+            x0 = int(upper.left - 3.5 * reach) if left else int(self._bridge)
+            x1 = int(self._bridge) if left else int(upper.right + 3.5 * reach)
             top, bottom = int(brow_y - 13 * _SCALE), int(lower.corners + lower.rise + 4 * _SCALE)
             x = np.arange(x0, x1, dtype=np.float32)[None]
             y = np.arange(top, bottom, dtype=np.float32)[:, None]
-            edge = np.clip(np.minimum(x - x0, x1 - 1 - x) / (2.5 * reach), 0, 1)
+            edge = np.clip((x - x0 if left else x1 - 1 - x) / (2.5 * reach), 0, 1)
             inner = np.clip(1 - np.abs(x - self._bridge) / (28 * _SCALE), 0, 1)  # 1 between the brows
-            lift = _SCALE * (3.2 * brow - 4.0 * frown * inner) * _ease(edge)
+            lift = _SCALE * (4.0 * brow - 4.6 * frown * inner) * _ease(edge)
             across = np.clip((x - upper.left) / (upper.right - upper.left), 0, 1)
             opened, closed = upper(x), lower(x) + 0.3
             target = opened + lid * (closed - opened) * np.sqrt(4 * across * (1 - across))
@@ -262,7 +264,7 @@ class Face:
         s = np.clip((x - upper.centre) / half, -1, 1)
         bow = 1 - s * s
         lip = np.sqrt(bow)
-        corners = upper.corners + _SCALE * (3.2 - 3.0 * smile) + 0.35 * drop
+        corners = upper.corners + _SCALE * (3.0 - 4.0 * smile) + 0.35 * drop
         seam = corners + upper.tilt * half * s + _SCALE * (1.6 + 2.2 * smile) * bow
         protrude = _SCALE * 0.8 * max(-width, 0.0)
         top = seam - (0.22 * opening + protrude) * bow - 0.25 * drop * bow

@@ -13,7 +13,7 @@ from merc.conversation import UtteranceKey
 from merc.corpora.rendered.arrays import Floats, floats
 from merc.corpora.rendered.config import FPS, RenderConfig, stream
 from merc.corpora.rendered.faces import Face
-from merc.corpora.rendered.scene import IDLES, Actor, Person, expression, manner, movement
+from merc.corpora.rendered.scene import IDLES, Actor, Person, expression, manner, movement, posture
 from merc.corpora.rendered.speech import Speech, speak
 from merc.corpora.rendered.words import sentence
 
@@ -149,7 +149,7 @@ def _plan_take(
     rng = stream(config, "take", *key)
     frames = round(float(rng.uniform(*config.seconds)) * FPS)
     person, emotion = cast[speaker][0], moods[speaker]
-    strength = config.expressiveness * person.temper * float(rng.uniform(0.05, 0.95))
+    strength = config.expressiveness * person.temper * float(rng.uniform(0.55, 1.35))
     speech = speak(person.voice, manner(emotion, strength, rng), frames / FPS, rng)
     cut = round(frames * float(rng.uniform(0.35, 0.65))) if rng.random() < config.cut else frames
     shots = [_plan_shot(config, 0, cut, cast, speaker, moods, speech, rng)]
@@ -185,10 +185,12 @@ def _plan_shot(
         person, face = cast[index]
         speaks = index == speaker
         mouth = speech if speaks else IDLES[rng.choice(len(IDLES), p=_IDLE_SHARES)]
-        strength = config.expressiveness * person.temper * float(rng.uniform(0.05, 0.95))
+        strength = config.expressiveness * person.temper * float(rng.uniform(0.55, 1.35))
         middle = ((place + 0.5) * step + rng.normal(0, 0.03) * step, config.height * float(rng.uniform(0.4, 0.47)))
         act = expression(person, moods[index], strength, frames, mouth, rng, start=first / FPS)
-        pose = movement(frames, middle, size * float(rng.uniform(0.92, 1.08)), 1.0 if speaks else 0.7, rng)
+        lively, bowed = posture(moods[index], strength)
+        height = size * float(rng.uniform(0.92, 1.08))
+        pose = movement(frames, middle, height, lively if speaks else 0.7 * lively, rng, bowed=bowed)
         actors.append(Actor(face, act, pose))
     zoom = float(rng.uniform(0.8, 1.0)) if len(seen) > 2 else float(rng.uniform(0.45, 0.75))
     view = (float(rng.uniform(zoom / 2, 1 - zoom / 2)), float(rng.uniform(zoom / 2, 1 - zoom / 2)), zoom)

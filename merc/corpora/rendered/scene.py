@@ -38,6 +38,15 @@ _MOODS: Mapping[str, tuple[float, float, float, float]] = {  # smile, brow, frow
     "disgust": (-0.5, -0.5, 0.5, 0.3),
     "anger": (-0.6, -0.5, 1.0, 0.0),
 }
+_POSTURES: Mapping[str, tuple[float, float]] = {  # liveliness of the head, and how far it is bowed
+    "neutral": (1.0, 0.0),
+    "surprise": (1.3, -0.7),
+    "fear": (1.1, -0.3),
+    "sadness": (0.5, 0.9),
+    "joy": (1.4, -0.2),
+    "disgust": (0.8, -0.5),
+    "anger": (1.5, 0.5),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +86,12 @@ def manner(emotion: str, strength: float, rng: np.random.Generator) -> Manner:
         mixed.tension,
         max(mixed.tremor, 0.0),
     )
+
+
+def posture(emotion: str, strength: float) -> tuple[float, float]:
+    """How lively a head is and how far it is bowed; see :func:`movement`."""
+    lively, bowed = _POSTURES[emotion]
+    return 1.0 + min(strength, 1.2) * (lively - 1.0), min(strength, 1.2) * bowed
 
 
 def expression(
@@ -123,7 +138,13 @@ def expression(
 
 
 def movement(
-    frames: int, place: tuple[float, float], size: float, liveliness: float, rng: np.random.Generator
+    frames: int,
+    place: tuple[float, float],
+    size: float,
+    liveliness: float,
+    rng: np.random.Generator,
+    *,
+    bowed: float = 0.0,
 ) -> Floats:
     """How a head moves: ``(T, 6)`` of x, y, height of the face in pixels, roll in radians, yaw and pitch (about -1..1).
 
@@ -133,6 +154,7 @@ def movement(
         size: Height of the face in pixels.
         liveliness: Factor of all movements.
         rng: Source of the movements.
+        bowed: Mean of the pitch, -1 thrown back .. 1 bowed.
     """
     slow = [wander(frames, 0.7, rng) for _ in range(6)]
     quick = [wander(frames, 0.16, rng) for _ in range(6)]
@@ -150,7 +172,7 @@ def movement(
                 size * (1 + k * 0.02 * slow[2]),
                 rng.normal(0, 0.04) + k * (0.045 * slow[3] + 0.012 * quick[3]),
                 rng.normal(0, 0.2) + k * (0.35 * slow[4] + 0.1 * quick[4]),
-                k * (0.2 * slow[5] + 0.08 * quick[5] + 0.3 * nod),
+                bowed + k * (0.2 * slow[5] + 0.08 * quick[5] + 0.3 * nod),
             ],
             axis=1,
         )
