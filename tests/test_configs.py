@@ -148,7 +148,8 @@ def quick(options):
 
 
 @pytest.mark.parametrize("name", MEDIA_STAGES)
-def test_stage_on_clips(name, tmp_path, clips, standins):
+def test_stage_on_clips(name, tmp_path, clips, standins, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = CONFIGS[name]
     data = config["data"]["init_args"]
     options = standin(config, standins)
@@ -166,10 +167,11 @@ def test_stage_on_clips(name, tmp_path, clips, standins):
     if hasattr(task, "make_optimizer"):
         trainer.fit(task, datamodule=data)
         trainer.test(task, datamodule=data, verbose=False)
-    add_store_writer(trainer, tmp_path, config["outputs"])
+    add_store_writer(trainer, "out", config["outputs"])
     trainer.predict(task, datamodule=data, return_predictions=False)
     for output in config["outputs"]:
-        assert len(FeatureStore(tmp_path / output)) and FeatureStore(tmp_path / output).kind == output
+        store = FeatureStore(tmp_path / "out" / output)
+        assert len(store) and store.kind == output
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name not in MEDIA_STAGES])

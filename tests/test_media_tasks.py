@@ -351,6 +351,9 @@ def start(corpus, tmp_path):
 def test_an_extraction_killed_twenty_times_equals_an_uncut_one(start, tmp_path):
     with start("serve", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
 
+        def shards(folder):
+            return len(list(folder.glob("*/shard-*")))
+
         def ask(line):
             process.stdin.write(f"{line}\n")
             process.stdin.flush()
@@ -367,11 +370,14 @@ def test_an_extraction_killed_twenty_times_equals_an_uncut_one(start, tmp_path):
         for attempt in range(20):
             if all((targets[-1] / kind / MANIFEST).exists() for kind in ALL):
                 targets.append(tmp_path / f"killed{attempt}")
-            writer = ask(targets[-1])
-            time.sleep(moments.uniform(0, takes))
+            before, writer = shards(targets[-1]), ask(targets[-1])
+            if attempt % 2:  # in the thick of it, which is short beside the time that it takes to begin
+                latest = time.perf_counter() + 3 * takes
+                while shards(targets[-1]) <= before and time.perf_counter() < latest:
+                    time.sleep(0.002)
+            time.sleep(moments.uniform(0, takes / (4 if attempt % 2 else 1)))
             os.kill(writer, signal.SIGKILL)
-            shards = len(list(targets[-1].glob("*/shard-*")))
-            cut += ask("status") == signal.SIGKILL and shards > 0
+            cut += ask("status") == signal.SIGKILL and shards(targets[-1]) > 0
         assert cut >= 5, "too few kills fell into the work to show anything"
         for target in targets:
             ask(target)
