@@ -19,6 +19,9 @@ from merc.store import MANIFEST, FeatureStore, StoreError
 MARK = "stage.json"
 """File in a stage's folder: what the stage was made from, and whether it is finished."""
 
+RECORD = "pipeline.json"
+"""File in the folder of a run: the pipeline that was finished there, with all that later use of it needs."""
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -89,6 +92,75 @@ class Pipeline:
             if stage.once and varying & references(stage.options):
                 raise PipelineError(f"Stage {stage.name!r} runs once, but refers to what differs between seeds.")
             known.add(stage.name)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A pipeline with all its stages finished, as ``merc run`` records it in its folder.
+
+    Args:
+        folder: The folder of the run.
+        pipeline: The stages, their options with placeholders.
+        configs: Content of the config of every stage that has one, by the stage's name.
+        root: The corpus on disk, if the pipeline reads one.
+        seeds: The seeds that are finished.
+    """
+
+    folder: Path
+    pipeline: Pipeline
+    configs: dict[str, str]
+    root: str | None
+    seeds: tuple[int, ...]
+
+    def place(self, stage: Stage, seed: int) -> Path:
+        """The folder of a stage."""
+        return self.folder / stage.name if stage.once else self.folder / f"seed-{seed}" / stage.name
+
+    def save(self) -> None:
+        """Write the record, with the seeds that are recorded for the same stages already."""
+        known = self._recorded()
+        seeds = sorted({*self.seeds, *(known.get("seeds", ()) if self._agrees(known) else ())})
+        record = {**self._plain(), "seeds": seeds}
+        if known != json.loads(json.dumps(record)):
+            write_json(self.folder / RECORD, record)
+
+    def withdraw_others(self) -> None:
+        """Remove the record of other stages in the folder: they are about to be replaced."""
+        if not self._agrees(self._recorded()):
+            (self.folder / RECORD).unlink(missing_ok=True)
+
+    def _plain(self) -> dict[str, Any]:
+        stages = [asdict(stage) for stage in self.pipeline.stages]
+        return {"format": "merc.FinishedRun", "stages": stages, "configs": self.configs, "root": self.root}
+
+    def _agrees(self, recorded: Mapping[str, Any]) -> bool:
+        plain = json.loads(json.dumps(self._plain()))
+        return all(recorded.get(name) == value for name, value in plain.items())
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FinishedRun:
+        """The run that was finished in a folder.
+
+        Raises:
+            PipelineError: No run was finished there.
+        """
+        folder = Path(folder)
+        try:
+            raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            pipeline = Pipeline([Stage(**stage) for stage in raw["stages"]])
+            return cls(folder, pipeline, raw["configs"], raw["root"], tuple(raw["seeds"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PipelineError(
+                f"{folder} holds no finished run ({type(error).__name__}: {error}): expected a folder that `merc run` "
+                "wrote. Give the same `merc run` command again: it finishes what is left."
+            ) from error
 
 
 def references(value: object) -> set[str]:

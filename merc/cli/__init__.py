@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor and run."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run and annotate."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
 
+A new video:
+  annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
+
   configs    List the shipped configs.
 
 `merc COMMAND --help` explains a command. A --config is a file, or the short name of a shipped config.
@@ -34,6 +37,7 @@ All stages:
 
 _AFTER_INTERRUPTION = {
     "run": " The same command goes on from here.",
+    "annotate": " The same command goes on from here.",
     "predict": " The same command goes on from here.",
     "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last epoch.",
 }
@@ -111,6 +115,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.run import run_command
 
         return run_command(args[1:])
+    if command == "annotate":
+        from merc.cli.annotate import annotate_command
+
+        return annotate_command(args[1:])
     if command in ("import", "doctor"):
         from merc.cli.data import data_command
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 
@@ -21,12 +22,12 @@ from merc.cli.lightning import MercCLI, MercParser, add_store_writer, callbacks_
 from merc.corpora.commands import DOCTORS, IMPORTS
 from merc.evaluation import compare_seeds
 from merc.files import write_json, write_text
-from merc.pipeline import Pipeline, PipelineError, StageRun, plan
+from merc.pipeline import FinishedRun, Pipeline, PipelineError, StageRun, plan
 
 
 def run_command(args: list[str]) -> int:
     """Parse the arguments of ``merc run`` and run the pipeline; returns the exit status."""
-    own, extra = _split(args)
+    own, extra = split_trainer_options(args)
     parser = ArgumentParser(
         prog="merc run",
         description="Run the stages of a pipeline in order. What is finished and unchanged is skipped, what was cut "
@@ -43,8 +44,8 @@ def run_command(args: list[str]) -> int:
     return 0
 
 
-def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate ``--trainer.*`` options, with their values, from those of ``merc run`` itself."""
+def split_trainer_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate ``--trainer.*`` options, with their values, from those of the command itself."""
     own: list[str] = []
     extra: list[str] = []
     target = own
@@ -86,9 +87,11 @@ def run_pipeline(
     stages = read_pipeline(find_config(str(pipeline)))
     names = [stage.name for stage in stages.stages]
     runs = list(plan(stages, out, root, seeds, find_config, trainer_options))
+    record = _record(stages, out, root, seeds)
     with manners(quiet=True):
         for run in runs[: len(names)]:  # those of the first seed: the others differ by the seed alone
             _check_options(run, trainer_options)
+        record.withdraw_others()
         for run in runs:
             seed = "" if run.stage.once else f", seed {run.seed}"
             title = f"stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
@@ -107,7 +110,18 @@ def run_pipeline(
             else:
                 _lightning(run, trainer_options, console)
             run.mark(finished=True)
+    record.save()
     return _summarise(runs, Path(out), console)
+
+
+def _record(stages: Pipeline, out: str | Path, root: str | Path | None, seeds: Sequence[int]) -> FinishedRun:
+    """What will be finished, with the configs as they are now."""
+    configs = {
+        stage.name: find_config(stage.config).read_text(encoding="utf-8")
+        for stage in stages.stages
+        if not stage.on_data
+    }
+    return FinishedRun(Path(out), stages, configs, None if root is None else str(root), tuple(seeds))
 
 
 def read_pipeline(path: Path) -> Pipeline:
@@ -134,7 +148,7 @@ def _check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
         if run.stage.on_data:
             _data_options(run)
         else:
-            MercParser(_arguments(run, trainer_options))
+            MercParser(stage_arguments(run, trainer_options))
     except ArgumentError as error:
         raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
@@ -152,7 +166,7 @@ def _data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
     return parser, parser.parse_object(deepcopy(stage.options))  # which it fills with paths, in place
 
 
-def _arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
+def stage_arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
     """A Lightning stage as it would stand on the command line, with its results in the folder of the stage."""
     folder = str(run.folder.absolute())  # a run that goes on from another folder must find its checkpoints again
     options: dict[str, Any] = {
@@ -174,7 +188,7 @@ def _arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
 def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
     """Train, test, store; what was done before a cut is not done again."""
     stage = run.stage
-    cli = MercCLI(_arguments(run, trainer_options), run=False)
+    cli = MercCLI(stage_arguments(run, trainer_options), run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     if trainer.world_size > 1:
         raise PipelineError(
@@ -183,10 +197,7 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
     checkpoint = stage.options.get("ckpt_path")
     if stage.command == "fit":
         checkpoint = _trained(run, cli, console)
-        # While an averaging of weights is among the callbacks, Lightning answers a checkpoint that is loaded after
-        # `fit` with the weights before averaging: not those that were validated and chosen.
-        callbacks = callbacks_of(trainer)
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+        end_averaging(trainer)
         if run.tested:
             trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
             if not run.metrics.is_file():
@@ -194,6 +205,16 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
     if stage.outputs:
         add_store_writer(trainer, run.folder, stage.outputs)
         trainer.predict(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, return_predictions=False)
+
+
+def end_averaging(trainer: Trainer) -> None:
+    """Take the averaging of weights away from a trainer that goes on with a checkpoint.
+
+    While it is among the callbacks, Lightning answers a checkpoint that is loaded after `fit` with the weights before
+    averaging: not those that were validated and chosen.
+    """
+    callbacks = callbacks_of(trainer)
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
 
 def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:

@@ -74,7 +74,7 @@ class ConversationDataModule(L.LightningDataModule):
         keys = {key for split in self.corpus for c in self.corpus[split] for key in c.keys}
         for name, store in self._stores.items():
             opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
-            if not any(key in keys for key in opened.keys):
+            if not any(key in keys for key in (*opened.keys, *opened.missing)):
                 example = next(iter(opened.keys), None)
                 raise StoreError(
                     f"{opened.path} has no utterance of corpus {self.corpus.name!r}: expected keys such as "

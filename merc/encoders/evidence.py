@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from merc.conversation import Corpus, CorpusError
+from merc.conversation import Corpus, CorpusError, UtteranceKey
 from merc.corpora.featured import FeatureTable
 from merc.labels import IGNORE_INDEX
 from merc.store import FeatureStore, StoreError
@@ -105,7 +105,13 @@ class GaussianEvidence:
         return -distance / 2
 
 
-def evidence_table(store: FeatureStore, corpus: Corpus, *, append: bool = False) -> FeatureTable:
+def evidence_table(
+    store: FeatureStore,
+    corpus: Corpus,
+    *,
+    append: bool = False,
+    fitted_on: tuple[FeatureStore, Corpus] | None = None,
+) -> FeatureTable:
     """The evidence (:class:`merc.encoders.GaussianEvidence`) of every utterance of a corpus that a store holds.
 
     It is fitted on the labels of the train split alone. A training utterance is left out of its own evidence, so
@@ -113,41 +119,61 @@ def evidence_table(store: FeatureStore, corpus: Corpus, *, append: bool = False)
 
     Args:
         store: Encoder features of one modality.
-        corpus: The corpus with the labels.
+        corpus: The corpus, with the labels.
         append: Keep the features in front of the evidence.
+        fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. No utterance
+            of ``corpus`` may be among theirs.
 
     Returns:
         Features ``(N, C)``, or ``(N, d + C)`` with ``append``.
 
     Raises:
-        StoreError: The store holds something else than features, or no utterance of the corpus.
+        StoreError: The store holds something else than features, or no utterance of the corpus, or features of
+            another width than those that are fitted on.
         CorpusError: The corpus has no train split.
         ValueError: An emotion has fewer than two training utterances.
     """
     store.require(kind="features")
-    if "train" not in corpus:
-        raise CorpusError(f"Corpus {corpus.name!r} has no train split, on whose labels evidence is fitted.")
-    labels = {
-        k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)
-    }
+    source, labelled = fitted_on or (store, corpus)
+    fitted = _fitted(source, labelled)
     keys = [key for split in corpus.values() for c in split for key in c.keys]
     there = [key for key in keys if key in store]
-    if not there:
-        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
+    if fitted_on is None:
+        labels = _train_labels(corpus)
+        left_out = torch.tensor([labels.get(key, IGNORE_INDEX) for key in there])
+    else:
+        store.require(dim=source.dim)
+        left_out = torch.full((len(there),), IGNORE_INDEX)
     features, _ = store.gather(there)
-    left_out = torch.tensor([labels.get(key, IGNORE_INDEX) for key in there])
-    fitted = GaussianEvidence.fit(features, left_out, len(corpus.labels))
     rows = fitted(features, left_out)
     if append:
         rows = torch.cat([features.float(), rows], dim=1)
     provenance = {
         "source": "Gaussian evidence" + (" behind the features" if append else ""),
         "of": {"path": str(store.path), "digest": store.digest, **store.provenance},
-        "trained_on": f"{corpus.name}/train labels, each utterance left out of its own evidence",
-        "classes": list(corpus.labels.names),
+        "trained_on": f"{labelled.name}/train labels, each utterance left out of its own evidence",
+        "classes": list(labelled.labels.names),
         "temperature": fitted.temperature,
     }
     return FeatureTable(there, rows, store.why_missing(keys), provenance)
+
+
+def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
+    """The label id of every training utterance, -100 where there is none."""
+    if "train" not in corpus:
+        raise CorpusError(f"Corpus {corpus.name!r} has no train split, on whose labels evidence is fitted.")
+    return {k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)}
+
+
+def _fitted(store: FeatureStore, corpus: Corpus) -> GaussianEvidence:
+    """Evidence fitted on the train split of a corpus."""
+    labels = _train_labels(corpus)
+    there = [key for split in corpus.values() for c in split for key in c.keys if key in store]
+    if not there:
+        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
+    train = [key for key in there if key in labels]
+    features, _ = store.gather(train)
+    return GaussianEvidence.fit(features, torch.tensor([labels[key] for key in train]).long(), len(corpus.labels))
 
 
 def _ledoit_wolf(centred: Tensor) -> tuple[Tensor, float]:

@@ -1,0 +1,59 @@
+"""``merc annotate``: the emotions of a new video, with a run that ``merc run`` has finished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from merc.annotate import Annotation, annotate
+from merc.cli.run import split_trainer_options
+from merc.corpora.transcript import TranscriptColumns
+
+
+def annotate_command(args: list[str]) -> int:
+    """Parse the arguments of ``merc annotate`` and annotate a video; returns the exit status."""
+    own, extra = split_trainer_options(args)
+    parser = ArgumentParser(
+        prog="merc annotate",
+        description="Who speaks in every line of a video, and with which emotion: as JSON, CSV, subtitles and a film. "
+        "What is finished and unchanged is skipped: after an interruption give the same command again. Options "
+        "--trainer.* are Lightning's, and go to every stage.",
+    )
+    parser.add_argument("video", type=Path, help="the recording, any file that FFmpeg reads")
+    parser.add_argument("--transcript", type=Path, required=True, help="its lines with times: .srt, .vtt or .csv")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a finished `merc run`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
+    parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
+    parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
+    parser.add_class_arguments(TranscriptColumns, "columns")
+    given = parser.parse_args(own)
+    annotation = annotate(
+        given.video,
+        given.transcript,
+        given.model,
+        given.out,
+        seed=given.seed,
+        stage=given.stage,
+        film=given.film,
+        columns=TranscriptColumns(**vars(given.columns)),
+        trainer_options=extra,
+    )
+    _print(annotation, Path(given.out))
+    return 0
+
+
+def _print(annotation: Annotation, out: Path) -> None:
+    console = Console(markup=False, highlight=False)
+    emotions = Counter(line.emotion or "none" for line in annotation.lines)
+    told = ", ".join(f"{name} {count}" for name, count in emotions.most_common())
+    visible = sum(line.face is not None for line in annotation.lines)
+    console.print(f"{len(annotation.lines)} lines: {told}; the speaker's face is known in {visible}.")
+    for note in annotation.notes:
+        console.print(f"- {note}", style="dim")
+    console.print(f"Results: {out / 'annotation.json'}, .csv, .srt")
+    if annotation.film is not None:
+        console.print(f"Film: {annotation.film}")

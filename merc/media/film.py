@@ -1,0 +1,191 @@
+"""Writing films: pictures as they come, with the sound of the film that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from merc.files import write_aside
+from merc.media.decode import MediaError, Source, Watch, as_media_error, in_seconds, open_media, origin_of, streams_of
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+
+_COPIED = ("aac", "mp3", "ac3", "eac3", "alac")
+"""Sound that players accept in mp4 as it is."""
+
+_COPIED_FROM = ("mov", "matroska")
+"""Containers whose sound is packed as mp4 wants it."""
+
+_GAP = 0.05
+"""Seconds: what sound lags more behind than this is a gap, and no jitter."""
+
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+
+
+def write_film(
+    path: str | Path,
+    pictures: Iterable[Tensor],
+    *,
+    fps: float,
+    sound_of: str | Path | None = None,
+    comment: str = "",
+    time_limit: float = 60.0,
+) -> None:
+    """Write an mp4 of pictures that come one by one; it appears when it is whole.
+
+    Memory is that of a few pictures, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
+
+    Args:
+        path: The film.
+        pictures: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
+        fps: Pictures a second.
+        sound_of: A film whose sound is taken over, from its beginning; as it is where mp4 can hold it, else as AAC at
+            the same rate and with the same channels. A film without sound gives none.
+        comment: Kept in the file; :func:`film_comment` reads it.
+        time_limit: Seconds by which reading the sound may lag behind real time.
+
+    Raises:
+        MediaError: There is no picture, or the sound cannot be read.
+        ImportError: PyAV is missing.
+    """
+    with as_media_error(str(path)), write_aside(path) as aside:
+        import av
+
+        with av.open(str(aside), "w", format="mp4", options={"movflags": "+use_metadata_tags"}) as film:
+            film.metadata["comment"] = comment
+            _write(film, iter(pictures), fps, sound_of, time_limit, path)
+
+
+def film_comment(path: str | Path) -> str | None:
+    """The comment of a film that :func:`write_film` wrote; ``None`` if there is no such film."""
+    try:
+        with open_media(str(path), Watch(str(path), 30.0)) as film:
+            return dict(film.metadata).get("comment")
+    except MediaError:
+        return None
+
+
+def _write(
+    film: OutputContainer,
+    pictures: Iterator[Tensor],
+    fps: float,
+    sound_of: str | Path | None,
+    time_limit: float,
+    path: str | Path,
+) -> None:
+    first = next(pictures, None)
+    if first is None:
+        raise MediaError(f"There is no picture for {path}: expected at least one.", "no picture")
+    height, width = (max(side - side % 2, 1) for side in first.shape[1:])
+    stream = _video_stream(film, Fraction(fps).limit_denominator(1001), width, height)
+    sound = iter(()) if sound_of is None else _sound(film, str(sound_of), time_limit)
+    waiting = next(sound, None)  # makes the stream of the sound, before anything is written
+    for index, picture in enumerate(_after(first, pictures)):
+        frame = _frame(picture[:, :height, :width])
+        frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
+        # The sound of the same time comes first, so that a player need not look for it far away.
+        while waiting is not None and waiting[0] <= index / fps:
+            film.mux(waiting[1])
+            waiting = next(sound, None)
+        film.mux(stream.encode(frame))
+    film.mux(stream.encode(None))
+    while waiting is not None:
+        film.mux(waiting[1])
+        waiting = next(sound, None)
+
+
+def _after(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from others
+
+
+def _frame(picture: Tensor) -> Any:  # noqa: ANN401 - PyAV
+    import av
+
+    return av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+
+
+def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int) -> Any:  # noqa: ANN401 - PyAV
+    import av
+
+    try:
+        av.Codec("libx264", "w")
+        stream: Any = film.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
+    except av.codec.codec.UnknownCodecError:
+        stream = film.add_stream("mpeg4", rate=rate, bit_rate=max(400_000, width * height * 6))
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    return stream
+
+
+def _sound(film: OutputContainer, path: str, time_limit: float) -> Iterator[tuple[float, Any]]:
+    """Packets of the sound of a film, each with its time in seconds of the film's beginning."""
+    watch = Watch(path, time_limit)
+    with as_media_error(path):
+        with open_media(path, watch) as source:
+            _, audio = streams_of(source)
+            if audio is None or audio.codec_context is None:
+                return
+            if audio.codec_context.name in _COPIED and any(n in source.format.name for n in _COPIED_FROM):
+                yield from _copied(film, source, audio, watch)
+                return
+        yield from _encoded(film, path, watch)
+
+
+def _copied(film: OutputContainer, source: Any, audio: Any, watch: Watch) -> Iterator[tuple[float, Any]]:  # noqa: ANN401
+    import av
+
+    origin = origin_of(source)
+    stream = film.add_stream_from_template(audio)
+    shift = round(origin / audio.time_base)
+    packets, last = source.demux(audio), None
+    while True:
+        watch.check()
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, IndexError):
+            return  # what cannot be read is the end, as in decoding
+        if packet is None:
+            return
+        when = in_seconds(packet.pts, packet.time_base)
+        if not packet.size or when is None or packet.dts is None or (last is not None and packet.dts <= last):
+            continue
+        last = packet.dts
+        packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+        with watch.delivered(in_seconds(packet.duration, packet.time_base) or 0.0):
+            yield when - origin, packet
+
+
+def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[float, Any]]:
+    source = Source(path, "audio", watch, threads=1)
+    frames = source.frames(0.0)
+    first = next(frames, None)
+    if first is None:
+        return
+    heard = first[1]
+    rate = heard.sample_rate if heard.sample_rate in _AAC_RATES else 48000
+    channels = heard.layout.nb_channels
+    layout = heard.layout.name if channels in (1, 2, 6) else "stereo"
+    stream: Any = film.add_stream("aac", rate=rate, layout=layout)
+    clock = 0
+    for when, frame in _chained(first, frames):
+        lasts = source.seconds(frame)
+        # Sound that starts late or has gaps keeps its place; jitter and overlaps do not make any.
+        if when > clock / frame.sample_rate + _GAP:
+            clock = round(when * frame.sample_rate)
+        frame.pts, frame.time_base = clock, Fraction(1, frame.sample_rate)
+        clock += frame.samples
+        with watch.delivered(lasts):
+            for packet in stream.encode(frame):
+                yield when, packet
+    for packet in stream.encode(None):
+        yield clock / heard.sample_rate, packet
+
+
+def _chained(first: Any, others: Iterator[Any]) -> Iterator[Any]:  # noqa: ANN401
+    yield first
+    yield from others
