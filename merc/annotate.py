@@ -320,7 +320,8 @@ class _Film:
         draw_box(image, box, colour, " ".join(filter(None, [_name(line), line.emotion])))
 
     def _panel(self, line: int | None, height: int, width: int) -> Tensor:
-        tall = max(24, round(0.22 * height))
+        readable = 13 * len(self.labels) + 8  # with room for the names of the emotions
+        tall = max(24, round(0.22 * height), min(readable, height // 2))
         tall += (height + tall) % 2
         if line is None:
             return bar_panel(width, tall, {}, self.colours)

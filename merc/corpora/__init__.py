@@ -8,6 +8,7 @@ from merc.corpora.pickles import LAYOUTS, import_pickle
 from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
 from merc.corpora.table import KeyColumns, import_table
+from merc.corpora.transcript import TranscriptColumns, read_transcript
 from merc.corpora.unpickle import UnsafePickleError
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "RenderConfig",
     "SimulatedCorpus",
     "SimulationConfig",
+    "TranscriptColumns",
     "UnsafePickleError",
     "import_pickle",
     "import_table",
     "read_csv",
     "read_iemocap",
     "read_meld",
+    "read_transcript",
     "render",
     "simulate",
     "speaker_half",

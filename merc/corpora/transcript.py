@@ -149,7 +149,7 @@ def _read_srt(path: Path, lines: Sequence[str]) -> Iterator[_Turn]:
     for index, line in enumerate(lines[: places[0]] if places else lines, start=1):
         if line.strip() and not _NUMBER.fullmatch(line):
             raise CorpusError(f"{path}, line {index}: {_shown(line)} stands before the first times. {_EXPECTED}")
-    for place, behind in zip(places, [*places[1:], len(lines)], strict=True):
+    for place, behind in zip(places, [*places[1:], len(lines)], strict=False):
         text = list(lines[place + 1 : behind])
         if behind < len(lines) and text and _NUMBER.fullmatch(text[-1]):
             text.pop()

@@ -137,7 +137,10 @@ def _wrapped(text: str, font: FreeTypeFont, width: float, most: int) -> list[str
         rows.append(" ".join(words[:count]))
         words = words[count:]
     if words and rows:
-        rows[-1] = f"{rows[-1]} ..."
+        last = rows[-1].split()
+        while len(last) > 1 and font.getlength(" ".join([*last, "..."])) > width:
+            last.pop()
+        rows[-1] = " ".join([*last, "..."])
     return rows
 
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from merc.files import write_aside
-from merc.media.decode import MediaError, Source, Watch, as_media_error, in_seconds, open_media, origin_of, streams_of
+from merc.media.decode import (
+    MediaError,
+    Source,
+    Watch,
+    as_media_error,
+    in_seconds,
+    open_media,
+    origin_of,
+    pyav,
+    streams_of,
+)
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -51,14 +61,18 @@ def write_film(
 
     Raises:
         MediaError: There is no picture, or the sound cannot be read.
+        OSError: The film cannot be written.
         ImportError: PyAV is missing.
     """
-    with as_media_error(str(path)), write_aside(path) as aside:
-        import av
+    pyav()
+    import av
 
-        with av.open(str(aside), "w", format="mp4", options={"movflags": "+use_metadata_tags"}) as film:
+    try:
+        with write_aside(path) as aside, av.open(str(aside), "w", format="mp4") as film:
             film.metadata["comment"] = comment
             _write(film, iter(pictures), fps, sound_of, time_limit, path)
+    except av.FFmpegError as error:
+        raise OSError(f"{path} cannot be written ({type(error).__name__}: {error.strerror}).") from error
 
 
 def film_comment(path: str | Path) -> str | None:
@@ -168,8 +182,7 @@ def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[f
         return
     heard = first[1]
     rate = heard.sample_rate if heard.sample_rate in _AAC_RATES else 48000
-    channels = heard.layout.nb_channels
-    layout = heard.layout.name if channels in (1, 2, 6) else "stereo"
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}.get(heard.layout.nb_channels, "stereo")
     stream: Any = film.add_stream("aac", rate=rate, layout=layout)
     clock = 0
     for when, frame in _chained(first, frames):
