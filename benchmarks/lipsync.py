@@ -1,16 +1,17 @@
 """Whose lips fit the sound? LipSyncNet on real clips of people whom it has not seen, and on rendered scenes.
 
-python benchmarks/lipsync.py --clips FOLDER [--people people.json] [--rendered runs/video] [--folds 3] [--steps 400]
+python benchmarks/lipsync.py --clips FOLDER --lips FOLDER [--people people.json] [--rendered runs/video]
 
-FOLDER holds clips of one talking face each; a clip with two faces whose name contains ``two_faces`` is tested apart,
-and ``--right`` says where its speaker is. ``people.json`` maps clip names to people, where one person is in several
-clips. ``--rendered`` is the folder of ``merc run demo/video.yaml``, whose train split is added to the training and
-whose test split is tested too. People are left out in turn, a fold at a time; nothing is chosen on those left out,
-training has a fixed length. Tests, on 74 pictures (3 s) with one sound:
+The clips show one talking face each; one with two faces whose name contains ``two_faces`` is tested apart, and
+``--right`` says where its speaker is. ``people.json`` maps clip names to people, where one person is in several clips.
+``--lips`` is a folder that ``merc import lips --out FOLDER`` wrote: its train split is added to the training.
+``--rendered`` is the folder of ``merc run demo/video.yaml``, whose scenes are tested too. People are left out in turn, a
+fold at a time, in several divisions into folds; nothing is chosen on those left out, training has a fixed length.
 
-hard    two talking faces and the sound of one, every ordered pair of the clips left out
-easy    a talking face beside the same face standing still, and beside the silent faces of the rendered scenes
-scenes  rendered scenes with two to four faces: the right one, against "first face"
+hard    two talking faces and the sound of one, for 3 s: every ordered pair of the clips left out
+still   a talking face beside itself standing still; silent: beside drawn faces that keep still, smile or chew
+drawn   two to four drawn faces of people who are not in the training, some of them talking, for 3 s
+scenes  rendered video clips of 1.2 to 2.5 s with two to four faces, with cuts and occlusion
 windows the clip with two faces, in windows of 2 s
 
 "motion" is the correlation of mouth-motion energy with loudness, at the best of five shifts. Differences have
@@ -23,7 +24,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from merc.losses import SyncLoss
 from merc.media import FaceTracker, MTCNNDetector
 from merc.media.tracks import FaceTrack, rows_to_tracks
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker.choose import NOBODY
 from merc.speaker.net import MEL_PER_FRAME
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore
@@ -98,8 +100,11 @@ def train(network: LipSyncNet, loss: SyncLoss, sources: list[LipSyncSource], ste
     task = LipSyncTask(network, loss=loss, augment=SyncAugmentation(), lr_scheduler=None)
     task.make_lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps // 10)
     data = LipSyncDataModule(sources, batches_per_epoch=10)
-    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, gradient_clip_val=1.0, accelerator="cpu")
+    trainer = quiet_trainer(
+        max_steps=steps, num_sanity_val_steps=0, check_val_every_n_epoch=10**6, gradient_clip_val=1.0, accelerator="cpu"
+    )
     trainer.fit(task, datamodule=data)
+    trainer.validate(task, datamodule=data, verbose=False)  # sets the threshold, on the val split of the drawn lips
     return task.eval()
 
 
@@ -133,22 +138,18 @@ def test(tasks: dict[str, LipSyncTask], clips: Sequence[LipSyncClip]) -> Result:
 
 def variants(scorer: SyncScorer) -> dict[str, SyncScorer]:
     """The scorer as it is, and what each of its parts is worth."""
-    return {
-        "": scorer,
-        ", no activity": replace(scorer, activity=0.0),
-        ", no lag": replace(scorer, max_lag=0),
-    }
+    return {"": scorer, ", no activity": replace(scorer, activity=0.0), ", lag 2": replace(scorer, max_lag=2)}
 
 
 def silent_scores(task: LipSyncTask, clips: Sequence[LipSyncClip], silent: Sequence[MouthTrack]) -> list[bool]:
-    """Whether each clip's face wins over each silent one, under its sound."""
+    """Whether each clip's face wins over each silent one, under its sound, for as long as both are there."""
     wins = []
-    spans = task.scorer.windows(FRAMES)
     for clip in clips:
-        faces = [MouthTrack(0, clip.tracks[0].crops[:FRAMES]), *silent]
-        scores, _ = task.scorer.score(task.network, faces, clip.sound, spans)
-        means = scores.mean(1)
-        wins += (means[0] > means[1:]).tolist()
+        for other in silent:
+            frames = min(FRAMES, len(other.crops))
+            faces = [MouthTrack(0, clip.tracks[0].crops[:frames]), MouthTrack(0, other.crops[:frames])]
+            scores, _ = task.scorer.score(task.network, faces, clip.sound, task.scorer.windows(frames))
+            wins.append(bool(scores[0].mean() > scores[1].mean()))
     return wins
 
 
@@ -238,96 +239,85 @@ def seconds_per_window(network: LipSyncNet, frames: int = 32, repeats: int = 5) 
 
 def share(wins: Sequence[bool]) -> str:
     """A percentage with its count."""
-    return f"{100 * sum(wins) / max(len(wins), 1):.1f}% of {len(wins)}"
+    return f"{100 * sum(wins) / len(wins):.1f}% of {len(wins)}" if wins else ""
 
 
 def main() -> None:
     """Train and test fold by fold, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--lips", type=Path, required=True)
     parser.add_argument("--people", type=Path)
     parser.add_argument("--rendered", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/lipsync-benchmark"))
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--divisions", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--right", choices=["left", "right"], default="right", help="place of the speaker of two faces")
-    parser.add_argument("--networks", nargs="+", default=["traces"], choices=["traces", "pooled", "paper loss"])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     options = parser.parse_args()
 
     corpus = track_clips(options.clips, options.work / "clips")
     stores = {kind: str(options.work / "clips" / kind) for kind in KINDS}
     people = json.loads(options.people.read_text()) if options.people else {}
-    whole = LipSyncDataModule([LipSyncSource(corpus, **stores)])
-    whole.setup()
-    clips = {clip.key.dialogue: clip for clip in whole.clips("train")}
+    clips = {clip.key.dialogue: clip for clip in opened(LipSyncSource(corpus, **stores)).clips("train")}
     print("tracks:", ", ".join(f"{name} {[len(t.crops) for t in clip.tracks]}" for name, clip in clips.items()))
     talks = {name: clip for name, clip in clips.items() if len(clip.tracks) == 1}
     pairs_of_faces = [clip for name, clip in clips.items() if "two_faces" in name]
 
-    extra: list[LipSyncSource] = []
+    places = {kind: str(options.lips / kind) for kind in KINDS}
+    lips = LipSyncSource(str(options.lips / "corpus.json"), **places, speaker=str(options.lips / "speaker"))
+    drawn = opened(lips).clips("test")
+    silent = [clip.tracks[0] for clip in drawn if clip.speaker == NOBODY]
+    composites = composed([clip for clip in drawn if clip.speaker == 0], silent)
     scenes: list[tuple[LipSyncClip, int]] = []
-    silent: list[MouthTrack] = []
     if options.rendered:
         source, truth = rendered_truth(options.rendered)
-        extra = [source]
-        rendered = LipSyncDataModule(extra)
-        rendered.setup()
-        scenes = [(c, truth[c.key]) for c in rendered.clips("test") if len(c.tracks) > 1 and truth[c.key] >= 0]
-        silent = [
-            MouthTrack(0, track.crops[:FRAMES])
-            for clip, speaker in scenes
-            for index, track in enumerate(clip.tracks)
-            if index != speaker and len(track.crops) >= 32
-        ][:20]
+        scenes = [(clip, truth[clip.key]) for clip in opened(source).clips("test") if len(clip.tracks) > 1]
 
-    groups = sorted({people.get(name, name) for name in talks})
-    random.Random(options.seed).shuffle(groups)
-    networks = {
-        "traces": (LipSyncNet, SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
-        "pooled": (PooledNet, SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
-        "paper loss": (LipSyncNet, SyncLoss()),
-    }
-    results, beside_silent, right_windows, right_scenes = [], {}, {}, {}
-    for fold in range(options.folds):
-        out = {name for name in talks if people.get(name, name) in groups[fold :: options.folds]}
-        rest = [c for c in corpus["train"] if c.id not in out and c.id in talks]
-        sources = [LipSyncSource(Corpus(corpus.name, MELD, {"train": rest}), **stores), *extra]
-        tasks = {
-            name: train(networks[name][0](), networks[name][1], sources, options.steps, options.seed)
-            for name in options.networks
-        }
-        held_out = [talks[name] for name in sorted(out)]
-        results.append(test(tasks, held_out))
-        for name, task in tasks.items():
-            if silent:
-                beside_silent.setdefault(name, []).extend(silent_scores(task, held_out, silent))
-            for clip in pairs_of_faces:
-                order = sorted(range(2), key=lambda t: float(left_edge(options.work / "clips", clip, t)))
-                right_windows.setdefault(name, []).extend(windows_right(task, clip, order[options.right == "right"]))
-            for clip, speaker in scenes:
-                chosen = task.scorer.choose(task.network, clip.tracks, clip.sound).track
-                right_scenes.setdefault(name, []).append(chosen == speaker)
-        done = {m: share([w for *_, w in pair_wins(results, m, people)]) for m in results[0].scores}
-        print(f"fold {fold + 1} of {options.folds}: hard so far {done}", flush=True)
+    results: list[Result] = []
+    wins: dict[str, dict[str, list[bool]]] = {name: {} for name in options.networks}
+    for division in range(options.divisions):
+        groups = sorted({people.get(name, name) for name in talks})
+        random.Random(division).shuffle(groups)
+        for fold in range(options.folds):
+            out = {name for name in talks if people.get(name, name) in groups[fold :: options.folds]}
+            rest = [talk for talk in corpus["train"] if talk.id in talks.keys() - out]
+            sources = [LipSyncSource(Corpus(corpus.name, MELD, {"train": rest}), **stores), lips]
+            tasks = {name: train(*NETWORKS[name](), sources, options.steps, division) for name in options.networks}
+            held_out = [talks[name] for name in sorted(out)]
+            results.append(test(tasks, held_out))
+            for name, task in tasks.items():
+                found = {
+                    "silent": silent_scores(task, held_out, silent),
+                    "windows": [
+                        right
+                        for clip in pairs_of_faces
+                        for right in windows_right(
+                            task, clip, by_place(options.work / "clips", clip)[options.right == "right"]
+                        )
+                    ],
+                    "drawn": [chosen(task, tracks, sound) == 0 for tracks, sound in composites],
+                    "scenes": [chosen(task, c.tracks, c.sound) == speaker for c, speaker in scenes],
+                }
+                for column, right in found.items():
+                    wins[name].setdefault(column, []).extend(right)
+            so_far = {m: share([w for *_, w in pair_wins(results, m, people)]) for m in results[0].scores}
+            print(f"division {division + 1}, fold {fold + 1}: hard so far {so_far}", flush=True)
 
-    print("\n| method | hard | over motion [95% interval], p | still | silent | windows | scenes |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ["silent", "windows", "drawn", "scenes"]
+    print(f"\n| method | hard | over motion [95% interval], p | still | {' | '.join(columns)} |")
+    print("|---|---|---|---|" + "---|" * len(columns))
     floor = pair_wins(results, "motion", people)
     for method in results[0].scores:
-        wins = pair_wins(results, method, people)
-        difference, low, high, p = bootstrap(wins, floor)
+        hard = pair_wins(results, method, people)
+        difference, low, high, p = bootstrap(hard, floor)
         over = "" if method == "motion" else f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], {p:.4f}"
         still = [bool(x) for r in results if method in r.still for x in r.scores[method].diagonal() > r.still[method]]
-        tables = (beside_silent, right_windows, right_scenes)
-        columns = [
-            share(still) if still else "",
-            *(share(table[method]) if method in table else "" for table in tables),
-        ]
-        print(f"| {method} | {share([w for *_, w in wins])} | {over} | {' | '.join(columns)} |")
+        cells = [still, *(wins.get(method, {}).get(column, []) for column in columns)]
+        print(f"| {method} | {share([w for *_, w in hard])} | {over} | {' | '.join(map(share, cells))} |")
     if scenes:
-        first = [clip.tracks and speaker == 0 for clip, speaker in scenes]
-        print(f"| first face | | | | | | {share([bool(f) for f in first])} |")
+        print(f"| first face | | | | | | | {share([speaker == 0 for _, speaker in scenes])} |")
     small, large = seconds_per_window(LipSyncNet()), seconds_per_window(PooledNet(size=224), repeats=1)
     parameters = sum(p.numel() for p in LipSyncNet().parameters())
     print(
@@ -336,9 +326,41 @@ def main() -> None:
     )
 
 
-def left_edge(folder: Path, clip: LipSyncClip, track: int) -> Tensor:
-    """Mean left edge of a track's boxes, in pixels."""
-    return rows_to_tracks(FeatureStore(folder / "faces").sequence(clip.key))[track].boxes[:, 0].mean()
+def opened(source: LipSyncSource) -> LipSyncDataModule:
+    """A datamodule on one source, ready."""
+    data = LipSyncDataModule([source])
+    data.setup()
+    return data
+
+
+def composed(talks: Sequence[LipSyncClip], silent: Sequence[MouthTrack]) -> list[tuple[list[MouthTrack], Tensor]]:
+    """Scenes of two to four drawn faces with the sound of the first; the others talk or are silent, half of each."""
+    draw = random.Random(0)
+    scenes = []
+    for clip in talks:
+        talking = [other.tracks[0] for other in talks if other is not clip]
+        others = [draw.choice(talking if draw.random() < 0.5 else silent) for _ in range(draw.randint(1, 3))]
+        scenes.append(([clip.tracks[0], *others], clip.sound))
+    return scenes
+
+
+def chosen(task: LipSyncTask, tracks: Sequence[MouthTrack], sound: Tensor) -> int:
+    """The track that the task takes for the speaker."""
+    return task.scorer.choose(task.network, tracks, sound, float(task.threshold)).track
+
+
+NETWORKS: dict[str, Callable[[], tuple[LipSyncNet, SyncLoss]]] = {
+    "traces": lambda: (LipSyncNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+    "pooled": lambda: (PooledNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+    "paper loss": lambda: (LipSyncNet(), SyncLoss()),
+}
+"""What is compared: this network, one that pools over time, and this one under the paper's loss alone."""
+
+
+def by_place(folder: Path, clip: LipSyncClip) -> list[int]:
+    """The tracks of a clip from left to right."""
+    tracks = rows_to_tracks(FeatureStore(folder / "faces").sequence(clip.key))
+    return sorted(range(len(tracks)), key=lambda index: float(tracks[index].boxes[:, 0].mean()))
 
 
 if __name__ == "__main__":

@@ -59,14 +59,14 @@ def configs(folder):
     lips = {
         "network": _class("merc.speaker.LipSyncNet", size=16, width=6, hidden=16),
         "scorer": _class("merc.speaker.SyncScorer", window=24, hop=12),
-        "pair_frames": 24,
+        "pair_frames": 74,  # no clip is that long, so there is no threshold: of visible faces one is chosen
     }
     fusion = _class("merc.fusion.ConcatFusion", dims={"text": 8, "audio": 8, "visual": 8}, num_classes=3, hidden_dim=8)
     words = _class("merc.encoders.TextEncoder", model=tiny_bert(Path(folder) / "bert"), context="none", pooling="mean")
     return {
         "faces": {**_extract({}, tracks), "model": _class("merc.tasks.FacesTask")},
         "lipsync": {
-            "trainer": _trainer("val/pair_loss", "min"),
+            "trainer": _trainer("train/loss", "min"),
             "model": _class("merc.tasks.LipSyncTask", **lips),
             "data": _class(
                 "merc.datamodules.LipSyncDataModule", sources=[], window=24, batch_size=4, batches_per_epoch=2

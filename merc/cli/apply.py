@@ -16,10 +16,10 @@ from rich.console import Console
 import merc
 from merc.cli.lightning import MercCLI, add_store_writer, check_checkpoint, manners
 from merc.cli.run import end_averaging, stage_arguments
-from merc.conversation import Corpus
+from merc.conversation import Corpus, UtteranceKey
 from merc.corpora.featured import CORPUS_FILE
 from merc.pipeline import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
-from merc.store import SEQUENCES, FeatureStore
+from merc.store import MANIFEST, SEQUENCES, FeatureStore
 
 _FEATURES_OF_A_CORPUS = ("evidence",)
 """Imports that make features from features; the others bring a corpus, or numbers that only it has."""
@@ -289,6 +289,7 @@ class _Application:
             FeatureStore(run.stage.options["features"]),
             self.corpus,
             append=bool(stage.options.get("append", False)),
+            standardise=bool(stage.options.get("standardise", False)),
             fitted_on=(source, corpus),
         )
         table.save(run.folder)
@@ -312,18 +313,48 @@ class _Application:
         )
         [original] = [one for one in self.run.pipeline.stages if one.name == stage.name]
         for name in stage.outputs:
-            self._give_width(run.folder / name, self.run.place(original, self.seed) / name)
+            self._complete(run, run.folder / name, self.run.place(original, self.seed) / name)
 
-    def _give_width(self, path: Path, trained: Path) -> None:
-        """Let a store in which there is nothing have the width that the following stages expect."""
+    def _complete(self, run: StageRun, path: Path, trained: Path) -> None:
+        """Let a store know every utterance, and have the width that the following stages expect.
+
+        Lips are compared with sound only where there is both, and a network says nothing of what none of its inputs
+        has: in training such an utterance is one of many and nothing needs to be recorded. Here it may be all there is.
+        """
         store = FeatureStore(path)
-        if len(store) or store.dim or not (trained / "manifest.json").is_file():
+        keys = [key for split in self.corpus.values() for c in split for key in c.keys]
+        unknown = [key for key in keys if key not in store and key not in store.missing]
+        widthless = not store.dim and (trained / MANIFEST).is_file()
+        if (store.kind in SEQUENCES and len(store)) or not (unknown or widthless):
             return
-        model = FeatureStore(trained, verify=False)
-        nothing = torch.zeros(0, model.dim, dtype=model.dtype)
-        lengths: list[int] | None = [] if store.kind in SEQUENCES else None
-        kind, missing, provenance = store.kind, store.missing, store.provenance
-        FeatureStore.write(path, [], nothing, kind=kind, lengths=lengths, missing=missing, provenance=provenance)
+        like = FeatureStore(trained, verify=False) if widthless else store
+        nothing = torch.zeros(0, like.dim, dtype=like.dtype)
+        rows = store.gather(store.keys)[0] if len(store) else nothing
+        inputs = [FeatureStore(place) for place in _stores_in(run.stage.options)]
+        missing = {**store.missing, **{key: _why_missing(key, inputs) for key in unknown}}
+        FeatureStore.write(
+            path,
+            store.keys,
+            rows,
+            kind=store.kind,
+            lengths=[] if store.kind in SEQUENCES else None,
+            missing=missing,
+            provenance=store.provenance,
+        )
+
+
+def _stores_in(options: Any) -> list[str]:  # noqa: ANN401 - nested JSON values
+    """The stores that the options of a stage name."""
+    if isinstance(options, str):
+        return [options] if (Path(options) / MANIFEST).is_file() else []
+    parts = options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ()
+    return [found for part in parts for found in _stores_in(part)]
+
+
+def _why_missing(key: UtteranceKey, inputs: Sequence[FeatureStore]) -> str:
+    """Why a stage says nothing of an utterance, as its inputs tell."""
+    reasons = dict.fromkeys(reason for store in inputs for reason in store.why_missing([key]).values())
+    return "; ".join(reasons) or "left out by its stage"
 
 
 def _content(corpus: Corpus) -> str:

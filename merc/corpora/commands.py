@@ -152,7 +152,9 @@ def import_table(
     console.print(f"Wrote {out}")
 
 
-def import_evidence(features: Path, *, corpus: Path, out: Path, append: bool = False) -> None:
+def import_evidence(
+    features: Path, *, corpus: Path, out: Path, append: bool = False, standardise: bool = False
+) -> None:
     """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
 
     Args:
@@ -160,11 +162,12 @@ def import_evidence(features: Path, *, corpus: Path, out: Path, append: bool = F
         corpus: An imported corpus: its folder, or its corpus.json. Its train split gives the labels.
         out: Folder of the new store.
         append: Keep the features in front of the evidence.
+        standardise: Measure every column by its deviation within the emotions: for numbers with units.
     """
     from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
 
     loaded = _load(corpus)
-    store = evidence_table(FeatureStore(features), loaded, append=append).save(out)
+    store = evidence_table(FeatureStore(features), loaded, append=append, standardise=standardise).save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
@@ -191,6 +194,33 @@ def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> None: 
     """
     config = RenderConfig(**parameters)
     _summarise(render(out, config, workers=workers), out)
+
+
+def import_lips(
+    *,
+    out: Path,
+    talking: dict[str, int] | None = None,
+    silent: dict[str, int] | None = None,
+    seconds: float = 3.0,
+    crop_size: int = 32,
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Draw talking and silent mouths, as stores for LipSyncNet. Goes on where it was cut.
+
+    Args:
+        out: Folder to write the corpus and its stores to.
+        talking: Talking heads by split.
+        silent: Silent heads by split.
+        seconds: Duration of each.
+        crop_size: Height and width of the mouth crops in pixels.
+        seed: Decides everything.
+        workers: Processes that draw.
+    """
+    from merc.corpora.rendered.lips import render_lips
+
+    corpus = render_lips(out, talking, silent, seconds=seconds, crop_size=crop_size, seed=seed, workers=workers)
+    _summarise(corpus, out)
 
 
 def doctor_meld(root: Path) -> int:
@@ -230,6 +260,7 @@ IMPORTS: Mapping[str, Callable[..., None]] = {
     "evidence": import_evidence,
     "simulated": import_simulated,
     "rendered": import_rendered,
+    "lips": import_lips,
 }
 """The subcommands of ``merc import``."""
 

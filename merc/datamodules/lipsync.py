@@ -36,6 +36,7 @@ class LipSyncSource:
         speaker: Store of kind ``speaker`` that says which track speaks, where that is known. Without it, only clips
             with exactly one track are taken for that track's speech.
         weight: How often training draws from this source, relative to the others.
+        predict: Whether prediction goes through it; not where it only adds to the training.
     """
 
     corpus: str | Path | Corpus
@@ -44,6 +45,7 @@ class LipSyncSource:
     sound: str | Path
     speaker: str | Path | None = None
     weight: float = 1.0
+    predict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class _OpenSource:
     """A source with its stores open."""
 
     def __init__(self, source: LipSyncSource) -> None:
-        self.weight = source.weight
+        self.weight, self.predict = source.weight, source.predict
         self.corpus = source.corpus if isinstance(source.corpus, Corpus) else Corpus.load(source.corpus)
         self.faces, self.crops, self.sound = (FeatureStore(path) for path in (source.faces, source.crops, source.sound))
         self.faces.require(kind="faces")

@@ -51,13 +51,15 @@ class GaussianEvidence:
     offset: Tensor
 
     @classmethod
-    def fit(cls, features: Tensor, label: Tensor, num_classes: int) -> GaussianEvidence:
+    def fit(cls, features: Tensor, label: Tensor, num_classes: int, *, standardise: bool = False) -> GaussianEvidence:
         """Fit to the training split.
 
         Args:
             features: ``(N, d)``.
             label: ``(N,)`` ids in ``0..C-1``; -100 takes no part.
             num_classes: C.
+            standardise: Measure every column by its deviation within the emotions, so that the covariance is shrunk
+                towards its own diagonal: for numbers with units, such as hertz beside shares.
 
         Raises:
             ValueError: A class has fewer than two labelled vectors, so that none can be left out, or the vectors of
@@ -72,8 +74,11 @@ class GaussianEvidence:
                 "merge rare emotions or leave the evidence out."
             )
         mean = torch.zeros(num_classes, x.shape[1], dtype=x.dtype).index_add_(0, y, x) / count[:, None]
-        covariance, share = _ledoit_wolf(x - mean[y])
-        whiten = torch.linalg.cholesky(torch.linalg.inv(covariance))
+        centred = x - mean[y]
+        unit = centred.square().mean(0).sqrt() if standardise else torch.ones_like(x[0])
+        unit = torch.where(unit > 0, unit, 1.0)
+        covariance, share = _ledoit_wolf(centred / unit)
+        whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / unit[:, None]
         raw = cls(mean, whiten, count, (1 - share) / len(x), 1.0, torch.zeros(num_classes, dtype=x.dtype))
         temperature, offset = _calibrate(raw._score(x, y), y)
         return replace(raw, temperature=temperature, offset=offset)
@@ -110,6 +115,7 @@ def evidence_table(
     corpus: Corpus,
     *,
     append: bool = False,
+    standardise: bool = False,
     fitted_on: tuple[FeatureStore, Corpus] | None = None,
 ) -> FeatureTable:
     """The evidence (:class:`merc.encoders.GaussianEvidence`) of every utterance of a corpus that a store holds.
@@ -121,6 +127,7 @@ def evidence_table(
         store: Encoder features of one modality.
         corpus: The corpus, with the labels.
         append: Keep the features in front of the evidence.
+        standardise: Whether the columns have units (see :meth:`GaussianEvidence.fit`).
         fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. No utterance
             of ``corpus`` may be among theirs.
 
@@ -135,7 +142,7 @@ def evidence_table(
     """
     store.require(kind="features")
     source, labelled = fitted_on or (store, corpus)
-    fitted = _fitted(source, labelled)
+    fitted = _fitted(source, labelled, standardise)
     keys = [key for split in corpus.values() for c in split for key in c.keys]
     there = [key for key in keys if key in store]
     if fitted_on is None:
@@ -165,7 +172,7 @@ def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
     return {k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)}
 
 
-def _fitted(store: FeatureStore, corpus: Corpus) -> GaussianEvidence:
+def _fitted(store: FeatureStore, corpus: Corpus, standardise: bool) -> GaussianEvidence:
     """Evidence fitted on the train split of a corpus."""
     labels = _train_labels(corpus)
     there = [key for split in corpus.values() for c in split for key in c.keys if key in store]
@@ -173,7 +180,8 @@ def _fitted(store: FeatureStore, corpus: Corpus) -> GaussianEvidence:
         raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
     train = [key for key in there if key in labels]
     features, _ = store.gather(train)
-    return GaussianEvidence.fit(features, torch.tensor([labels[key] for key in train]).long(), len(corpus.labels))
+    label = torch.tensor([labels[key] for key in train]).long()
+    return GaussianEvidence.fit(features, label, len(corpus.labels), standardise=standardise)
 
 
 def _ledoit_wolf(centred: Tensor) -> tuple[Tensor, float]:

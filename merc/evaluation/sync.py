@@ -78,15 +78,17 @@ def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -
     return -best + scorer.activity * activity.float().sigmoid().mean(-1)
 
 
-def balanced_threshold(positive: Tensor, negative: Tensor) -> float:
-    """The score that best separates two groups: halfway between the two values around the best balanced accuracy.
+def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.9) -> float:
+    r"""The score that best tells true speakers from other faces, the lowest of several such.
+
+    .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
     Args:
-        positive: Scores that should lie above, at least one.
-        negative: Scores that should lie below, at least one.
+        own: Scores of faces with their own sound, at least one.
+        others: Scores of faces with a sound that is not theirs, at least one.
+        visible: :math:`\pi`, how often the speaker is to be seen, in 0..1.
     """
-    values = torch.cat([positive, negative]).double().sort().values
-    above = (positive.double()[None] > values[:, None]).double().mean(1)
-    below = (negative.double()[None] <= values[:, None]).double().mean(1)
-    best = int((above + below).argmax())
-    return float((values[best] + values[min(best + 1, len(values) - 1)]) / 2)
+    values = torch.cat([own, others]).double().sort().values
+    above = (own.double()[None] > values[:, None]).double().mean(1)
+    below = (others.double()[None] <= values[:, None]).double().mean(1)
+    return float(values[(visible * above + (1 - visible) * below).argmax()])

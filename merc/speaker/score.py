@@ -37,9 +37,9 @@ class SyncScorer:
 
     .. math:: Score(F_j, A) = -\lVert f_v^j - f_a \rVert_2 + \lambda \, \sigma(a_j)
 
-    in each window; :math:`a_j` are LipSyncNet's log-odds that the lips speak at all. A recording may have its sound a
-    little early or late: the lag between them is the one, up to ``max_lag``, at which a track fits best over all
-    windows.
+    in each window; :math:`a_j` are LipSyncNet's log-odds that the lips speak at all. For a recording that
+    may have its sound a little early or late, the lag between them can be the one, up to ``max_lag``, at which a track
+    fits best over all windows.
 
     Args:
         window: Pictures a window; 32 are 1.28 s.
@@ -51,7 +51,7 @@ class SyncScorer:
 
     window: int = 32
     hop: int = 16
-    max_lag: int = 1
+    max_lag: int = 0
     activity: float = 0.1
     shortest: int = 12
 

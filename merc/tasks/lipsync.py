@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
-from merc.evaluation.sync import SyncTrial, balanced_threshold, pair_scores
+from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model, weights_digest
@@ -24,9 +24,10 @@ class LipSyncTask(L.LightningModule):
     Validation plays every sound of the split against its own face and against each other face: ``val/pair_accuracy``
     is the share of these ordered pairs in which the own face wins, ``val/pair_loss`` the mean of
     ``log(1 + exp((other - own) / 0.1))`` over them, by which checkpoints are chosen. From the same scores, and those of
-    frozen faces, comes the threshold below which nobody who is visible speaks; it is part of the checkpoint. Where
-    the corpus knows who speaks, ``choice_accuracy`` is the share of clips in which the right track is chosen, and
-    ``first_face_accuracy`` that of the choice without synchrony.
+    frozen faces, comes the threshold below which nobody who is visible speaks
+    (:func:`merc.evaluation.sync.speaking_threshold`); it is part of the checkpoint. Where the corpus knows who speaks,
+    ``choice_accuracy`` is the share of clips in which the right track is chosen, and ``first_face_accuracy`` that of
+    the choice without synchrony.
 
     Prediction gives the ``speaker`` of every clip: the chosen track (-1 for nobody), its score, its margin over the
     next candidate, and its coverage.
@@ -157,7 +158,7 @@ class LipSyncTask(L.LightningModule):
             self.log(f"{part}/pair_loss", F.softplus((scores - own) / 0.1)[others].mean())
             self.log(f"{part}/still_accuracy", (own[:, 0] > frozen).float().mean())
             if part == "val":
-                self.threshold.fill_(balanced_threshold(own[:, 0], torch.cat([scores[others], frozen])))
+                self.threshold.fill_(speaking_threshold(own[:, 0], torch.cat([scores[others], frozen])))
         if choices:
             right, first = torch.tensor(choices).float().mean(0)
             self.log(f"{part}/choice_accuracy", right, prog_bar=True)

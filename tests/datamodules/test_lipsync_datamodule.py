@@ -137,3 +137,9 @@ def test_a_store_of_another_kind_is_refused(source):
     data = LipSyncDataModule([LipSyncSource(**{**source, "crops": source["sound"]})])
     with pytest.raises(StoreError, match="holds sound, expected crops"):
         data.setup()
+
+
+def test_prediction_leaves_out_sources_that_only_add_to_the_training(source):
+    only = LipSyncDataModule([LipSyncSource(**source, predict=False), LipSyncSource(**source)], predict_splits=["val"])
+    only.setup()
+    assert len(only.predict_dataloader().dataset) == 2

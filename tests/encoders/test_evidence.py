@@ -66,11 +66,22 @@ def test_training_evidence_is_as_good_as_new_evidence_and_no_better():
     assert sum(naive) / 3 < sum(new) / 3 - 0.06  # what it looks like if only the class mean is left without the vector
 
 
+def test_standardised_evidence_does_not_depend_on_the_units_of_the_columns():
+    x, y = drawn(60, 30, 3, 0.4)
+    units = 10.0 ** torch.arange(-2, 3).repeat(6)
+    plain = GaussianEvidence.fit(x, y, 3, standardise=True)
+    scaled = GaussianEvidence.fit(x * units, y, 3, standardise=True)
+    torch.testing.assert_close(scaled(x * units, y), plain(x, y), atol=1e-3, rtol=1e-3)
+    careless = GaussianEvidence.fit(x * units, y, 3)(x * units, y)
+    assert (careless - plain(x, y)).abs().max() > 0.1
+
+
 def test_constant_columns_and_unlabelled_rows_do_no_harm():
     x, y = drawn(100, 3, 2, 1.0)
     x = torch.cat([x, torch.ones(100, 1)], 1)
     y[:10] = -100
-    assert torch.isfinite(GaussianEvidence.fit(x, y, 2)(x, y)).all()
+    for standardise in (False, True):
+        assert torch.isfinite(GaussianEvidence.fit(x, y, 2, standardise=standardise)(x, y)).all()
 
 
 def test_an_emotion_with_one_vector_is_refused():

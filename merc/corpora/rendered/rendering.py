@@ -80,7 +80,7 @@ def _run(config: RenderConfig, out: Path, jobs: list[tuple[str, int]], workers: 
             yield
         return
     processes = get_context("spawn")  # threads of this process would not survive a fork
-    with ProcessPoolExecutor(min(workers, len(jobs)), processes, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), processes, initializer=end_with_parent) as pool:
         futures = [pool.submit(render_dialogue, config, out, split, number) for split, number in jobs]
         try:
             for future in as_completed(futures):
@@ -89,7 +89,7 @@ def _run(config: RenderConfig, out: Path, jobs: list[tuple[str, int]], workers: 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let no worker stay behind when the process that it draws for is killed."""
     parent = parent_process()
     assert parent is not None
