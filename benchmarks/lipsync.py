@@ -5,8 +5,8 @@ python benchmarks/lipsync.py --clips FOLDER --lips FOLDER [--people people.json]
 The clips show one talking face each; one with two faces whose name contains ``two_faces`` is tested apart, and
 ``--right`` says where its speaker is. ``people.json`` maps clip names to people, where one person is in several clips.
 ``--lips`` is a folder that ``merc import lips --out FOLDER`` wrote: its train split is added to the training.
-``--rendered`` is the folder of ``merc run demo/video.yaml``, whose scenes are tested too. People are left out in turn, a
-fold at a time, in several divisions into folds; nothing is chosen on those left out, training has a fixed length.
+``--rendered`` is the folder of ``merc run demo/video.yaml``, whose scenes are tested too. People are left out in turn,
+a fold at a time, in several divisions into folds; nothing is chosen on those left out, training has a fixed length.
 
 hard    two talking faces and the sound of one, for 3 s: every ordered pair of the clips left out
 still   a talking face beside itself standing still; silent: beside drawn faces that keep still, smile or chew

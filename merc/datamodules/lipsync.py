@@ -180,7 +180,8 @@ class LipSyncDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``predict_splits`` that are not yet in the store being written."""
-        items = [(source, key) for source in self.opened for split in self.predict_splits for key in source.keys(split)]
+        wanted = [source for source in self.opened if source.predict]
+        items = [(s, key) for s in wanted for split in self.predict_splits for key in s.keys(split)]
         left = RemainingBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
         return DataLoader(_Clips(items), sampler=left, batch_size=None)
 
