@@ -138,7 +138,7 @@ def test(tasks: dict[str, LipSyncTask], clips: Sequence[LipSyncClip]) -> Result:
 
 def variants(scorer: SyncScorer) -> dict[str, SyncScorer]:
     """The scorer as it is, and what each of its parts is worth."""
-    return {"": scorer, ", no activity": replace(scorer, activity=0.0), ", lag 2": replace(scorer, max_lag=2)}
+    return {"": scorer, ", no activity": replace(scorer, activity=0.0), ", no lag": replace(scorer, max_lag=0)}
 
 
 def silent_scores(task: LipSyncTask, clips: Sequence[LipSyncClip], silent: Sequence[MouthTrack]) -> list[bool]:

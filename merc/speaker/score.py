@@ -51,7 +51,7 @@ class SyncScorer:
 
     window: int = 32
     hop: int = 16
-    max_lag: int = 0
+    max_lag: int = 2
     activity: float = 0.1
     shortest: int = 12
 
