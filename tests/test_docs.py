@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+import merc.cli.annotate
 import merc.cli.run
+from merc.annotate import Annotation
 from merc.cli import expand_configs, find_config, main
 from merc.cli.lightning import MercCLI
 from merc.cli.run import read_pipeline
+from merc.labels import MELD
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -90,7 +93,8 @@ def test_code_runs(page, runs):
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
-    assert {words[0] for _, words in COMMANDS} == {"configs", "doctor", "fit", "import", "predict", "run", "test"}
+    known = {"annotate", "configs", "doctor", "fit", "import", "predict", "run", "test"}
+    assert {words[0] for _, words in COMMANDS} == known
 
 
 @pytest.mark.parametrize("words", of("fit", "validate", "test", "predict"))
@@ -133,6 +137,14 @@ def test_commands_of_pipelines_parse(words, monkeypatch):
     ((pipeline, options),) = ran
     stages = read_pipeline(find_config(pipeline)).stages
     assert ("{root}" in yaml.safe_dump([stage.options for stage in stages])) == (options["root"] is not None)
+
+
+@pytest.mark.parametrize("words", of("annotate"))
+def test_commands_of_annotation_parse(words, monkeypatch):
+    told = []
+    nothing = Annotation([], MELD, [], {})
+    monkeypatch.setattr(merc.cli.annotate, "annotate", lambda *files, **options: told.append(options) or nothing)
+    assert main(words) == 0 and len(told) == 1
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml pipeline")], ids=name)
