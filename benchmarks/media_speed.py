@@ -1,4 +1,4 @@
-"""How fast faces are found and followed in 1280x720 video with three of them, and how much memory that takes.
+"""How fast faces are found and followed, and the speaker chosen, in 1280x720 video with three faces; and the memory.
 
 python benchmarks/media_speed.py [--seconds 30] [--threads 2] [--detector mtcnn] [--minutes 10]
 
@@ -22,7 +22,8 @@ import torch
 from skimage.data import astronaut
 from torch.nn import functional
 
-from merc.conversation import Clip
+from merc.conversation import Clip, Utterance, UtteranceKey
+from merc.datamodules import TrackReader
 from merc.media import (
     CenterFaceDetector,
     FaceDetector,
@@ -30,10 +31,12 @@ from merc.media import (
     FaceTracker,
     Frames,
     MTCNNDetector,
-    crop_faces,
     read_frames,
 )
 from merc.media.crops import resample
+from merc.speaker import LipSyncNet, SyncScorer
+from merc.speaker.net import MEL_BANDS, MEL_PER_FRAME
+from merc.speaker.score import MouthTrack
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 DETECTORS = {"mtcnn": MTCNNDetector, "centerface": CenterFaceDetector}
@@ -146,14 +149,17 @@ def main() -> None:
         start = now()
         tracks = FaceTracker(timed)(read_frames(Clip(str(path)), max_height=360))
         whole = now() - start
+        reader = TrackReader(FaceTracker(detector), crop_size=32)
         start = now()
-        for chunk in read_frames(Clip(str(path)), max_height=480, chunk=16):
-            for track in tracks:
-                first, end = max(track.first, chunk.first), min(track.end, chunk.first + len(chunk.images))
-                if first < end:
-                    boxes = track.boxes[first - track.first : end - track.first] * chunk.scale
-                    crop_faces(chunk.images[first - chunk.first : end - chunk.first], boxes, 88, region="mouth")
-        crops = now() - start
+        found = reader.read(UtteranceKey("", "", ""), Utterance("", "", media=str(path)))
+        extraction = now() - start
+        rows = torch.as_tensor(found["crops"]).view(-1, 32, 32)
+        ends = np.cumsum([len(track) for track in tracks]).tolist()
+        mouths = [MouthTrack(t.first, rows[end - len(t) : end]) for t, end in zip(tracks, ends, strict=True)]
+        network = LipSyncNet().eval()
+        start = now()
+        SyncScorer().choose(network, mouths, torch.randn(MEL_PER_FRAME * options.seconds * FPS, MEL_BANDS))
+        choose = now() - start
         shares = ", ".join(f"{len(track) / options.seconds / FPS:.0%}" for track in tracks)
         print(f"{options.seconds} s of {WIDTH}x{HEIGHT}, {options.threads} threads, {options.detector}")
         print(f"share of the video that each track covers: {shares}")
@@ -162,7 +168,9 @@ def main() -> None:
         show("detect", timed.seconds / options.seconds)
         show("track", (whole - decode - timed.seconds) / options.seconds)
         show("decode + detect + track", whole / options.seconds)
-        show("mouth crops, a second pass at 480 lines", crops / options.seconds)
+        show("extraction: the same at 480 lines, mouth crops", extraction / options.seconds)
+        show("choose the speaker", choose / options.seconds)
+        show("extraction and choice", (extraction + choose) / options.seconds)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MB", flush=True)
         if options.minutes:
             long = Path(folder) / "long.mp4"

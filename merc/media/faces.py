@@ -65,7 +65,7 @@ class MTCNNDetector:
     def __init__(
         self,
         device: torch.device | str = "cpu",
-        min_face: int = 24,
+        min_face: int = 32,
         batch_size: int = 16,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.6),
     ) -> None:
