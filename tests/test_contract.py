@@ -11,7 +11,7 @@ from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.evaluation import audit_batch_independence
-from merc.fusion import ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion
+from merc.fusion import ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion, LFVDFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.labels import IGNORE_INDEX
 from merc.losses import DistillationLoss, FusionLoss
@@ -36,6 +36,10 @@ def hierarchical(dims=DIMS, **switches):
     return FusionTask(head, loss=FusionLoss(16, projection_dim=8))
 
 
+def lfvd(dims=DIMS, **switches):
+    return FusionTask(LFVDFusion(dims, C, dim=16, **switches))
+
+
 def student(network):
     return StudentTask(network, "audio", DistillationLoss(), teacher="teacher")
 
@@ -52,6 +56,16 @@ MODELS = {
     "one expert of three": lambda: hierarchical(experts=3, top_k=1),
     "over the conversation": lambda: hierarchical(scope="conversation", layers=2),
     "without any part": lambda: hierarchical(experts=0, gating=False, cross_attention=False, layers=0, ensemble=1),
+    "lfvd": lfvd,
+    "lfvd of two": lambda: lfvd(TWO),
+    "lfvd of one": lambda: lfvd(ONE, dominant="audio"),
+    "lfvd without LFA": lambda: lfvd(lfa=False),
+    "lfvd without atmosphere": lambda: lfvd(atmosphere=False),
+    "lfvd without contrast": lambda: lfvd(contrastive=False),
+    "lfvd without CMVD": lambda: lfvd(weighted_fusion=False, distillation=False),
+    "lfvd without weights": lambda: lfvd(weighted_fusion=False),
+    "lfvd without distillation": lambda: lfvd(distillation=False),
+    "lfvd led by audio": lambda: lfvd(dominant="audio", residual="dominant"),
     "gat": lambda: TeacherTask(GATEncoder(6, C, hidden_dim=16, num_layers=2), "audio"),
     "gcn": lambda: student(GCNEncoder(6, C, hidden_dim=16)),
 }
@@ -201,7 +215,8 @@ def test_training_without_a_modality_stays_finite(task):
 def test_batches_without_labels_give_no_loss_from_labels(task):
     batch = batch_for([5, 3], unlabelled=1.0)
     terms = task.predict(batch).terms
-    unsupervised = {"kl", "head/balance"}  # the teacher and the balance of the experts need no labels
+    # The teacher, the balance of the experts, contrast of modalities and variational distillation need no labels.
+    unsupervised = {"kl", "head/balance", "head/self", "head/distillation"}
     assert terms.keys() - unsupervised
     for term, value in terms.items():
         assert value.isfinite() and (term in unsupervised or value == 0), term
@@ -235,7 +250,7 @@ def test_networks_survive_a_state_dict(name, task):
 
 
 @pytest.mark.parametrize("dims", [{}, {"text": 0}])
-@pytest.mark.parametrize("head", [ConcatFusion, HierarchicalFusion])
+@pytest.mark.parametrize("head", [ConcatFusion, HierarchicalFusion, LFVDFusion])
 def test_heads_refuse_widths_that_are_none(head, dims):
     with pytest.raises(ValueError, match="needs positive widths"):
         head(dims, C)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
@@ -78,17 +79,17 @@ def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -
     return -best + scorer.activity * activity.float().sigmoid().mean(-1)
 
 
-def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.9) -> float:
-    r"""The score that best tells true speakers from other faces, the lowest of several such.
+def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> float:
+    r"""The score that best tells true speakers from other faces, both taken for Gaussians: there are few of them.
 
     .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
     Args:
-        own: Scores of faces with their own sound, at least one.
-        others: Scores of faces with a sound that is not theirs, at least one.
+        own: Scores of faces with their own sound, at least two.
+        others: Scores of faces with a sound that is not theirs, at least two.
         visible: :math:`\pi`, how often the speaker is to be seen, in 0..1.
     """
-    values = torch.cat([own, others]).double().sort().values
-    above = (own.double()[None] > values[:, None]).double().mean(1)
-    below = (others.double()[None] <= values[:, None]).double().mean(1)
-    return float(values[(visible * above + (1 - visible) * below).argmax()])
+    low, high = float(others.min()), float(own.max())
+    values = torch.linspace(min(low, high), max(low, high), 1001, dtype=torch.double)
+    below = [Normal(float(x.mean()), float(x.std().clamp(min=1e-3))).cdf(values) for x in (own, others)]
+    return float(values[(visible * (1 - below[0]) + (1 - visible) * below[1]).argmax()])

@@ -3,5 +3,6 @@
 from merc.fusion.base import FusionHead, FusionOutput
 from merc.fusion.concat import ConcatFusion
 from merc.fusion.hierarchical import HierarchicalFusion
+from merc.fusion.lfvd import LFVDFusion
 
-__all__ = ["ConcatFusion", "FusionHead", "FusionOutput", "HierarchicalFusion"]
+__all__ = ["ConcatFusion", "FusionHead", "FusionOutput", "HierarchicalFusion", "LFVDFusion"]

@@ -9,15 +9,25 @@ from merc.losses.classification import (
 from merc.losses.contrastive import SupervisedContrastiveLoss
 from merc.losses.distillation import DistillationLoss
 from merc.losses.fusion import FusionLoss
+from merc.losses.lfvd import (
+    EmotionContrastiveLoss,
+    Gaussian,
+    ModalityContrastiveLoss,
+    VariationalDistillationLoss,
+)
 from merc.losses.sync import SyncLoss
 
 __all__ = [
     "ClassificationLoss",
     "DistillationLoss",
+    "EmotionContrastiveLoss",
     "FusionLoss",
+    "Gaussian",
     "LabelSmoothingCrossEntropy",
     "LogitAdjusted",
+    "ModalityContrastiveLoss",
     "PolynomialCrossEntropy",
     "SupervisedContrastiveLoss",
     "SyncLoss",
+    "VariationalDistillationLoss",
 ]
