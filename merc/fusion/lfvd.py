@@ -1,0 +1,283 @@
+"""LFVD: language-focused augmented transformer and variational distillation fusion (Zhu and Jiang 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from merc.batch import ConversationBatch
+from merc.dropout import Dropout
+from merc.fusion.base import FusionHead, FusionOutput
+from merc.graphs.dag import DAGEncoder
+from merc.losses.lfvd import (
+    EmotionContrastiveLoss,
+    Gaussian,
+    ModalityContrastiveLoss,
+    VariationalDistillationLoss,
+)
+
+
+class ContextEncoder(nn.Module):
+    """A modality along its conversation: Bi-GRU, then DAG-ERC (eq. 2-3).
+
+    An utterance that lacks the modality enters as one learned vector, so that its neighbours speak for it.
+
+    Args:
+        dim_in: Width of the modality's features.
+        dim: Width of the output, even: half of it for each direction.
+        layers: Layers of the DAG.
+        omega: Reach of the DAG, see :class:`~merc.graphs.DAGEncoder`.
+        dropout: Probability, on the input and on the output of either part.
+    """
+
+    def __init__(self, dim_in: int, dim: int, layers: int, omega: int, dropout: float) -> None:
+        super().__init__()
+        self.absent = nn.Parameter(torch.zeros(dim_in))
+        self.gru = nn.GRU(dim_in, dim // 2, batch_first=True, bidirectional=True)
+        self.dag = DAGEncoder(dim, layers, omega)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, features: Tensor, present: Tensor, batch: ConversationBatch) -> Tensor:
+        """Encode ``(N, dim_in)`` features, of the utterances that are ``present (N,)``, as ``(N, dim)``."""
+        known = torch.where(present[:, None], self.dropout(features), self.absent)
+        dense, _ = batch.to_dense(known)
+        # Packed, or the backward direction would begin in the padding.
+        packed = pack_padded_sequence(dense, batch.lengths.cpu(), batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        encoded: Tensor = self.dropout(self.dag(self.dropout(batch.to_flat(read)), batch))
+        return encoded
+
+
+class LanguageGuidedAttention(nn.Module):
+    r"""Multi-head attention, residual, LayerNorm, feed-forward network, residual, LayerNorm (eq. 5-7, 9).
+
+    .. math::
+        \bar{X} &= \mathrm{LN}(\mathrm{MLA}(Q, K, V) + R) \\
+        X &= \mathrm{LN}(\mathrm{FFN}(\bar{X}) + \bar{X})
+
+    Args:
+        dim: Width, a multiple of ``heads``.
+        heads: Attention heads.
+        dropout: Probability on attention weights and before either residual.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(2 * dim, dim))
+        self.feed_norm = nn.LayerNorm(dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, query: Tensor, key: Tensor, residual: Tensor, known: Tensor) -> Tensor:
+        """Ask a conversation.
+
+        Args:
+            query: ``(B, T, dim)``.
+            key: ``(B, S, dim)``, values too.
+            residual: ``(B, T, dim)``, R.
+            known: ``(B, S)`` booleans: which keys may be heard, at least one in each conversation.
+        """
+        answer, _ = self.attention(query, key, key, key_padding_mask=~known, need_weights=False)
+        middle = self.norm(self.dropout(answer) + residual)
+        fed: Tensor = self.feed_norm(self.dropout(self.feed(middle)) + middle)
+        return fed
+
+
+class LFATransformer(nn.Module):
+    r"""Language-focused augmented transformer (eq. 4-9), with any modality in the place of the language l.
+
+    .. math::
+        X^m &= \textstyle\sum_{a \neq l} X^{a \to l} + \hat{X}^l + X^l \\
+        X^a &\leftarrow X^a + t, \quad t = \mathrm{MLA}([t_0; X^m]) \text{ at } t_0
+
+    :math:`X^{a \to l}` asks the auxiliary modality a with the language, :math:`\hat{X}^l` the language itself, and the
+    learned token :math:`t_0` the whole conversation: t is its emotional atmosphere, added to every modality of every
+    utterance. No attention hears an utterance that lacks the modality, unless its whole conversation does, and such an
+    utterance adds no :math:`X^{a \to l}`.
+
+    Args:
+        names: The modalities.
+        dominant: The one that asks, l.
+        dim: Width, a multiple of ``heads``.
+        heads: Attention heads.
+        dropout: Probability.
+        atmosphere: Ablation: without it, :math:`X^m` takes the place of :math:`X^l`, and the others stay.
+        residual: R of eq. 6: the ``auxiliary`` modality, as printed, or the ``dominant`` one, which is the query.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        dominant: str,
+        dim: int,
+        heads: int,
+        dropout: float,
+        atmosphere: bool,
+        residual: Literal["auxiliary", "dominant"],
+    ) -> None:
+        super().__init__()
+        self.dominant = dominant
+        self.residual = residual
+        self.ask = nn.ModuleDict({name: LanguageGuidedAttention(dim, heads, dropout) for name in names})
+        self.token = nn.Parameter(torch.randn(dim) * dim**-0.5) if atmosphere else None
+        self.listen = LanguageGuidedAttention(dim, heads, dropout) if atmosphere else None
+
+    def forward(
+        self, hidden: dict[str, Tensor], present: Mapping[str, Tensor], batch: ConversationBatch
+    ) -> dict[str, Tensor]:
+        """Enhance the modalities, each ``(N, dim)``, of the utterances that are ``present (N,)``."""
+        language, real = batch.to_dense(hidden[self.dominant])
+        mixed = language
+        for name, ask in self.ask.items():
+            here, _ = batch.to_dense(present[name])
+            known = here | (real & ~here.any(1, keepdim=True))
+            told, _ = batch.to_dense(hidden[name])
+            answer = ask(language, told, told if self.residual == "auxiliary" else language, known)
+            mixed = mixed + (answer if name == self.dominant else answer * here[..., None])
+        if self.listen is None or self.token is None:
+            return {**hidden, self.dominant: batch.to_flat(mixed)}
+        token = self.token.to(mixed.dtype).expand(len(mixed), 1, -1)
+        # Of this attention only the token's answer is used, so only the token asks.
+        heard = torch.cat([token, mixed], dim=1)
+        atmosphere = self.listen(token, heard, token, F.pad(real, (1, 0), value=True))[batch.conversation, 0]
+        return {name: x + atmosphere for name, x in hidden.items()}
+
+
+class GaussianEncoder(nn.Module):
+    """The distribution of a representation (eq. 12): linear mean, linear standard deviation through a softplus.
+
+    Args:
+        dim: Width of the representation and of the distribution.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(dim, dim)
+        self.scale = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Gaussian:
+        """Distributions, in float32, of ``(N, dim)`` representations."""
+        return Gaussian(self.mean(x).float(), F.softplus(self.scale(x).float()) + 1e-3)
+
+
+class LFVDFusion(FusionHead):
+    r"""LFVD (Zhu and Jiang 2025, Journal of Intelligent Information Systems), every part of it switchable.
+
+    1. Every modality goes through a Bi-GRU and DAG-ERC along the conversation (eq. 2-3).
+    2. The language asks the other modalities and itself; the atmosphere of the conversation that a token finds in the
+       answers is added to every modality (eq. 4-9).
+    3. Every modality becomes a Gaussian q (eq. 12), and a modality weighs the more, the further it is from the
+       language, with divergences that are means over dimensions (eq. 14-17):
+
+       .. math::
+           w^a = \sigma((KL(q^l \| q^a) + KL(q^a \| q^l)) / 2), \quad x^f = x^l + \textstyle\sum_{a \neq l} w^a x^a
+
+    4. A linear classifier (eq. 18).
+
+    The ``losses``: ``self`` (eq. 10, of two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13), whose
+    weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
+
+    A modality that an utterance lacks is represented by what its neighbours say; no attention hears it, no loss reads
+    it, and it has no share in the fusion. Only the dominant modality always has: any subset predicts.
+
+    Args:
+        dims: Width of every modality.
+        num_classes: Number of emotions C.
+        dim: Common width, a multiple of ``attention_heads`` and even.
+        dominant: The modality that asks, teaches and has weight 1; one of ``dims`` (ablation: another).
+        dag_layers: Layers of DAG-ERC.
+        omega: Turns of the own speaker that its past reaches back to.
+        attention_heads: Heads of every attention.
+        lfa: Language-focused augmented transformer (ablation: off, which takes the atmosphere away too).
+        atmosphere: The conversation's emotional atmosphere (ablation: off).
+        contrastive: The terms ``self`` and ``full`` (ablation: off).
+        weighted_fusion: Weights of eq. 14-16 (ablation: off, a plain sum).
+        distillation: The term ``distillation`` (ablation: off; without weights too, there are no Gaussians).
+        residual: Residual of eq. 6: the ``auxiliary`` modality, as printed, or the ``dominant`` one, the query.
+        temperature: Of both contrastive terms.
+        dropout: Probability.
+
+    Raises:
+        ValueError: A width or number does not fit, or the dominant modality is not there.
+    """
+
+    def __init__(
+        self,
+        dims: dict[str, int],
+        num_classes: int,
+        dim: int = 256,
+        dominant: str = "text",
+        dag_layers: int = 2,
+        omega: int = 1,
+        attention_heads: int = 4,
+        lfa: bool = True,
+        atmosphere: bool = True,
+        contrastive: bool = True,
+        weighted_fusion: bool = True,
+        distillation: bool = True,
+        residual: Literal["auxiliary", "dominant"] = "auxiliary",
+        temperature: float = 0.5,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__(dims, num_classes)
+        if dominant not in dims:
+            raise ValueError(f"The dominant modality {dominant!r} is none of {sorted(dims)}: set `dominant` to one.")
+        if dim % 2 or dim % attention_heads:
+            raise ValueError(f"dim must be even and divisible by attention_heads, got {dim} and {attention_heads}.")
+        if residual not in ("auxiliary", "dominant"):
+            raise ValueError(f"residual must be 'auxiliary' or 'dominant', got {residual!r}.")
+        names = list(dims)
+        self.dominant = dominant
+        self.context = nn.ModuleDict(
+            {name: ContextEncoder(width, dim, dag_layers, omega, dropout) for name, width in dims.items()}
+        )
+        self.augment = (
+            LFATransformer(names, dominant, dim, attention_heads, dropout, atmosphere, residual) if lfa else None
+        )
+        self.self_contrast = ModalityContrastiveLoss(temperature) if contrastive and len(names) > 1 else None
+        self.full_contrast = EmotionContrastiveLoss(temperature) if contrastive else None
+        self.distill = VariationalDistillationLoss(dominant) if distillation else None
+        self.weighted = weighted_fusion and len(names) > 1
+        uncertain = names if self.weighted or distillation else []
+        self.gaussian = nn.ModuleDict({name: GaussianEncoder(dim) for name in uncertain})
+        self.dropout = Dropout(dropout)
+        self.classify = nn.Linear(dim, num_classes)
+
+    def forward(self, batch: ConversationBatch) -> FusionOutput:
+        """Fuse the modalities of every utterance; losses, as far as on: ``self``, ``full``, ``distillation``."""
+        present = {name: batch.present[name] for name in self.dims}
+        hidden = {name: encode(batch.features[name], present[name], batch) for name, encode in self.context.items()}
+        if self.augment is not None:
+            hidden = self.augment(hidden, present, batch)
+        gaussians = {name: encode(hidden[name]) for name, encode in self.gaussian.items()}
+        fused = self._fused(hidden, gaussians, present)
+        losses: dict[str, Tensor] = {}
+        if self.self_contrast is not None:
+            losses["self"] = self.self_contrast(hidden, present)
+        if self.full_contrast is not None:
+            losses["full"] = self.full_contrast(hidden, present, batch.label)
+        if self.distill is not None:
+            losses["distillation"] = self.distill(gaussians, present)
+        return FusionOutput(logits=self.classify(self.dropout(fused)), losses=losses, embeddings=fused)
+
+    def _fused(
+        self, hidden: Mapping[str, Tensor], gaussians: Mapping[str, Gaussian], present: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Eq. 14-17."""
+        fused = hidden[self.dominant]
+        for name, x in hidden.items():
+            if name == self.dominant:
+                continue
+            share = present[name][:, None].to(x.dtype)
+            if self.weighted:
+                ours, theirs = gaussians[self.dominant], gaussians[name]
+                gap = (ours.divergence(theirs) + theirs.divergence(ours)).mean(-1, keepdim=True)
+                share = share * torch.sigmoid(gap / 2).to(x.dtype)
+            fused = fused + share * x
+        return fused
