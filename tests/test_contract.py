@@ -11,7 +11,7 @@ from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.evaluation import audit_batch_independence
-from merc.fusion import ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion, LFVDFusion
+from merc.fusion import CMATHFusion, ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion, LFVDFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.labels import IGNORE_INDEX
 from merc.losses import DistillationLoss, FusionLoss
@@ -40,6 +40,11 @@ def lfvd(dims=DIMS, **switches):
     return FusionTask(LFVDFusion(dims, C, dim=16, **switches))
 
 
+def cmath(dims=DIMS, **switches):
+    head = CMATHFusion(dims, C, **{"dim": 16, "attention_heads": 4, **switches})
+    return FusionTask(head, head_weights={"low_level": 1.0, "high_level": 1.2}, aux_weight=len(dims))
+
+
 def student(network):
     return StudentTask(network, "audio", DistillationLoss(), teacher="teacher")
 
@@ -66,6 +71,12 @@ MODELS = {
     "lfvd without weights": lambda: lfvd(weighted_fusion=False),
     "lfvd without distillation": lambda: lfvd(distillation=False),
     "lfvd led by audio": lambda: lfvd(dominant="audio", residual="dominant"),
+    "cmath": cmath,
+    "cmath of two": lambda: cmath(TWO),
+    "cmath of one": lambda: cmath(ONE),
+    "cmath without reconstruction": lambda: cmath(reconstruct=False),
+    "cmath without transformer": lambda: cmath(transform=False),
+    "cmath utterance by utterance": lambda: cmath(kernel_size=1, speakers=1),
     "gat": lambda: TeacherTask(GATEncoder(6, C, hidden_dim=16, num_layers=2), "audio"),
     "gcn": lambda: student(GCNEncoder(6, C, hidden_dim=16)),
 }

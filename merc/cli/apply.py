@@ -240,7 +240,8 @@ class _Application:
         """Apply a stage, unless that was finished before."""
         run = self._planned(stage)
         self.applied[stage.name] = run
-        if run.finished and (stage.outputs or (run.folder / CORPUS_FILE).is_file() or stage.on_data):
+        imported = CORPUS_FILE if _brings_corpus(stage) else MANIFEST
+        if run.finished and (stage.command != "import" or (run.folder / imported).is_file()):
             self.console.print(f"{title}: finished before, unchanged", style="dim")
             return
         self.console.print(title)

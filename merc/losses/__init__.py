@@ -7,7 +7,7 @@ from merc.losses.classification import (
     PolynomialCrossEntropy,
 )
 from merc.losses.contrastive import SupervisedContrastiveLoss
-from merc.losses.distillation import DistillationLoss
+from merc.losses.distillation import DistillationLoss, StudentLoss
 from merc.losses.fusion import FusionLoss
 from merc.losses.lfvd import (
     EmotionContrastiveLoss,
@@ -15,7 +15,9 @@ from merc.losses.lfvd import (
     ModalityContrastiveLoss,
     VariationalDistillationLoss,
 )
+from merc.losses.regression import MeanSquaredError
 from merc.losses.sync import SyncLoss
+from merc.losses.telme import DISTLoss, FeatureSimilarityLoss
 
 __all__ = [
     "ClassificationLoss",
@@ -26,7 +28,9 @@ __all__ = [
     "LabelSmoothingCrossEntropy",
     "LogitAdjusted",
     "ModalityContrastiveLoss",
+    "MeanSquaredError",
     "PolynomialCrossEntropy",
+    "StudentLoss",
     "SupervisedContrastiveLoss",
     "SyncLoss",
     "VariationalDistillationLoss",

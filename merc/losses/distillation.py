@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,7 +11,33 @@ from merc.losses._checks import full_precision, require_range, require_rows
 from merc.losses.classification import ClassificationLoss, PolynomialCrossEntropy
 
 
-class DistillationLoss(nn.Module):
+class StudentLoss(nn.Module, ABC):
+    """What a student trains under: labels, and what its teacher predicts. :class:`merc.tasks.StudentTask` takes any."""
+
+    @property
+    @abstractmethod
+    def needs_teacher(self) -> bool:
+        """Whether the loss reads the teacher's logits at all."""
+
+    @abstractmethod
+    def forward(
+        self,
+        student_logits: Tensor,
+        label: Tensor,
+        teacher_logits: Tensor | None = None,
+        teacher_present: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms, whose sum is the loss.
+
+        Args:
+            student_logits: ``(N, C)``.
+            label: ``(N,)`` ids in ``0..C-1``, -100 for unlabelled.
+            teacher_logits: ``(N, C)``; ``None`` only if no teacher is needed.
+            teacher_present: ``(N,)`` booleans, where the teacher has logits. Default: everywhere.
+        """
+
+
+class DistillationLoss(StudentLoss):
     r"""Cross-entropy with the labels, and divergence from the teacher at a temperature.
 
     .. math:: L_{dis} = \alpha L_{ce}(f_s, y) + (1 - \alpha) \tau^2
@@ -37,6 +65,11 @@ class DistillationLoss(nn.Module):
         self.alpha = require_range("DistillationLoss", "alpha", alpha, 0.0, 1.0)
         self.temperature = require_range("DistillationLoss", "temperature", temperature, 0.0, open_low=True)
         self.ce = ce or PolynomialCrossEntropy(alpha=0.0)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether ``alpha`` is below 1."""
+        return self.alpha < 1
 
     def forward(
         self,

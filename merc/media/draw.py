@@ -101,7 +101,7 @@ def bar_panel(
     font = _font(max(size, 1))
     names = margin + (round(max(font.getlength(name) for name in values)) + margin if named else 0)
     numbers = round(font.getlength("100 %")) + 2 * margin if named else margin
-    letters = _font(max(_LEAST_TEXT, height // 7))
+    letters = _font(max(_LEAST_TEXT, height // 8))
     room = width - 2 * margin
     bars_end = margin + (round(0.45 * room) if (title or text) and height >= 5 * _LEAST_TEXT else room)
     bars_end = margin if not values else bars_end
@@ -118,7 +118,7 @@ def bar_panel(
     left = bars_end + 2 * margin
     if height >= 5 * _LEAST_TEXT and width - left >= 8 * _LEAST_TEXT:
         line = round(1.3 * letters.size)
-        rows = [title] if title else []
+        rows = _wrapped(title, letters, width - left - margin, 1)
         rows += _wrapped(text, letters, width - left - margin, (height - 2 * margin) // line - len(rows))
         for index, words in enumerate(rows):
             faint = (185, 185, 195) if title and not index else _WHITE

@@ -1,0 +1,43 @@
+"""Losses between vectors: how far a representation is from the one that it should resemble."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from merc.losses._checks import full_precision
+
+
+class MeanSquaredError(nn.Module):
+    r"""Mean squared error over the utterances that have a vector.
+
+    .. math:: L_{mse} = \frac{1}{|P| d} \sum_{i \in P} \lVert x_i - t_i \rVert^2
+
+    with P the utterances that are present. Labels play no part. Gradients reach both sides: detach the one that is to
+    stand still.
+    """
+
+    def forward(self, values: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
+        """Mean over the present utterances and the d numbers of each.
+
+        Args:
+            values: ``(N, d)``; half precision is widened to float32.
+            target: ``(N, d)``.
+            present: ``(N,)`` booleans; what stands in the other rows is not read. Default: everywhere.
+
+        Returns:
+            A scalar; 0, still part of the autograd graph, if no utterance is present.
+
+        Raises:
+            ValueError: The shapes do not fit.
+        """
+        if values.dim() != 2 or target.shape != values.shape or (present is not None and len(present) != len(values)):
+            rows = "" if present is None else f" and present {tuple(present.shape)}"
+            raise ValueError(
+                f"MeanSquaredError: values have shape {tuple(values.shape)}, target {tuple(target.shape)}{rows}, "
+                "expected (N, d) twice and (N,). Flatten padded sequences with the batch's mask first."
+            )
+        if present is None:
+            present = torch.ones(len(values), dtype=torch.bool, device=values.device)
+        gap = (full_precision(values) - full_precision(target)).masked_fill(~present[:, None], 0.0)
+        return gap.square().sum() / (present.sum() * values.shape[1]).clamp(min=1)
