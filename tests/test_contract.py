@@ -228,6 +228,7 @@ def test_batches_without_labels_give_no_loss_from_labels(task):
     terms = task.predict(batch).terms
     # The teacher, the balance of the experts, contrast of modalities and variational distillation need no labels.
     unsupervised = {"kl", "head/balance", "head/self", "head/distillation"}
+    unsupervised |= {"head/reconstruction", "head/low_level", "head/high_level"}
     assert terms.keys() - unsupervised
     for term, value in terms.items():
         assert value.isfinite() and (term in unsupervised or value == 0), term
@@ -261,7 +262,7 @@ def test_networks_survive_a_state_dict(name, task):
 
 
 @pytest.mark.parametrize("dims", [{}, {"text": 0}])
-@pytest.mark.parametrize("head", [ConcatFusion, HierarchicalFusion, LFVDFusion])
+@pytest.mark.parametrize("head", [CMATHFusion, ConcatFusion, HierarchicalFusion, LFVDFusion])
 def test_heads_refuse_widths_that_are_none(head, dims):
     with pytest.raises(ValueError, match="needs positive widths"):
         head(dims, C)

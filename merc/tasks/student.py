@@ -1,4 +1,4 @@
-"""A student: a graph encoder on audio or visual features, taught by the stored logits of a teacher."""
+"""A student: a graph encoder on audio or visual features, taught by what is stored of a teacher."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from merc.batch import ConversationBatch
 from merc.graphs import GraphEncoder
-from merc.losses import DistillationLoss
+from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
 from merc.tasks.base import EmotionTask, Prediction
 
 
 class StudentTask(EmotionTask):
-    """Trains a graph encoder on labels and on a teacher (eq. 10 of arXiv 2511.13731).
+    """Trains a graph encoder on labels and on a teacher (eq. 10 of arXiv 2511.13731, eq. 6 of arXiv 2401.12987).
 
-    The teacher's logits come from a feature store, written once by ``merc predict``; they are never
-    computed again, and nothing of the teacher can move.
+    The teacher's logits, and its hidden states if a loss compares them, come from feature stores, written once
+    by ``merc predict``; they are never computed again, and nothing of the teacher can move.
 
     Args:
         network: The graph encoder; its ``dim`` is checked against the store.
         modality: The features that it reads, and the graph that it uses.
-        loss: The distillation loss.
-        teacher: Name under which the datamodule has the teacher's logits; a loss with ``alpha=1`` needs none.
+        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`.
+        teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        feature_loss: A further loss on the teacher's hidden states, over the utterances that have the modality.
+            Default: none.
+        teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
     """
 
     def __init__(
         self,
         network: GraphEncoder,
         modality: str = "audio",
-        loss: DistillationLoss | None = None,
+        loss: DistillationLoss | StudentLoss | None = None,  # the first for configs that name no class
         teacher: str = "teacher",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        feature_loss: FeatureSimilarityLoss | None = None,
+        teacher_hidden: str = "teacher_hidden",
     ) -> None:
         super().__init__(network.num_classes, optimizer, lr_scheduler)
         self.network = network
         self.modality = modality
         self.loss = loss or DistillationLoss()
         self.teacher = teacher
+        self.feature_loss = feature_loss
+        self.teacher_hidden = teacher_hidden
 
     @property
     def modalities(self) -> dict[str, int]:
@@ -47,17 +54,26 @@ class StudentTask(EmotionTask):
         return {self.modality: self.network.dim}
 
     def setup(self, stage: str) -> None:
-        """Check also that the teacher's logits mean the emotions of this corpus."""
+        """Check also that the teacher's logits mean the emotions of this corpus, and how wide its hidden states are."""
         super().setup(stage)
-        if stage in ("fit", "validate") and self.loss.alpha < 1:
+        if stage not in ("fit", "validate"):
+            return
+        if self.loss.needs_teacher:
             self.data.require(self.teacher, kind="logits", dim=self.num_classes, classes=self.data.labels.names)
+        if self.feature_loss is not None and self.feature_loss.needs_teacher:
+            self.data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
     def predict(self, batch: ConversationBatch) -> Prediction:
-        """Encode the conversations; the terms are those of the loss, where the teacher's logits are at hand."""
+        """Encode the conversations; the terms are those of the losses, where what they need of the teacher is at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])
-        teacher = batch.features.get(self.teacher)
         terms = {}
-        if teacher is not None or self.loss.alpha == 1:
+        teacher = batch.features.get(self.teacher)
+        if teacher is not None or not self.loss.needs_teacher:
             terms = self.loss(logits, batch.label, teacher, batch.present.get(self.teacher))
+        teacher_hidden = batch.features.get(self.teacher_hidden)
+        if self.feature_loss is not None and teacher_hidden is not None:
+            # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
+            both = batch.present[self.teacher_hidden] & batch.present[name]
+            terms |= self.feature_loss(hidden, teacher_hidden, both)
         return Prediction(logits, hidden, terms)
