@@ -163,7 +163,7 @@ def annotate(
     """
     video, out = Path(video), Path(out)
     info = probe(video)
-    labels = labels_of(FinishedRun.load(model)).labels
+    labels = labels_of(FinishedRun.load(model), stage)
     corpus = read_transcript(transcript, video, labels=labels, columns=columns)
     utterances = corpus["test"][0].utterances
     notes = [*corpus.notes, *_beyond(utterances, info, video, transcript)]

@@ -18,8 +18,9 @@ from tiny_run import EMOTIONS, stages, write_pipeline
 
 import merc.annotate
 from merc.annotate import annotate, as_srt, describe
-from merc.cli import main
+from merc.cli import find_config, main
 from merc.cli.apply import _needed, _target, apply_pipeline
+from merc.cli.run import read_pipeline
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
@@ -296,6 +297,14 @@ def test_who_truly_speaks_is_needed_in_training_alone():
     needed = {stage.name: stage for stage in _needed(found, _target(found, None))}
     [source] = needed["lipsync"].options["data.sources"]
     assert source == {"corpus": "{data}/corpus.json", "faces": "{faces}/faces"}
+
+
+@pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
+def test_the_shipped_chains_can_be_applied(name):
+    found = read_pipeline(find_config(name)).stages
+    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
+    assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
 
 
 # --- the record of a run

@@ -18,6 +18,7 @@ from merc.cli.lightning import MercCLI, add_store_writer, check_checkpoint, mann
 from merc.cli.run import end_averaging, stage_arguments
 from merc.conversation import Corpus, UtteranceKey
 from merc.corpora.featured import CORPUS_FILE
+from merc.labels import LabelSet
 from merc.pipeline import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
 
@@ -60,15 +61,20 @@ class AppliedRun:
         return {name: opened[name] for name in names if opened[name].kind != "logits"}
 
 
-def labels_of(run: FinishedRun) -> Corpus:
-    """The corpus that a run was trained on.
+def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
+    """The emotions that a run tells.
+
+    Args:
+        run: The run.
+        stage: The stage that tells them, as in :func:`apply_pipeline`.
 
     Raises:
-        PipelineError: The run begins with no corpus.
+        PipelineError: That stage builds on no imported corpus.
     """
-    for stage in run.pipeline.stages:
-        if _brings_corpus(stage):
-            return Corpus.load(run.place(stage, run.seeds[0]) / CORPUS_FILE)
+    stages = run.pipeline.stages
+    for needed in _needed(stages, _target(stages, stage)):
+        if _brings_corpus(needed):
+            return Corpus.load(run.place(needed, run.seeds[0]) / CORPUS_FILE).labels
     raise PipelineError(f"The run in {run.folder} imports no corpus: nothing tells its emotions.")
 
 
@@ -179,7 +185,7 @@ def _for_new(options: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(options)
     sources = options.get("data.sources")
     if isinstance(sources, list):
-        own = [source for source in sources if references(source)][:1]
+        own = [source for source in sources if references(source) and source.get("predict", True)][:1]
         options["data.sources"] = [{k: v for k, v in source.items() if k != "speaker"} for source in own]
     return options
 
