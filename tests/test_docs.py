@@ -109,7 +109,11 @@ def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
 
 def options():
     """The options with a value that a page names in its text, with a config that has them."""
-    configs = {"docs/distillation.md": "simulated/audio.yaml", "docs/graphs.md": "simulated/teacher.yaml"}
+    configs = {
+        "docs/distillation.md": "simulated/audio.yaml",
+        "docs/graphs.md": "simulated/teacher.yaml",
+        "docs/cmath.md": "meld/cmath.yaml",
+    }
     for page in PAGES:
         for span in re.findall(r"`(--(?:model|data|trainer)\.[\w.]+ [^`\n]+)`", page.read_text(encoding="utf-8")):
             words = [PLACEHOLDERS.get(word, word) for word in shlex.split(span)]
