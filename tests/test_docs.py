@@ -113,6 +113,7 @@ def options():
         "docs/distillation.md": "simulated/audio.yaml",
         "docs/graphs.md": "simulated/teacher.yaml",
         "docs/cmath.md": "meld/cmath.yaml",
+        "docs/lfvd.md": "meld/lfvd.yaml",
     }
     for page in PAGES:
         for span in re.findall(r"`(--(?:model|data|trainer)\.[\w.]+ [^`\n]+)`", page.read_text(encoding="utf-8")):
