@@ -11,10 +11,10 @@ from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.evaluation import audit_batch_independence
-from merc.fusion import CMATHFusion, ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion, LFVDFusion
+from merc.fusion import CMATHFusion, ConcatFusion, FusionHead, FusionOutput, HierarchicalFusion, LFVDFusion, TelMEFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.labels import IGNORE_INDEX
-from merc.losses import DistillationLoss, FusionLoss
+from merc.losses import DistillationLoss, DISTLoss, FeatureSimilarityLoss, FusionLoss
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
@@ -43,6 +43,15 @@ def lfvd(dims=DIMS, **switches):
 def cmath(dims=DIMS, **switches):
     head = CMATHFusion(dims, C, **{"dim": 16, "attention_heads": 4, **switches})
     return FusionTask(head, head_weights={"low_level": 1.0, "high_level": 1.2}, aux_weight=len(dims))
+
+
+def telme(dims=DIMS, **switches):
+    return FusionTask(TelMEFusion(dims, C, **{"dim": 16, "heads": 4, **switches}))
+
+
+def taught_by_telme():
+    network = GCNEncoder(6, C, hidden_dim=16)
+    return StudentTask(network, "audio", DISTLoss(), feature_loss=FeatureSimilarityLoss())
 
 
 def student(network):
@@ -77,8 +86,13 @@ MODELS = {
     "cmath without reconstruction": lambda: cmath(reconstruct=False),
     "cmath without transformer": lambda: cmath(transform=False),
     "cmath utterance by utterance": lambda: cmath(kernel_size=1, speakers=1),
+    "telme": telme,
+    "telme over the conversation": lambda: telme(attention_over="conversation"),
+    "telme of two": lambda: telme(TWO),
+    "telme of one": lambda: telme(ONE, teacher="audio"),
     "gat": lambda: TeacherTask(GATEncoder(6, C, hidden_dim=16, num_layers=2), "audio"),
     "gcn": lambda: student(GCNEncoder(6, C, hidden_dim=16)),
+    "gcn taught by TelME": taught_by_telme,
 }
 
 STILL = {
@@ -100,7 +114,7 @@ def task(name):
 
 
 def batch_for(lengths, seed=0, **options):
-    batch = make_batch(lengths, {**DIMS, "teacher": C}, seed=seed, **options)
+    batch = make_batch(lengths, {**DIMS, "teacher": C, "teacher_hidden": 16}, seed=seed, **options)
     batch.edges["audio"] = GRAPH(batch, "audio")
     return batch
 
@@ -229,6 +243,7 @@ def test_batches_without_labels_give_no_loss_from_labels(task):
     # The teacher, the balance of the experts, contrast of modalities and variational distillation need no labels.
     unsupervised = {"kl", "head/balance", "head/self", "head/distillation"}
     unsupervised |= {"head/reconstruction", "head/low_level", "head/high_level"}
+    unsupervised |= {"inter", "intra", "feature"}
     assert terms.keys() - unsupervised
     for term, value in terms.items():
         assert value.isfinite() and (term in unsupervised or value == 0), term

@@ -4,7 +4,15 @@ from merc.fusion.base import FusionHead, FusionOutput
 from merc.fusion.cmath import CMATHFusion
 from merc.fusion.concat import ConcatFusion
 from merc.fusion.hierarchical import HierarchicalFusion
-from merc.fusion.telme import TelMEFusion
 from merc.fusion.lfvd import LFVDFusion
+from merc.fusion.telme import TelMEFusion
 
-__all__ = ["CMATHFusion", "ConcatFusion", "FusionHead", "FusionOutput", "HierarchicalFusion", "LFVDFusion"]
+__all__ = [
+    "CMATHFusion",
+    "ConcatFusion",
+    "FusionHead",
+    "FusionOutput",
+    "HierarchicalFusion",
+    "LFVDFusion",
+    "TelMEFusion",
+]

@@ -102,7 +102,9 @@ class TelMEFusion(FusionHead):
         """Z from the teacher's vectors ``(N, d)`` and those of S students ``(N, S, d)``."""
         present = torch.stack([batch.present[name] for name in self.students], dim=1)
         any_student = present.any(1, keepdim=True)
-        attended = self._along(students, any_student, batch) if self.over_conversation else self._among(students, present)
+        attended = (
+            self._along(students, any_student, batch) if self.over_conversation else self._among(students, present)
+        )
         attended = self.dropout(self.attended_norm((students + attended).flatten(1)))
         gate = torch.relu(self.gate(torch.cat([teacher, attended], dim=-1)))
         displacement = gate * self.shift(attended) * any_student
@@ -110,12 +112,12 @@ class TelMEFusion(FusionHead):
         length = torch.linalg.vector_norm(displacement.float(), dim=-1, keepdim=True).clamp(min=1e-6)
         allowed = self.theta * torch.linalg.vector_norm(teacher.float(), dim=-1, keepdim=True)
         scale = (allowed / length).clamp(max=1.0).masked_fill(~batch.present[self.teacher][:, None], 1.0)
-        return teacher + scale.to(teacher.dtype) * displacement
+        shifted: Tensor = teacher + scale.to(teacher.dtype) * displacement
+        return shifted
 
     def _among(self, students: Tensor, present: Tensor) -> Tensor:
         """What the students ``(N, S, d)`` of one utterance hear from each other."""
-        heard = self._attention(students, present)
-        return heard * present[..., None]
+        return self._attention(students, present) * present[..., None]
 
     def _along(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
         """What the utterances, with their students ``(N, S, d)`` side by side, hear along their conversation."""

@@ -21,8 +21,10 @@ from merc.losses.telme import DISTLoss, FeatureSimilarityLoss
 
 __all__ = [
     "ClassificationLoss",
+    "DISTLoss",
     "DistillationLoss",
     "EmotionContrastiveLoss",
+    "FeatureSimilarityLoss",
     "FusionLoss",
     "Gaussian",
     "LabelSmoothingCrossEntropy",

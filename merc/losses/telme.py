@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.losses._checks import full_precision, require_range, require_rows

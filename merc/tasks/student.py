@@ -64,7 +64,7 @@ class StudentTask(EmotionTask):
             self.data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
     def predict(self, batch: ConversationBatch) -> Prediction:
-        """Encode the conversations; the terms are those of the losses, where what they need of the teacher is at hand."""
+        """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])
         terms = {}
