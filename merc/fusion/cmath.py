@@ -82,7 +82,8 @@ class MaskedAttention(nn.Module):
         some = known.any(1, keepdim=True)
         # Attention over nothing is undefined: where nothing is known all are let in, and the answer is dropped.
         answer, _ = self.attend(query, source, source, key_padding_mask=~known & some, need_weights=False)
-        return answer.masked_fill(~some[..., None], 0.0)
+        heard: Tensor = answer.masked_fill(~some[..., None], 0.0)
+        return heard
 
 
 class Refinement(nn.Module):
@@ -154,7 +155,8 @@ class CMATransformer(nn.Module):
         there = torch.stack([known[m].any(1) for m in self.names], dim=1)
         score = self.gate(sources)
         score = score.masked_fill(~there[:, None, :, None], torch.finfo(score.dtype).min)
-        return (score.softmax(2) * sources).sum(2)
+        mixed: Tensor = (score.softmax(2) * sources).sum(2)
+        return mixed
 
 
 class VariationalFusion(nn.Module):
