@@ -192,8 +192,10 @@ def test_stage(name, tmp_path, standins, monkeypatch):
         if store in widths:
             (tmp_path / "stores").mkdir(exist_ok=True)
             (tmp_path / "stores" / store).symlink_to(tmp_path / "data/features" / store)
-        else:  # the logits of a teacher
-            random_store(tmp_path / "stores" / store, corpus, classes, kind="logits")
+        else:  # of a teacher
+            hidden = store == getattr(task, "teacher_hidden", None)
+            width, kind = (task.network.hidden_dim, "hidden") if hidden else (classes, "logits")
+            random_store(tmp_path / "stores" / store, corpus, width, kind=kind)
 
     if hasattr(task, "training_step") and "num_classes" in vars(task):
         trainer.fit(task, datamodule=data)
