@@ -55,7 +55,9 @@ def sound_of(config: RenderConfig, take: Take) -> Floats:
 def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[int, int]) -> None:
     """Write an mp4 file with H.264 (MPEG-4 where the build of PyAV lacks it) and AAC."""
     codec: Literal["libx264", "mpeg4"] = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    options = {"preset": "veryfast", "crf": "22"} if codec == "libx264" else {"qscale": "4"}
+    # Without its macroblock tree, whose sums depend on where in memory a frame lies.
+    x264 = {"preset": "veryfast", "crf": "22", "x264-params": "mbtree=0"}
+    options = x264 if codec == "libx264" else {"qscale": "4"}
     with write_aside(path) as aside, av.open(str(aside), "w", format="mp4") as container:
         video = container.add_stream(codec, rate=FPS, options=options)
         video.width, video.height = size
@@ -64,7 +66,8 @@ def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[i
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000
         for frame in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(video.encode())
         samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
         samples.sample_rate = SAMPLE_RATE
