@@ -245,7 +245,7 @@ def imports(monkeypatch):
     real = merc.cli.run.IMPORTS
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
     wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
-    known = {"simulated": real["simulated"], "evidence": real["evidence"], **wrapped}
+    known = {**{name: real[name] for name in ("simulated", "evidence", "lips")}, **wrapped}
     monkeypatch.setattr(merc.cli.run, "IMPORTS", known)
     return known
 
@@ -263,6 +263,8 @@ def test_pipeline(name, tmp_path, standins, imports):
             assert stage["config"] in imports, f"add a stand-in for the import {stage['config']!r} to `imports`"
             if stage["config"] == "simulated":
                 stage.setdefault("options", {}).update(dialogues=DIALOGUES)
+            if stage["config"] == "lips":
+                stage["options"] |= {"talking": {"train": 2}, "silent": {"train": 1}, "seconds": 1.6, "workers": 0}
         elif stage["command"] != "doctor":
             stage["options"] |= standin(CONFIGS[stage["config"]], standins)
             if stage.get("outputs") == ["faces", "crops", "sound"]:
