@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
@@ -91,5 +90,5 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
     """
     low, high = float(others.min()), float(own.max())
     values = torch.linspace(min(low, high), max(low, high), 1001, dtype=torch.double)
-    below = [Normal(float(x.mean()), float(x.std().clamp(min=1e-3))).cdf(values) for x in (own, others)]
+    below = [torch.special.ndtr((values - x.mean()) / x.std().clamp(min=1e-3)) for x in (own, others)]
     return float(values[(visible * (1 - below[0]) + (1 - visible) * below[1]).argmax()])

@@ -66,7 +66,7 @@ def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[i
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000
         for frame in frames:
-            planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+            planes = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420), np.uint8)
             container.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(video.encode())
         samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
