@@ -20,6 +20,7 @@ from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import refuse_other_model, weights_digest
+from merc.tasks.trainer import datamodule_of
 
 
 @dataclass
@@ -84,13 +85,7 @@ class EmotionTask(L.LightningModule):
         Raises:
             TypeError: The trainer has none, or one of another kind.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ConversationDataModule):
-            raise TypeError(
-                f"{type(self).__name__} expects a ConversationDataModule, found {type(data).__name__}: "
-                "pass trainer.fit(task, datamodule=...)."
-            )
-        return data
+        return datamodule_of(self, ConversationDataModule)
 
     @property
     def report_folder(self) -> Path:

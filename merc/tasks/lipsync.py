@@ -16,6 +16,7 @@ from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model, weights_digest
+from merc.tasks.trainer import datamodule_of
 
 
 class LipSyncTask(L.LightningModule):
@@ -76,13 +77,7 @@ class LipSyncTask(L.LightningModule):
         Raises:
             TypeError: The trainer has none, or one of another kind.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, LipSyncDataModule):
-            raise TypeError(
-                f"LipSyncTask expects a LipSyncDataModule, found {type(data).__name__}: pass "
-                "trainer.fit(task, datamodule=...)."
-            )
-        return data
+        return datamodule_of(self, LipSyncDataModule)
 
     def setup(self, stage: str) -> None:
         """Check the size of the crops.
