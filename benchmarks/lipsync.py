@@ -353,8 +353,9 @@ NETWORKS: dict[str, Callable[[], tuple[LipSyncNet, SyncLoss]]] = {
     "traces": lambda: (LipSyncNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
     "pooled": lambda: (PooledNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
     "paper loss": lambda: (LipSyncNet(), SyncLoss()),
+    "both losses": lambda: (LipSyncNet(), SyncLoss(contrast=1.0)),
 }
-"""What is compared: this network, one that pools over time, and this one under the paper's loss alone."""
+"""What is compared: this network, one that pools over time, and this one under the paper's loss, alone and added."""
 
 
 def by_place(folder: Path, clip: LipSyncClip) -> list[int]:
