@@ -22,7 +22,7 @@ demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus 
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seed 0 1 2
 
 demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and print the table beside the optimum
-	$(BIN)/merc run demo/simulated.yaml --out runs/simulated
+	OMP_NUM_THREADS=1 $(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
