@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merc.speaker.net import LipSyncNet
+from merc.speaker.net import MEL_PER_FRAME, LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
 
@@ -44,7 +44,7 @@ class SyncTrial:
             sound: ``(M, 80)`` log-mel of the clip.
             frames: Pictures to use.
         """
-        if len(track.crops) < frames or 4 * (track.first + frames) > len(sound) + 4:
+        if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
             return None
         spans = [(track.first + a, track.first + b) for a, b in scorer.windows(frames)]
         still = MouthTrack(track.first, track.crops[len(track.crops) // 2].expand(frames, -1, -1))
