@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import lightning as L
@@ -296,6 +295,7 @@ def test_a_cut_run_goes_on_and_a_mended_clip_is_found(corpus, tmp_path):
 SCRIPT = textwrap.dedent("""
     import os, sys
     import lightning as L
+    from killing import die_at
     from tiny_clips import SquareDetector
     from merc.callbacks import StoreWriterCallback
     from merc.datamodules import MediaDataModule, TrackReader
@@ -316,13 +316,18 @@ SCRIPT = textwrap.dedent("""
 
     def serve(corpus):
         for line in sys.stdin:
+            moment, out = line.strip().split(" ", 1)
+            answer, ask = os.pipe()
             child = os.fork()
             if child == 0:
-                extract(corpus, line.strip(), predict_splits=["val"])
+                lines = die_at(int(moment) or None, "merc/store.py", "merc/files.py", "merc/callbacks.py")
+                extract(corpus, out, predict_splits=["val"])
+                os.write(ask, str(lines()).encode())
                 os._exit(0)
-            print(child, flush=True)
-            sys.stdin.readline()  # until asked for its status, a dead child keeps its pid: no other can be hit
-            print(os.waitpid(child, 0)[1], flush=True)
+            os.close(ask)
+            status = os.waitpid(child, 0)[1]
+            print(status, os.read(answer, 20).decode() or 0, flush=True)
+            os.close(answer)
 
     if sys.argv[2] == "serve":
         serve(sys.argv[1])
@@ -354,34 +359,22 @@ def test_an_extraction_killed_twenty_times_equals_an_uncut_one(start, tmp_path):
         def shards(folder):
             return len(list(folder.glob("*/shard-*")))
 
-        def ask(line):
-            process.stdin.write(f"{line}\n")
+        def extract_until(moment, out):
+            process.stdin.write(f"{moment} {out}\n")
             process.stdin.flush()
-            return int(process.stdout.readline())
+            return [int(answer) for answer in process.stdout.readline().split()]
 
-        ask(tmp_path / "warm up")
-        assert ask("status") == 0
-        began = time.perf_counter()
-        ask(tmp_path / "whole")
-        assert ask("status") == 0
-        takes = time.perf_counter() - began
-
+        status, lines = extract_until(0, tmp_path / "whole")
+        assert status == 0
         moments, targets, cut = random.Random(0), [tmp_path / "killed0"], 0
         for attempt in range(20):
             if all((targets[-1] / kind / MANIFEST).exists() for kind in ALL):
                 targets.append(tmp_path / f"killed{attempt}")
-            before, writer = shards(targets[-1]), ask(targets[-1])
-            if attempt % 2:  # in the thick of it, which is short beside the time that it takes to begin
-                latest = time.perf_counter() + 3 * takes
-                while shards(targets[-1]) <= before and time.perf_counter() < latest:
-                    time.sleep(0.002)
-            time.sleep(moments.uniform(0, takes / (4 if attempt % 2 else 1)))
-            os.kill(writer, signal.SIGKILL)
-            cut += ask("status") == signal.SIGKILL and shards(targets[-1]) > 0
+            status, _ = extract_until(moments.randint(1, lines), targets[-1])
+            cut += status == signal.SIGKILL and shards(targets[-1]) > 0
         assert cut >= 5, "too few kills fell into the work to show anything"
         for target in targets:
-            ask(target)
-            assert ask("status") == 0
+            assert extract_until(0, target)[0] == 0
         process.stdin.close()
     for target in targets:
         for kind in ALL:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -535,6 +534,7 @@ def test_an_utterance_found_after_all_is_not_missing(tmp_path):
 
 WRITER = """
 import os, sys, torch
+from killing import die_at
 from merc.conversation import UtteranceKey
 from merc.store import StoreWriter
 
@@ -559,23 +559,31 @@ def write_sequences(path):
                 writer.add([key], torch.full((i % 5, 16), i, dtype=torch.uint8), [i % 5])
 
 for line in sys.stdin:
+    kind, moment, path = line.strip().split(" ", 2)
+    answer, ask = os.pipe()
     child = os.fork()
     if child == 0:
-        (write_sequences if "sequences" in line else write)(line.strip())
+        lines = die_at(int(moment) or None, "merc/store.py", "merc/files.py")
+        (write_sequences if kind == "sequences" else write)(path)
+        os.write(ask, str(lines()).encode())
         os._exit(0)
-    print(child, flush=True)
-    sys.stdin.readline()  # until asked for its status, a dead child keeps its pid: no other process can be hit
-    print(os.waitpid(child, 0)[1], flush=True)
+    os.close(ask)
+    status = os.waitpid(child, 0)[1]
+    print(status, os.read(answer, 20).decode() or 0, flush=True)
+    os.close(answer)
 """
 
 
 @pytest.fixture
 def writer_process():
-    """Starts a writer on the store that a line names, or on what is left of it, and answers pid and status."""
+    """Writes the store that a line names, or what is left of it, dies at a line if told to; answers status, lines."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork to start many writers quickly")
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
     command = [sys.executable, "-c", WRITER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield process
         process.stdin.close()
 
@@ -598,37 +606,25 @@ def sixty_sequences(path):
 
 @pytest.mark.parametrize(("name", "check"), [("vectors", sixty_vectors), ("sequences", sixty_sequences)])
 def test_a_writer_killed_at_any_moment_leaves_a_store_that_is_whole_or_absent(tmp_path, writer_process, name, check):
-    def ask(line):
-        writer_process.stdin.write(f"{line}\n")
+    def write_until(moment, path):
+        writer_process.stdin.write(f"{name} {moment} {path}\n")
         writer_process.stdin.flush()
-        return int(writer_process.stdout.readline())
-
-    def start(path):
-        return ask(path)
-
-    def status():
-        return ask("status")
+        return [int(answer) for answer in writer_process.stdout.readline().split()]
 
     folder = tmp_path / name
-    start(folder / "warm up")
-    assert status() == 0
-    start(folder / "whole")
-    began = time.perf_counter()
-    assert status() == 0
-    takes = time.perf_counter() - began
+    status, lines = write_until(0, folder / "whole")
+    assert status == 0
     whole = content(folder / "whole")
     check(folder / "whole")
 
     moments = random.Random(0)
     targets = [folder / "killed0"]
     killed = absent = 0
-    for attempt in range(25):
+    for attempt in range(40):
         if (targets[-1] / MANIFEST).exists():
             targets.append(folder / f"killed{attempt}")
-        writer = start(targets[-1])
-        time.sleep(moments.uniform(0, takes))
-        os.kill(writer, signal.SIGKILL)
-        killed += status() == signal.SIGKILL
+        status, _ = write_until(moments.randint(1, lines), targets[-1])
+        killed += status == signal.SIGKILL
         if (targets[-1] / MANIFEST).exists():
             check(targets[-1])
         else:
@@ -639,7 +635,6 @@ def test_a_writer_killed_at_any_moment_leaves_a_store_that_is_whole_or_absent(tm
     assert absent >= 5, "the kills came too late to show anything"
 
     for target in targets:
-        start(target)
-        assert status() == 0
+        assert write_until(0, target)[0] == 0
         check(target)
         assert content(target) == whole, "a resumed store equals an uncut one, byte for byte, and nothing else stays"

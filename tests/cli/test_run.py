@@ -361,7 +361,8 @@ class Tick(Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         with open("epochs.txt", "a") as file:
             file.write(f"{trainer.current_epoch}\\n")
-        time.sleep(float(os.environ.get("TICK", 0)))
+        if trainer.current_epoch == 1 and "PAUSE" in os.environ:
+            time.sleep(120)
 """
 
 
@@ -373,7 +374,7 @@ def test_a_real_signal_during_training(number, place, reference, monkeypatch, ca
         changed(TEACHER, trainer__callbacks=[*TEACHER["trainer"]["callbacks"], {"class_path": "tick.Tick"}]),
     )
     write("pipeline.yaml", {"stages": [STAGES[0], STAGES[2], STAGES[3]]})
-    environment = {**os.environ, "PYTHONPATH": str(place), "TICK": "1.5"}
+    environment = {**os.environ, "PYTHONPATH": str(place), "PAUSE": "1"}
     command = [sys.executable, "-c", "import sys; from merc.cli import main; sys.exit(main())", *RUN]
     with Path("errors.txt").open("w") as errors:
         process = subprocess.Popen(
@@ -384,27 +385,27 @@ def test_a_real_signal_during_training(number, place, reference, monkeypatch, ca
             # A shell starts background jobs deaf to SIGINT, and their children inherit it.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        last = place / "out/seed-0/teacher/checkpoints/last.ckpt"
-        until = time.monotonic() + 120
-        while not last.is_file() and process.poll() is None and time.monotonic() < until:
+        epochs, until = place / "epochs.txt", time.monotonic() + 120
+        while (not epochs.is_file() or len(epochs.read_text().split()) < 2) and process.poll() is None:
+            assert time.monotonic() < until, "the second epoch did not come to its end"
             time.sleep(0.05)
-        time.sleep(0.3)  # in the pause after the epoch
-        process.send_signal(number)
+        process.send_signal(number)  # in the pause after the second epoch
         status = process.wait(60)
     said = Path("errors.txt").read_text()
+    last = place / "out/seed-0/teacher/checkpoints/last.ckpt"
     if number == signal.SIGINT:
         assert status == 130 and "The same command goes on from here." in said, said
         assert "Traceback" not in said
     else:
         assert status == -number, said
     assert not json.loads((last.parents[1] / "stage.json").read_text())["finished"]
-    before = Path("epochs.txt").read_text().split()
+    before = epochs.read_text().split()
     saved = torch.load(last, weights_only=True)["epoch"]
 
     monkeypatch.syspath_prepend(str(place))
     assert stages_that_run(capsys) == ["teacher", "student"]
-    epochs = [int(epoch) for epoch in Path("epochs.txt").read_text().split()][len(before) :]
-    assert epochs == list(range(saved + 1, EPOCHS))  # the finished ones are not trained again
+    trained = [int(epoch) for epoch in epochs.read_text().split()][len(before) :]
+    assert trained == list(range(saved + 1, EPOCHS))  # the finished ones are not trained again
 
 
 @pytest.mark.parametrize("damaged", ["last", "best", "both"])
