@@ -57,12 +57,14 @@ class LipSyncClip:
         tracks: Its face tracks, in the order of the store: by their first picture, then the largest face first.
         sound: ``(M, 80)`` log-mel.
         speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
+        missing: Why nothing can be chosen in it: the reason that the stores give, or that no face was found.
     """
 
     key: UtteranceKey
     tracks: tuple[MouthTrack, ...]
     sound: Tensor
-    speaker: int | None
+    speaker: int | None = None
+    missing: str | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncClip:
         """The clip as it is: the scorer moves the windows that it needs."""
@@ -181,7 +183,7 @@ class LipSyncDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``predict_splits`` that are not yet in the store being written."""
         wanted = [source for source in self.opened if source.predict]
-        items = [(s, key) for s in wanted for split in self.predict_splits for key in s.keys(split)]
+        items = [(s, key) for s in wanted for split in self.predict_splits for key in s.utterances(split)]
         left = RemainingBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
         return DataLoader(_Clips(items), sampler=left, batch_size=None)
 
@@ -205,13 +207,21 @@ class _OpenSource:
         self.size = math.isqrt(self.crops.dim)
         self._there = set(self.faces.keys) & set(self.crops.keys) & set(self.sound.keys)
 
-    def keys(self, split: str) -> list[UtteranceKey]:
-        """The utterances of a split that have faces, crops and sound in the stores; none if there is no such split."""
+    def utterances(self, split: str) -> list[UtteranceKey]:
+        """All utterances of a split; none if there is no such split."""
         if split not in self.corpus:
             return []
-        return [key for conversation in self.corpus[split] for key in conversation.keys if key in self._there]
+        return [key for conversation in self.corpus[split] for key in conversation.keys]
+
+    def keys(self, split: str) -> list[UtteranceKey]:
+        """The utterances of a split that have faces, crops and sound in the stores."""
+        return [key for key in self.utterances(split) if key in self._there]
 
     def clip(self, key: UtteranceKey) -> LipSyncClip:
+        """The clip of an utterance; without tracks and sound if a store lacks it."""
+        if key not in self._there:
+            lacks = next(store for store in (self.faces, self.crops, self.sound) if key not in store)
+            return LipSyncClip(key, (), torch.empty(0, self.sound.dim), missing=lacks.why_missing([key])[key])
         rows, crops, sound = (store.sequence(key) for store in (self.faces, self.crops, self.sound))
         if len(rows) != len(crops):
             raise StoreError(
@@ -223,7 +233,7 @@ class _OpenSource:
         mouths = crops.view(-1, self.size, self.size)
         tracks = tuple(MouthTrack(t.first, mouths[end - len(t) : end]) for t, end in zip(found, ends, strict=True))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
-        return LipSyncClip(key, tracks, sound, speaker)
+        return LipSyncClip(key, tracks, sound, speaker, None if tracks else "no face was found")
 
 
 class _Clips(Dataset[LipSyncClip]):

@@ -163,10 +163,10 @@ class LipSyncTask(L.LightningModule):
         return float(self.threshold) if torch.isfinite(self.threshold) else None
 
     def predict_step(self, clip: LipSyncClip, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """The choice of the active speaker in one clip."""
+        """The choice of the active speaker in one clip, or why there is none."""
+        if clip.missing is not None:
+            return {"keys": [], "speaker": torch.empty(0, 4), "missing": {clip.key: clip.missing}}
         choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
-        if not clip.tracks:
-            return {"keys": [], "speaker": torch.empty(0, 4), "missing": {clip.key: "no face was found"}}
         row = torch.tensor([[choice.track, choice.score, choice.margin, choice.coverage]])
         return {"keys": [clip.key], "speaker": row.nan_to_num(posinf=2.0, neginf=-2.0)}
 

@@ -11,7 +11,7 @@ from merc.conversation import UtteranceKey
 from merc.datamodules import LipSyncDataModule, LipSyncSource
 from merc.losses import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
-from merc.store import FeatureStore
+from merc.store import FeatureStore, StoreWriter
 from merc.tasks import LipSyncTask
 
 
@@ -134,6 +134,29 @@ def test_prediction_writes_who_speaks(trained, stores, tmp_path):
     assert (found[:, 0] >= 0).eq(found[:, 3] > 0).all()  # coverage is 0 for nobody only
     assert store.provenance["trained_on"] == "lips/train"
     assert store.provenance["threshold"] == pytest.approx(float(model.threshold))
+
+
+def test_a_clip_that_could_not_be_read_keeps_its_reason(trained, stores, tmp_path):
+    model, _, _ = trained
+    deaf, unknown = (UtteranceKey("test", dialogue, "0") for dialogue in ("0", "1"))
+    sound = FeatureStore(stores[0]["sound"])
+    with StoreWriter(tmp_path / "sound", kind="sound") as writer:
+        for key in sound.keys:
+            if key not in (deaf, unknown):
+                writer.add([key], sound.sequence(key), [len(sound.sequence(key))])
+        writer.skip(deaf, "no audio")
+    out = tmp_path / "speaker"
+    quiet_trainer(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+        model,
+        datamodule=LipSyncDataModule(
+            [LipSyncSource(**{**stores[0], "sound": str(tmp_path / "sound")})], predict_splits=["test"]
+        ),
+        return_predictions=False,
+    )
+    store = FeatureStore(out)
+    assert store.missing[deaf] == "no audio"
+    assert store.missing[unknown] == "not in the store"
+    assert len(store) + len(store.missing) == 14
 
 
 def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
