@@ -132,7 +132,8 @@ def clips(tmp_path_factory):
 
 
 def track(corpus, out):
-    cli = MercCLI(["--config", "rendered/faces.yaml", f"--data.corpus={corpus}", *quick(MEDIA_OPTIONS)], run=False)
+    options = {"data.corpus": corpus, "trainer.default_root_dir": out, **MEDIA_OPTIONS}
+    cli = MercCLI(["--config", "rendered/faces.yaml", *quick(options)], run=False)
     add_store_writer(cli.trainer, out, ["faces", "crops", "sound"])
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
 
