@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
+
+
+class Turns(NamedTuple):
+    """The order in which the utterances of a batch are encoded: turn by turn, in each the longest conversations first.
+
+    So the conversations that are still going on are always the first ones, and nothing is padded.
+
+    Attributes:
+        row: ``(N,)`` which utterance of the batch comes when.
+        back: ``(N,)`` its inverse.
+        sizes: For each of the T turns, in how many conversations it is.
+        first: For each turn the earliest one that any of its edges comes from.
+        incoming: ``(B, T, T)`` booleans, longest conversation first: whether turn i (second axis) has an edge from j.
+        same: ``(B, T, T)`` booleans: whether both have one speaker.
+    """
+
+    row: Tensor
+    back: Tensor
+    sizes: Sequence[int]
+    first: Sequence[int]
+    incoming: Tensor
+    same: Tensor
+
+    @classmethod
+    def of(cls, batch: ConversationBatch, incoming: Tensor, same: Tensor) -> Turns:
+        """The turns of a batch with these edges."""
+        lengths = batch.lengths
+        longest_first = lengths.argsort(descending=True, stable=True)
+        rank = longest_first.argsort()
+        row = torch.argsort(batch.position * len(lengths) + rank[batch.conversation])
+        return cls(
+            row,
+            row.argsort(),
+            (lengths[:, None] > torch.arange(incoming.shape[1], device=lengths.device)).sum(0).tolist(),
+            incoming.any(0).int().argmax(-1).tolist(),
+            incoming[longest_first],
+            same[longest_first],
+        )
 
 
 class DAGLayer(nn.Module):
@@ -34,36 +74,157 @@ class DAGLayer(nn.Module):
         self.content = nn.GRUCell(dim, dim)
         self.context = nn.GRUCell(dim, dim)
 
-    def forward(self, below: Tensor, incoming: Tensor, same: Tensor, first: Sequence[int]) -> Tensor:
+    def forward(self, below: Tensor, turns: Turns) -> Tensor:
         """Go through all conversations at once, turn by turn.
 
         Args:
-            below: ``(B, T, dim)`` states of the layer below.
-            incoming: ``(B, T, T)`` booleans: whether utterance i (second axis) has an edge from j (third).
-            same: ``(B, T, T)`` booleans: whether both have one speaker.
-            first: For each turn the earliest one that any of its edges comes from.
+            below: ``(N, dim)`` states of the layer below, in the order of ``turns``.
+            turns: Who speaks when, and hears whom.
 
         Returns:
-            ``(B, T, dim)``.
+            ``(N, dim)`` in float32 or wider, which a recurrence needs under autocast too.
         """
-        states: list[Tensor] = []
-        scores: list[Tensor] = []
-        values: list[Tensor] = []
-        gathered = torch.zeros_like(below[:, 0])
-        for turn, start in enumerate(first):
+        content, context = self.content, self.context
+        with torch.autocast(below.device.type, enabled=False):
+            below = below.to(torch.promote_types(below.dtype, torch.float32))
+            # What both cells take from the layer below needs no turn to wait for.
+            ahead = F.linear(
+                below,
+                _by_gate(content.weight_ih, context.weight_hh),
+                _by_gate(content.bias_ih, context.bias_hh),
+            )
+            states = _Recurrence.apply(
+                below,
+                ahead,
+                self.score.weight[0],
+                torch.cat(self.relate.weight.chunk(2), dim=1),
+                _by_gate(content.weight_hh, context.weight_ih),
+                _by_gate(content.bias_hh, context.bias_ih),
+                turns,
+            )
+        return cast(Tensor, states)
+
+
+def _by_gate(content: Tensor, context: Tensor) -> Tensor:
+    """The weights of both cells: reset and update of either, then new of either."""
+    dim = len(content) // 3
+    return torch.cat([content[: 2 * dim], context[: 2 * dim], content[2 * dim :], context[2 * dim :]])
+
+
+class _Recurrence(torch.autograd.Function):
+    """The turns of a :class:`DAGLayer`, with a gradient by hand.
+
+    Autograd would add up a gradient as large as the weights at every turn, and keep the past of every turn. Here the
+    gradient of a weight is one matrix product over all turns.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - untyped in PyTorch
+        below: Tensor,
+        ahead: Tensor,
+        score: Tensor,
+        relate: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        turns: Turns,
+    ) -> Tensor:
+        """States ``(N, d)``.
+
+        Args:
+            ctx: Keeps what the gradient needs.
+            below: ``(N, d)`` states of the layer below.
+            ahead: ``(N, 6 d)`` their share in the gates, in the order of :func:`_by_gate`.
+            score: ``(d,)`` w.
+            relate: ``(d, 2 d)`` the weights of both relations side by side.
+            weight: ``(6 d, d)`` from what was gathered to the gates.
+            bias: ``(6 d,)``.
+            turns: Who speaks when, and hears whom.
+        """
+        (total, dim), (conversations, longest, _) = below.shape, turns.incoming.shape
+        states = below.new_zeros(longest, conversations, dim)
+        scores = below.new_zeros(conversations, longest)
+        heard, gathered = below.new_zeros(total, 2 * dim), below.new_zeros(total, dim)
+        late, gate, new = torch.empty_like(ahead), below.new_empty(total, 4 * dim), below.new_empty(total, 2 * dim)
+        shares: list[Tensor] = []
+        for turn, (rows, size, start) in enumerate(_steps(turns)):
             if turn:
-                window = slice(start, turn)
-                score = torch.cat(scores[window], dim=1).float().masked_fill(~incoming[:, turn, window], -torch.inf)
-                weight = score.softmax(-1).to(below.dtype)
-                kin = same[:, turn, window].to(weight.dtype)
-                by_relation = torch.stack([weight * (1 - kin), weight * kin], dim=-1).flatten(1)
-                gathered = (by_relation[:, None] @ torch.cat(values[window], dim=1).to(weight.dtype))[:, 0]
-            now = below[:, turn]
-            state = self.content(now, gathered) + self.context(gathered, now)
-            states.append(state)
-            scores.append(self.score(state))
-            values.append(self.relate(state).unflatten(-1, (2, -1)))
-        return torch.stack(states, dim=1)
+                incoming, same = turns.incoming[:size, turn, start:turn], turns.same[:size, turn, start:turn]
+                alpha = scores[:size, start:turn].masked_fill(~incoming, -torch.inf).softmax(-1)
+                share = torch.stack([alpha.masked_fill(same, 0.0), alpha.masked_fill(~same, 0.0)], dim=1)
+                shares.append(share)
+                torch.bmm(share, states[start:turn, :size].transpose(0, 1), out=heard[rows].view(size, 2, dim))
+                torch.mm(heard[rows], relate.T, out=gathered[rows])
+            torch.addmm(bias, gathered[rows], weight.T, out=late[rows])
+            torch.add(ahead[rows, : 4 * dim], late[rows, : 4 * dim], out=gate[rows]).sigmoid_()
+            content, context = new[rows].chunk(2, dim=1)
+            reset, update, reset_p, update_p = gate[rows].chunk(4, dim=1)
+            torch.addcmul(ahead[rows, 4 * dim : 5 * dim], reset, late[rows, 4 * dim : 5 * dim], out=content).tanh_()
+            torch.addcmul(late[rows, 5 * dim :], reset_p, ahead[rows, 5 * dim :], out=context).tanh_()
+            state = torch.lerp(content, gathered[rows], update) + torch.lerp(context, below[rows], update_p)
+            states[turn, :size] = state
+            scores[:size, turn] = state @ score
+        ctx.turns = turns
+        ctx.save_for_backward(below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *shares)
+        return torch.cat([states[turn, :size] for turn, size in enumerate(turns.sizes)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - untyped in PyTorch
+        """Gradients of the arguments of :meth:`forward`, the last of which has none."""
+        below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *shares = ctx.saved_tensors
+        dim = below.shape[1]
+        content, context = new.chunk(2, dim=1)
+        reset, update, reset_p, update_p = gate.chunk(4, dim=1)
+        # Derivatives of the state by what enters the six gates, one after another; first the two new ones.
+        by_content = (1 - update) * (1 - content.square())
+        by_context = (1 - update_p) * (1 - context.square())
+        slope = torch.stack(
+            [
+                by_content * late[:, 4 * dim : 5 * dim] * reset * (1 - reset),
+                (gathered - content) * update * (1 - update),
+                by_context * ahead[:, 5 * dim :] * reset_p * (1 - reset_p),
+                (below - context) * update_p * (1 - update_p),
+                by_content * reset,
+                by_context,
+            ],
+            dim=1,
+        )
+        to_states, to_scores = torch.zeros_like(states), below.new_zeros(states.shape[1::-1])
+        to_state, to_gathered = from_above.clone(), torch.empty_like(below)
+        to_gates = torch.empty_like(slope)
+        for turn, (rows, size, start) in reversed(list(enumerate(_steps(ctx.turns)))):
+            here = to_state[rows]
+            here += to_states[turn, :size]
+            here.addcmul_(to_scores[:size, turn, None], score)
+            torch.mul(slope[rows], here[:, None], out=to_gates[rows])
+            if turn == 0:
+                break
+            torch.addmm(here * update[rows], to_gates[rows].flatten(1), weight, out=to_gathered[rows])
+            to_heard = (to_gathered[rows] @ relate).view(size, 2, dim)
+            share, window = shares[turn - 1], states[start:turn, :size].transpose(0, 1)
+            to_states[start:turn, :size] += (share.mT @ to_heard).transpose(0, 1)
+            pull = (share * (to_heard @ window.mT)).sum(1)
+            to_scores[:size, start:turn] += pull - share.sum(1) * pull.sum(1, keepdim=True)
+        everywhere = to_gates.flatten(1)
+        to_gathered[: ctx.turns.sizes[0]] = 0.0  # in the first turn there is nothing to gather
+        return (
+            to_state * update_p,
+            torch.cat([everywhere[:, : 4 * dim], to_state * by_content, everywhere[:, 5 * dim :] * reset_p], dim=1),
+            to_scores.T.flatten() @ states.flatten(0, 1),
+            to_gathered.T @ heard,
+            everywhere.T @ gathered,
+            everywhere.sum(0),
+            None,
+        )
+
+
+def _steps(turns: Turns) -> Iterator[tuple[slice, int, int]]:
+    """For each turn its rows, how many they are, and the earliest turn that it hears."""
+    stop = 0
+    for size, start in zip(turns.sizes, turns.first, strict=True):
+        yield slice(stop, stop + size), size, start
+        stop += size
 
 
 class DAGEncoder(nn.Module):
@@ -98,24 +259,21 @@ class DAGEncoder(nn.Module):
 
         Returns:
             ``(B, T, T)`` booleans: whether utterance i (second axis) has an edge from j (third), and whether both have
-            one speaker. What the rows and columns of padding say is of no consequence: no utterance hears them.
+            one speaker. Padding hears nobody and is heard by nobody.
         """
-        speaker, _ = batch.to_dense(batch.speaker)
+        speaker, real = batch.to_dense(batch.speaker)
         turn = torch.arange(speaker.shape[1], device=speaker.device)
         past = turn < turn[:, None]
         same = speaker[:, :, None] == speaker[:, None]
         kin = (same & past).long()
         between = kin.flip(-1).cumsum(-1).flip(-1) - kin  # turns of the speaker of i after j and before i
-        return past & (between < self.omega), same
+        return past & real[:, :, None] & (between < self.omega), same
 
     def forward(self, values: Tensor, batch: ConversationBatch) -> Tensor:
         """Encode ``(N, dim)`` values of whole conversations as ``(N, dim)``."""
-        incoming, same = self.edges(batch)
-        first = incoming.any(0).int().argmax(-1).tolist()
-        dense, _ = batch.to_dense(values)
-        states = [values]
+        turns = Turns.of(batch, *self.edges(batch))
+        states = [values[turns.row]]
         for layer in self.layers:
-            dense = cast(Tensor, layer(dense, incoming, same, first))
-            states.append(batch.to_flat(dense))
-        joined: Tensor = self.join(torch.cat(states, dim=-1))
+            states.append(cast(Tensor, layer(states[-1], turns)))
+        joined: Tensor = self.join(torch.cat(states, dim=-1))[turns.back]
         return joined

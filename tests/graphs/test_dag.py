@@ -119,6 +119,33 @@ def test_speakers_matter_and_their_names_do_not():
         assert (encoder(x, replace(batch, speaker=torch.zeros(8, dtype=torch.long))) - said).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("omega", [1, 2])
+def test_gradients_are_the_derivatives(omega):
+    torch.manual_seed(omega)
+    batch = conversations(["abba", "a", "abcab", "bb"])
+    encoder = DAGEncoder(3, layers=2, omega=omega).double()
+    values = torch.randn(batch.num_utterances, 3, dtype=torch.double, requires_grad=True)
+
+    def encode(values, *weights):
+        return torch.func.functional_call(encoder, dict(zip(names, weights, strict=True)), (values, batch))
+
+    names = [name for name, _ in encoder.named_parameters()]
+    assert torch.autograd.gradcheck(encode, (values, *encoder.parameters()))
+
+
+def test_the_recurrence_is_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    batch = conversations(["abbabbaabb", "aba"])
+    encoder = DAGEncoder(D, layers=2)
+    values = torch.randn(batch.num_utterances, D)
+    exact = encoder(values, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = encoder(values, batch)
+    torch.testing.assert_close(rough.float(), exact, atol=0.02, rtol=0.02)
+    rough.float().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
 def test_every_parameter_learns():
     batch = make_batch([6, 1, 9], {"text": D})
     encoder = DAGEncoder(D, layers=3, omega=2)
