@@ -23,7 +23,8 @@ class StoreWriterCallback(Callback):
     tensor ``(N, d)`` for every kind of row it can give (``features``, ``hidden``, ``logits``, ``speaker``), and,
     if it wants to record utterances that have no vector, ``missing``: a dict from key to reason. Kinds of which an
     utterance has many rows (``faces``, ``crops``, ``sound``) come as :class:`~merc.store.Sequences`, each with
-    keys and missing utterances of its own.
+    keys and missing utterances of its own. A task that is made of others gives the dict of each under its name; the
+    output ``audio/hidden`` is then the ``hidden`` of ``audio``.
 
     The task's ``provenance()`` returns plain JSON values that say where the rows come from; with ``logits`` they
     must hold ``classes``, the emotions in the order of the columns. A datamodule with ``provenance()`` adds its own.
@@ -56,7 +57,7 @@ class StoreWriterCallback(Callback):
         shard_seconds: float = 120.0,
     ) -> None:
         kinds = get_args(Kind)
-        unknown = [name for name in outputs if name not in kinds]
+        unknown = [name for name in outputs if _kind(name) not in kinds]
         if unknown or not outputs:
             raise ValueError(
                 f"StoreWriterCallback got the outputs {sorted(outputs)}: expected a folder for one or more of "
@@ -90,18 +91,18 @@ class StoreWriterCallback(Callback):
             )
         of_data: Any = getattr(getattr(trainer, "datamodule", None), "provenance", dict)
         provenance = {**describe(), **of_data(), "merc": __version__}
-        if "logits" in self.outputs and "classes" not in provenance:
+        if "logits" in map(_kind, self.outputs) and "classes" not in provenance:
             raise TypeError(f"{type(task).__name__}.provenance() lacks 'classes', which a store of logits needs.")
         self._writers = {
-            kind: StoreWriter(
+            name: StoreWriter(
                 folder,
-                kind=kind,  # type: ignore[arg-type]
+                kind=_kind(name),  # type: ignore[arg-type]
                 provenance=provenance,
                 # When to write is decided below, at the end of a batch and for all stores together.
                 shard_rows=sys.maxsize,
                 shard_bytes=sys.maxsize,
             )
-            for kind, folder in self.outputs.items()
+            for name, folder in self.outputs.items()
         }
         # Nobody may write before everybody has seen what is there: processes that see different things would not
         # share out the same work.
@@ -126,18 +127,19 @@ class StoreWriterCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add the rows of one batch to their stores, and let them reach the disk if it is time."""
-        for kind, writer in self._writers.items():
-            if isinstance(outputs, Mapping) and isinstance(outputs.get(kind), Sequences):
-                missing = self._add_sequences(writer, outputs[kind])
-            elif isinstance(outputs, Mapping) and {"keys", kind} <= outputs.keys():
-                missing = outputs.get("missing", {})
-                new = [row for row, key in enumerate(outputs["keys"]) if key not in writer.done]
+        for name, writer in self._writers.items():
+            given, kind = _part(outputs, name), writer.kind
+            if isinstance(given, Mapping) and isinstance(given.get(kind), Sequences):
+                missing = self._add_sequences(writer, given[kind])
+            elif isinstance(given, Mapping) and {"keys", kind} <= given.keys():
+                missing = given.get("missing", {})
+                new = [row for row, key in enumerate(given["keys"]) if key not in writer.done]
                 if new:
-                    writer.add([outputs["keys"][row] for row in new], outputs[kind][new].float())
+                    writer.add([given["keys"][row] for row in new], given[kind][new].float())
             else:
                 found = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
                 raise ValueError(
-                    f"{type(pl_module).__name__}.predict_step gave {found}: expected a dict with 'keys' and {kind!r} "
+                    f"{type(pl_module).__name__}.predict_step gave {found}: expected a dict with 'keys' and {name!r} "
                     f"for the store {writer.path}. Remove that store from the outputs or use a task that gives it."
                 )
             for key, reason in missing.items():
@@ -183,6 +185,18 @@ class StoreWriterCallback(Callback):
                 writer.commit()
         trainer.strategy.barrier("merc: the stores are whole")
         self._writers = {}
+
+
+def _kind(output: str) -> str:
+    """The kind of row of an output: ``hidden`` of ``audio/hidden``."""
+    return output.rpartition("/")[2]
+
+
+def _part(given: Any, output: str) -> Any:  # noqa: ANN401 - whatever predict_step returned
+    """What the part of a task gave that an output names: ``audio`` of ``audio/hidden``, or the task itself."""
+    for part in output.split("/")[:-1]:
+        given = given.get(part) if isinstance(given, Mapping) else None
+    return given
 
 
 def predicted_already(trainer: Trainer | None) -> set[UtteranceKey]:

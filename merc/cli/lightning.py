@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -192,13 +191,9 @@ def check_checkpoint(path: str | Path) -> None:
     Raises:
         ValueError: It is truncated, or holds more than plain values.
     """
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        raise ValueError(
-            f"{path} is no checkpoint, or was cut while it was written: expected one that `merc fit` wrote "
-            f"({type(error).__name__})."
-        ) from error
+    from merc.tasks.checkpoints import read_checkpoint  # here, so that the options of a command are told at once
+
+    read_checkpoint(path)
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

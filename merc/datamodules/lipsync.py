@@ -155,6 +155,11 @@ class LipSyncDataModule(L.LightningDataModule):
         """Height and width of the mouth crops, in pixels."""
         return self.opened[0].size
 
+    @property
+    def trains_on(self) -> str:
+        """The corpora that training draws from, in words."""
+        return ", ".join(f"{source.corpus.name}/train" for source in self.opened)
+
     def clips(self, split: str) -> list[LipSyncClip]:
         """All clips of a split, of all sources in order."""
         return [source.clip(key) for source in self.opened for key in source.keys(split)]

@@ -3,9 +3,19 @@
 from merc.tasks.extract import ExtractTask
 from merc.tasks.faces import FacesTask
 from merc.tasks.fusion import FusionTask
+from merc.tasks.joint import JointTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
 from merc.tasks.text_encoder import TextEncoderTask
 
-__all__ = ["ExtractTask", "FacesTask", "FusionTask", "LipSyncTask", "StudentTask", "TeacherTask", "TextEncoderTask"]
+__all__ = [
+    "ExtractTask",
+    "FacesTask",
+    "FusionTask",
+    "JointTask",
+    "LipSyncTask",
+    "StudentTask",
+    "TeacherTask",
+    "TextEncoderTask",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim import Optimizer
 
 from merc.batch import ConversationBatch
 from merc.conversation import UtteranceKey
@@ -125,7 +126,9 @@ class EmotionTask(L.LightningModule):
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, each of them logged."""
-        prediction = self.predict(batch)
+        return self._learn(self.predict(batch), len(batch.label))
+
+    def _learn(self, prediction: Prediction, size: int) -> Tensor:
         loss = prediction.loss
         for name, value in {"loss": loss, **prediction.terms}.items():
             self.log(
@@ -134,7 +137,7 @@ class EmotionTask(L.LightningModule):
                 prog_bar=name == "loss",
                 on_step=False,
                 on_epoch=True,
-                batch_size=len(batch.label),
+                batch_size=size,
             )
         return loss
 
@@ -172,12 +175,15 @@ class EmotionTask(L.LightningModule):
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""
-        prediction = self.predict(batch)
-        there = torch.stack([batch.present[name] for name in self.modalities]).any(0)
+        return self._stored(self.predict(batch), batch, self.modalities)
+
+    def _stored(self, prediction: Prediction, batch: ConversationBatch, modalities: Collection[str]) -> dict[str, Any]:
+        """The rows of a prediction that was made from some modalities, as a store takes them."""
+        there = torch.stack([batch.present[name] for name in modalities]).any(0)
         keys: dict[bool, list[UtteranceKey]] = {True: [], False: []}
         for key, here in zip(batch.keys, there.tolist(), strict=True):
             keys[here].append(key)
-        missing = {key: self._why_missing(key) for key in keys[False]}
+        missing = {key: self._why_missing(key, modalities) for key in keys[False]}
         outputs = {"keys": keys[True], "missing": missing, "logits": prediction.logits[there].float()}
         if prediction.hidden is not None:
             outputs["hidden"] = prediction.hidden[there].float()
@@ -185,11 +191,14 @@ class EmotionTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
         """Every parameter of the task, those of its losses too."""
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self._optimizer()
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/weighted_f1"}}
+
+    def _optimizer(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
 
     def provenance(self) -> dict[str, Any]:
         """What a store of this task's predictions tells of their origin: plain values."""
@@ -229,18 +238,22 @@ class EmotionTask(L.LightningModule):
                 f"has {self._classes}: give a checkpoint that was trained on these."
             )
 
-    def _why_missing(self, key: UtteranceKey) -> str:
-        """Why an utterance has none of the task's modalities."""
-        stores = {name: self.data.stores[name].why_missing([key]) for name in self.modalities}
+    def _why_missing(self, key: UtteranceKey, modalities: Collection[str]) -> str:
+        """Why an utterance has none of some modalities."""
+        stores = {name: self.data.stores[name].why_missing([key]) for name in modalities}
         return "; ".join(f"{name}: {lacks[key]}" for name, lacks in stores.items())
 
     def _signature(self) -> dict[str, Any]:
         return {
             "task": type(self).__name__,
-            "modules": [type(module).__name__ for module in self.children()],
+            "modules": self._module_names(),
             "modalities": dict(self.modalities),
             "num_classes": self.num_classes,
         }
+
+    def _module_names(self) -> list[str]:
+        """What the task is made of, for reports and for telling its checkpoints from those of others."""
+        return [type(module).__name__ for module in self.children()]
 
     def _log_metrics(self, part: str) -> None:
         metrics = self.metrics[part]
@@ -257,7 +270,7 @@ class EmotionTask(L.LightningModule):
             notes=list(data.corpus.notes),
             split="test",
             seed=_seed(),
-            model=f"{type(self).__name__}({', '.join(type(module).__name__ for module in self.children())})",
+            model=f"{type(self).__name__}({', '.join(self._module_names())})",
             checkpoint=str(self.trainer.ckpt_path or ""),
             selected_on=self._selected_on(),
             stores={name: StoreInfo(str(store.path), store.provenance) for name, store in data.stores.items()},

@@ -1,13 +1,33 @@
-"""What the tasks share about weights: a digest of them, and the refusal of those of another model."""
+"""What the tasks share about weights: reading them, a digest of them, and the refusal of those of another model."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint in the memory of the CPU, its tensors mapped from the file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is truncated, or holds more than plain values.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"No checkpoint {path}: expected one that `merc fit` wrote.") from error
+    except Exception as error:  # torch raises whatever the bytes lead it to
+        raise ValueError(
+            f"{path} is no checkpoint, or was cut while it was written: expected one that `merc fit` wrote "
+            f"({type(error).__name__})."
+        ) from error
+    return checkpoint
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -85,25 +85,27 @@ class LipSyncTask(L.LightningModule):
         Raises:
             ValueError: The network expects another size than the store has.
         """
-        if self.data.size != self.network.size:
+        self.require_size(self.data)
+
+    def require_size(self, data: LipSyncDataModule) -> None:
+        """Check the size of the crops.
+
+        Raises:
+            ValueError: The network expects another size than the store has.
+        """
+        if data.size != self.network.size:
             raise ValueError(
                 f"LipSyncNet looks at crops of {self.network.size} x {self.network.size} pixels, the store has "
-                f"{self.data.size} x {self.data.size}: correct size in the config, or write the crops again."
+                f"{data.size} x {data.size}: correct size in the config, or write the crops again."
             )
 
     def on_fit_start(self) -> None:
         """Note what the weights are trained on."""
-        self.trained_on = ", ".join(f"{source.corpus.name}/train" for source in self.data.opened)
+        self.trained_on = self.data.trains_on
 
     def training_step(self, batch: LipSyncBatch, batch_idx: int) -> Tensor:
-        """The synchrony loss, and whether lips speak."""
-        crops, sound = (batch.crops, batch.sound) if self.augment is None else self.augment(batch.crops, batch.sound)
-        video, activity = self.network.embed_video(crops)
-        terms = self.loss(video, self.network.embed_audio(sound), batch.kinds)
-        known = batch.speaks >= 0
-        if self.activity > 0 and known.any():
-            speaks = batch.speaks[known].float()
-            terms["activity"] = self.activity * F.binary_cross_entropy_with_logits(activity[known].float(), speaks)
+        """The sum of the terms, each of them logged."""
+        terms = self.terms(batch)
         total: Tensor = torch.stack(list(terms.values())).sum()
         for name, value in {"loss": total, **terms}.items():
             self.log(
@@ -115,6 +117,17 @@ class LipSyncTask(L.LightningModule):
                 batch_size=len(batch.sound),
             )
         return total
+
+    def terms(self, batch: LipSyncBatch) -> dict[str, Tensor]:
+        """The weighted terms, whose sum is the loss: those of synchrony, and ``activity``, whether lips speak."""
+        crops, sound = (batch.crops, batch.sound) if self.augment is None else self.augment(batch.crops, batch.sound)
+        video, activity = self.network.embed_video(crops)
+        terms: dict[str, Tensor] = self.loss(video, self.network.embed_audio(sound), batch.kinds)
+        known = batch.speaks >= 0
+        if self.activity > 0 and known.any():
+            speaks = batch.speaks[known].float()
+            terms["activity"] = self.activity * F.binary_cross_entropy_with_logits(activity[known].float(), speaks)
+        return terms
 
     def validation_step(self, clip: LipSyncClip, batch_idx: int) -> None:
         """Keep what the clip says."""

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from merc.batch import ConversationBatch
+from merc.datamodules.conversation import ConversationDataModule
 from merc.graphs import GraphEncoder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
 from merc.tasks.base import EmotionTask, Prediction
@@ -56,12 +57,19 @@ class StudentTask(EmotionTask):
     def setup(self, stage: str) -> None:
         """Check also that the teacher's logits mean the emotions of this corpus, and how wide its hidden states are."""
         super().setup(stage)
-        if stage not in ("fit", "validate"):
-            return
+        if stage in ("fit", "validate"):
+            self.require_teacher(self.data)
+
+    def require_teacher(self, data: ConversationDataModule) -> None:
+        """Check that the stores have of the teacher what the losses need.
+
+        Raises:
+            StoreError: They have not, or the logits are of other emotions.
+        """
         if self.loss.needs_teacher:
-            self.data.require(self.teacher, kind="logits", dim=self.num_classes, classes=self.data.labels.names)
+            data.require(self.teacher, kind="logits", dim=self.num_classes, classes=data.labels.names)
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
-            self.data.require(self.teacher_hidden, dim=self.network.hidden_dim)
+            data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
     def predict(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""

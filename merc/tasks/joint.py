@@ -1,0 +1,273 @@
+"""Joint training: students and fusion, and where clips are at hand LipSyncNet, under one loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from lightning.pytorch.cli import LRSchedulerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from merc.batch import ConversationBatch
+from merc.datamodules.joint import JointDataModule
+from merc.datamodules.lipsync import LipSyncBatch
+from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.checkpoints import read_checkpoint, weights_digest
+from merc.tasks.fusion import FusionTask
+from merc.tasks.lipsync import LipSyncTask
+from merc.tasks.student import StudentTask
+from merc.tasks.teacher import TeacherTask
+
+
+class JointBatch(TypedDict):
+    """A training batch of :class:`merc.datamodules.JointDataModule`."""
+
+    conversations: ConversationBatch
+    lipsync: LipSyncBatch
+
+
+class JointTask(EmotionTask):
+    r"""Trains the parts of the system under the sum of their losses, instead of one after the other.
+
+    .. math:: L = L_{fusion} + \lambda_1 L_{dis} + \lambda_2 L_{sync}
+
+    Eq. 1 of arXiv 2511.13731, with :math:`\lambda_1 = 0.3` and :math:`\lambda_2 = 0.15`; :math:`L_{dis}` is the sum
+    over the students. The parts are the tasks of the staged training as they are, each with its network, its loss and
+    its optimizer, so that nothing is defined twice. The fusion reads the hidden states of the students where the staged
+    one reads stores of them, and its gradient reaches the students. Every term is logged under the name of its part:
+    ``train/fusion/comp``, ``train/audio/kl``, ``train/lipsync/rank``.
+
+    The teacher is frozen by default: its hidden states (for the fusion) and logits (for the distillation) come from
+    stores, written once in evaluation mode; there is nothing of it here that could move, and nothing is computed
+    again in every step. Where a :class:`TeacherTask` is given, the teacher trains too. Then it keeps its own loss:
+    the fusion's gradient moves its hidden states, and without that loss its classifier would no longer fit them. Its
+    logits reach the students detached; a teacher that could lower :math:`L_{dis}` by agreeing with its students
+    would follow them.
+
+    Lips and sound share no network with the emotions. :math:`L_{sync}` trains LipSyncNet beside them, from the second
+    loader of :class:`merc.datamodules.JointDataModule`; the faces that the visual features show were chosen before.
+    The threshold of the part ``lipsync`` is forgotten when it learns on: a validation of that part alone sets it again.
+
+    Predictions, report and metrics are those of the fusion. ``predict`` gives ``hidden`` and ``logits`` of the fusion,
+    and those of every encoder under its modality, as the outputs ``audio/hidden``, ``audio/logits``.
+
+    Args:
+        students: By modality, the distilled students.
+        fusion: The fusion; the modalities of its head that neither a student nor the teacher encodes come from
+            stores.
+        teacher: A teacher that trains with the others. Default: the teacher is frozen and comes from stores.
+        lipsync: Trains LipSyncNet beside the emotions; needs :class:`merc.datamodules.JointDataModule`.
+        distillation_weight: :math:`\lambda_1`; 0 removes the term.
+        sync_weight: :math:`\lambda_2`; 0 removes the term.
+        teacher_weight: Weight of the loss of a teacher that trains; 0 removes the term.
+        warm_start: Checkpoints of the staged training to start from, by part: the modalities of the students,
+            ``fusion``, ``teacher``, ``lipsync``. They are read when the training of fresh weights begins, and never
+            again: a checkpoint of the joint training needs none of them.
+        lr_scheduler: Makes the learning-rate schedule of all parts, stepped once an epoch.
+
+    Raises:
+        ValueError: The parts do not fit each other, a weight is negative, or ``warm_start`` names no part.
+
+    Note:
+        One optimizer steps all parts. It has the parameter groups that the optimizers of the parts make, so that each
+        part has the learning rate of its own ``optimizer``. These must be of one class.
+    """
+
+    def __init__(
+        self,
+        students: dict[str, StudentTask],
+        fusion: FusionTask,
+        teacher: TeacherTask | None = None,
+        lipsync: LipSyncTask | None = None,
+        distillation_weight: float = 0.3,
+        sync_weight: float = 0.15,
+        teacher_weight: float = 1.0,
+        warm_start: dict[str, str] | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(fusion.num_classes, fusion.make_optimizer, lr_scheduler)
+        weights = {"distillation": distillation_weight, "sync": sync_weight, "teacher": teacher_weight}
+        if min(weights.values()) < 0:
+            raise ValueError(f"Expected weights >= 0, got {weights}.")
+        self.students = nn.ModuleDict(students)
+        self.fusion = fusion
+        self.teacher = teacher
+        self.lipsync = lipsync
+        self.weights = weights
+        self.warm_start = dict(warm_start or {})
+        self._check_parts()
+
+    @property
+    def parts(self) -> dict[str, EmotionTask | LipSyncTask]:
+        """The tasks that this one is made of, by the names under which their terms are logged."""
+        found: dict[str, EmotionTask | LipSyncTask] = dict(self._students())
+        given = {"teacher": self.teacher, "fusion": self.fusion, "lipsync": self.lipsync}
+        return found | {name: part for name, part in given.items() if part is not None}
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Those of the fusion, as wide as the encoders read them, or as the fusion does where there is no encoder."""
+        widths = {name: width for part in self._encoders().values() for name, width in part.modalities.items()}
+        return {name: widths.get(name, width) for name, width in self.fusion.modalities.items()}
+
+    def setup(self, stage: str) -> None:
+        """Check also what the losses need of the frozen teacher and of the clips.
+
+        Raises:
+            StoreError: A store is absent or does not fit.
+            ValueError: There are no clips for LipSyncNet, or they have another size than it expects.
+        """
+        super().setup(stage)
+        for part in (self.fusion, *self._encoders().values()):
+            part._classes = self._classes
+        if stage in ("fit", "validate") and self.weights["distillation"] and self.teacher is None:
+            for _, student in self._students():
+                student.require_teacher(self.data)
+        if stage == "fit" and self.lipsync is not None and self.weights["sync"]:  # the clips serve training alone
+            if not isinstance(self.data, JointDataModule):
+                raise ValueError(
+                    f"JointTask is to train LipSyncNet, and {type(self.data).__name__} has no clips: give "
+                    "merc.datamodules.JointDataModule, or leave lipsync out."
+                )
+            self.lipsync.require_size(self.data.lipsync)
+
+    def on_fit_start(self) -> None:
+        """Start fresh weights from the staged checkpoints, then note what they are trained on.
+
+        Raises:
+            FileNotFoundError: A checkpoint is not there.
+            ValueError: A checkpoint is damaged, or of another model than its part.
+        """
+        started = self.origin["started_from"] if self.origin else self._start_warm()
+        super().on_fit_start()
+        self.origin["started_from"] = started
+        if self.lipsync is not None and self.weights["sync"] and isinstance(self.data, JointDataModule):
+            self.origin["lipsync"] = self.lipsync.trained_on = self.data.lipsync.trains_on
+            self.lipsync.threshold.fill_(-math.inf)
+
+    def predict(self, batch: ConversationBatch) -> Prediction:
+        """Encode, then fuse; the terms are those of all parts, weighted, under the names of the parts."""
+        return self._predict_all(batch)[0]
+
+    def training_step(self, batch: ConversationBatch | JointBatch, batch_idx: int) -> Tensor:
+        """The sum of the loss terms, each of them logged."""
+        conversations = batch if isinstance(batch, ConversationBatch) else batch["conversations"]
+        prediction = self.predict(conversations)
+        if self.lipsync is not None and self.weights["sync"] and not isinstance(batch, ConversationBatch):
+            prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.weights["sync"])
+        return self._learn(prediction, len(conversations.label))
+
+    def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """What stores take of the fusion, and under its modality of every encoder."""
+        fused, encoded = self._predict_all(batch)
+        parts = {name: self._stored(prediction, batch, [name]) for name, prediction in encoded.items()}
+        return self._stored(fused, batch, self.modalities) | parts
+
+    def provenance(self) -> dict[str, Any]:
+        """What a store of this task's predictions tells of their origin: plain values."""
+        return super().provenance() | {"started_from": self.origin.get("started_from", {})}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model, or one that was trained on other emotions.
+
+        Raises:
+            ValueError: The checkpoint does not fit; the message says what differs.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if self.lipsync is not None:
+            self.lipsync.trained_on = self.origin.get("lipsync", "nothing")
+
+    def _students(self) -> Iterator[tuple[str, StudentTask]]:
+        return ((name, cast(StudentTask, part)) for name, part in self.students.items())
+
+    def _encoders(self) -> dict[str, StudentTask | TeacherTask]:
+        """By modality, the parts whose hidden states the fusion reads."""
+        found: dict[str, StudentTask | TeacherTask] = dict(self._students())
+        return found if self.teacher is None else {self.teacher.modality: self.teacher, **found}
+
+    def _predict_all(self, batch: ConversationBatch) -> tuple[Prediction, dict[str, Prediction]]:
+        """What the fusion says with the terms of all parts, and by modality what the encoders say."""
+        features, present = dict(batch.features), dict(batch.present)
+        encoded: dict[str, Prediction] = {}
+        terms: dict[str, Tensor] = {}
+        if self.teacher is not None:
+            name = self.teacher.modality
+            encoded[name] = taught = self.teacher.predict(batch)
+            terms |= _weighted("teacher", taught.terms, self.weights["teacher"])
+            for _, student in self._students():
+                given = {student.teacher: taught.logits, student.teacher_hidden: _hidden(taught)}
+                features |= {key: value.detach() for key, value in given.items()}
+                present |= dict.fromkeys(given, batch.present[name])
+        for name, student in self._students():
+            encoded[name] = student.predict(replace(batch, features=features, present=present))
+            terms |= _weighted(name, encoded[name].terms, self.weights["distillation"])
+        # As in a store of hidden states: nothing where the modality is absent.
+        states = {name: _hidden(part) * batch.present[name][:, None] for name, part in encoded.items()}
+        fused = self.fusion.predict(replace(batch, features={**batch.features, **states}))
+        return replace(fused, terms=_weighted("fusion", fused.terms, 1.0) | terms), encoded
+
+    def _start_warm(self) -> dict[str, str]:
+        """Load the staged checkpoints; by part, the digest of the weights that it starts from."""
+        for name, path in self.warm_start.items():
+            part, checkpoint = self.parts[name], read_checkpoint(path)
+            try:
+                part.on_load_checkpoint(checkpoint)
+            except ValueError as error:
+                raise ValueError(f"JointTask cannot start its part {name!r} from {Path(path)}: {error}") from error
+            part.load_state_dict(checkpoint["state_dict"])
+        return {name: weights_digest(self.parts[name]) for name in self.warm_start}
+
+    def _optimizer(self) -> Optimizer:
+        first, *others = (part.configure_optimizers() for part in self.parts.values())
+        for other in others:
+            if type(other) is not type(first):
+                raise ValueError(
+                    "One optimizer steps all parts of JointTask: expected the same class in each, found "
+                    f"{type(first).__name__} and {type(other).__name__}."
+                )
+            for group in other.param_groups:
+                first.add_param_group(group)
+        optimizer: Optimizer = first
+        return optimizer
+
+    def _module_names(self) -> list[str]:
+        def described(name: str, part: nn.Module) -> str:
+            return f"{name}: {type(part).__name__}({', '.join(type(m).__name__ for m in part.children())})"
+
+        return [described(name, part) for name, part in self.parts.items()]
+
+    def _check_parts(self) -> None:
+        widths = self.fusion.modalities
+        if not self.students:
+            raise ValueError("JointTask got no students: expected one or more; FusionTask trains a fusion alone.")
+        for name, student in self._students():
+            if student.modality != name:
+                raise ValueError(f"JointTask got a student of {student.modality!r} under the name {name!r}.")
+        for name, part in self._encoders().items():
+            if widths.get(name) != part.network.hidden_dim:
+                raise ValueError(
+                    f"The encoder of {name!r} gives hidden states of {part.network.hidden_dim} numbers, the fusion "
+                    f"expects {widths.get(name, 'none of that name')}: correct dims in the head, or hidden_dim."
+                )
+            if part.num_classes != self.num_classes:
+                raise ValueError(
+                    f"The fusion tells {self.num_classes} classes apart, the encoder of {name!r} {part.num_classes}."
+                )
+        if scheduled := [name for name, part in self.parts.items() if part.make_lr_scheduler is not None]:
+            raise ValueError(
+                f"One schedule steps all parts of JointTask: give it lr_scheduler, not {', '.join(scheduled)}."
+            )
+        if unknown := sorted(self.warm_start.keys() - self.parts.keys()):
+            raise ValueError(f"warm_start names {', '.join(unknown)}: expected some of {', '.join(self.parts)}.")
+
+
+def _hidden(prediction: Prediction) -> Tensor:
+    return cast(Tensor, prediction.hidden)  # which an encoder always gives
+
+
+def _weighted(part: str, terms: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    return {f"{part}/{name}": weight * term for name, term in terms.items()} if weight else {}
