@@ -162,7 +162,12 @@ class BootstrapResult(NamedTuple):
     p: float
 
 
-def paired_bootstrap(a: Predictions, b: Predictions, samples: int = 10_000, seed: int = 0) -> BootstrapResult:
+def paired_bootstrap(
+    a: Predictions | Sequence[Predictions],
+    b: Predictions | Sequence[Predictions],
+    samples: int = 10_000,
+    seed: int = 0,
+) -> BootstrapResult:
     """Whether one system's weighted F1 differs from another's on the same dialogues.
 
     Dialogues, not utterances, are drawn with replacement, because the utterances of a dialogue are not
@@ -170,9 +175,15 @@ def paired_bootstrap(a: Predictions, b: Predictions, samples: int = 10_000, seed
     samples with a difference on either side of 0, each with one sample added (Davison and Hinkley 1997, sec. 4.2),
     so it is never below ``2 / (samples + 1)``.
 
+    Of systems that were trained with several seeds, the difference is the mean over the seeds, and every sample
+    draws seeds with replacement too, both systems the same ones: the interval covers other dialogues and other seeds.
+    With a few seeds it is too narrow for the latter, since what n draws out of n seeds vary is
+    (n - 1) / n of the variance.
+
     Args:
-        a: Predictions of the first system.
-        b: Predictions of the second system for the same utterances, in any order.
+        a: Predictions of the first system, or a sequence of them, one a seed.
+        b: Predictions of the second system for the same utterances, in any order; with as many seeds as the first,
+            in the order of the first.
         samples: Number of draws.
         seed: Seed of the draws.
 
@@ -180,28 +191,42 @@ def paired_bootstrap(a: Predictions, b: Predictions, samples: int = 10_000, seed
         The difference ``b - a``, its 95 % interval, and the p-value.
 
     Raises:
-        PredictionsError: The two differ in classes, utterances or gold labels, or nothing is labelled.
-        ValueError: ``samples`` is below 1.
+        PredictionsError: Two differ in classes, utterances or gold labels, or nothing is labelled.
+        ValueError: ``samples`` is below 1, or the systems have no seeds or not as many as each other.
     """
     if samples < 1:
         raise ValueError(f"The bootstrap was given samples={samples}: expected at least 1.")
-    b = _aligned(a, b)
-    if not (a.gold != IGNORE_INDEX).any():
+    firsts, seconds = ([x] if isinstance(x, Predictions) else list(x) for x in (a, b))
+    if not firsts or len(firsts) != len(seconds):
+        raise ValueError(
+            f"The bootstrap was given {len(firsts)} and {len(seconds)} sets of predictions: expected one of each "
+            "system for every seed."
+        )
+    reference = firsts[0]
+    if not (reference.gold != IGNORE_INDEX).any():
         raise PredictionsError("The bootstrap has no labelled utterance to score: expected at least one.")
-    tables = torch.stack([_by_dialogue(a), _by_dialogue(b)])
-    dialogues = tables.shape[1]
-    generator = np.random.default_rng(seed)
+    tables = torch.stack(
+        [torch.stack([_by_dialogue(_aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
+    )
+    seeds, dialogues = tables.shape[1:3]
+    generator, generator_of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, seeds])
     differences = []
     for start in range(0, samples, 1000):
         size = min(1000, samples - start)
-        counts = torch.from_numpy(generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=size))
-        first, second = weighted_f1(torch.einsum("sd,kdgp->ksgp", counts.double(), tables))
-        differences.append(second - first)
+        counts = _drawn(generator, dialogues, size)
+        first, second = weighted_f1(torch.einsum("sd,krdgp->ksrgp", counts, tables))
+        share = _drawn(generator_of_seeds, seeds, size) / seeds
+        differences.append(((second - first) * share).sum(1))
     drawn = torch.cat(differences)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    observed = weighted_f1(tables.sum(dim=1))
+    observed = weighted_f1(tables.sum(dim=2)).mean(dim=1)
     return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
+
+
+def _drawn(generator: np.random.Generator, items: int, size: int) -> Tensor:
+    """How often each of some items is among as many draws with replacement, ``(size, items)``."""
+    return torch.from_numpy(generator.multinomial(items, np.full(items, 1 / items), size=size)).double()
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -15,11 +15,12 @@ from torch import Tensor
 from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey
 from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus, FeatureTable
 from merc.corpora.simulated.config import MODALITIES, SimulationConfig
-from merc.corpora.simulated.generate import Emission, SimulatedSplit, draw_split
+from merc.corpora.simulated.generate import Emission, SimulatedSplit, draw_first_face, draw_split
 from merc.corpora.simulated.oracle import Optimum, best_decision, chain_posterior, score, weighted_f1
 from merc.files import write_json
 
 __all__ = [
+    "FIRST_FACE",
     "MODALITIES",
     "OPTIMUM_FILE",
     "Emission",
@@ -32,6 +33,9 @@ __all__ = [
     "simulate",
     "weighted_f1",
 ]
+
+FIRST_FACE = "visual_first_face"
+"""Features beside ``visual``: those of the first face in the picture, whoever speaks."""
 
 OPTIMUM_FILE = "optimum.json"
 """Where :meth:`SimulatedCorpus.save` writes the optimum of every subset of modalities."""
@@ -66,7 +70,13 @@ def simulate(config: SimulationConfig | None = None, **overrides: Any) -> Simula
             "The text of an utterance says nothing about its emotion: only the features do.",
         ),
     )
-    features = {modality: _table(config, modality, corpus, drawn) for modality in config.modalities}
+    features = {
+        modality: _table(config, modality, corpus, drawn, [data.features[modality] for data in drawn.values()])
+        for modality in config.modalities
+    }
+    if "visual" in emissions:
+        faces = [draw_first_face(config, split, data, emissions["visual"]) for split, data in drawn.items()]
+        features[FIRST_FACE] = _table(config, "visual", corpus, drawn, faces, face="the first in the picture")
     return SimulatedCorpus(corpus, features, config, emissions, drawn)
 
 
@@ -76,7 +86,7 @@ class SimulatedCorpus(FeaturedCorpus):
 
     Args:
         corpus: The conversations.
-        features: Tables by modality.
+        features: Tables by modality, and :data:`FIRST_FACE` where there is ``visual``.
         config: Parameters that it was drawn with.
         emissions: How each modality shows an emotion.
         drawn: Everything drawn for each split, hidden variables included.
@@ -213,20 +223,25 @@ def _conversations(config: SimulationConfig, split: str, data: SimulatedSplit) -
 
 
 def _table(
-    config: SimulationConfig, modality: str, corpus: Corpus, drawn: Mapping[str, SimulatedSplit]
+    config: SimulationConfig,
+    modality: str,
+    corpus: Corpus,
+    drawn: Mapping[str, SimulatedSplit],
+    features: Sequence[Tensor],
+    **about: str,
 ) -> FeatureTable:
+    """The features of a modality, ``(N, width)`` for each split, as a table of the utterances that have it."""
     keys = [key for split in drawn for conversation in corpus[split] for key in conversation.keys]
     present = torch.cat([data.present[modality] for data in drawn.values()])
-    features = torch.cat([data.features[modality] for data in drawn.values()])
     here, missing = [], dict[UtteranceKey, str]()
     for key, there in zip(keys, present.tolist(), strict=True):
         if there:
             here.append(key)
         else:
             missing[key] = "absent at random in the simulation"
-    return FeatureTable(
-        here,
-        features[present],
-        missing,
-        {"source": "merc.corpora.simulate", "modality": modality, "config": dataclasses.asdict(config)},
-    )
+    parameters = dataclasses.asdict(config)
+    faces = parameters.pop("face_counts")  # of no concern to the other features, whose story stays as it was
+    if about:
+        parameters["face_counts"] = faces
+    provenance = {"source": "merc.corpora.simulate", "modality": modality, "config": parameters, **about}
+    return FeatureTable(here, torch.cat(tuple(features))[present], missing, provenance)

@@ -59,6 +59,8 @@ class SimulationConfig:
             else of the cast.
         length_counts: Relative frequencies of dialogues of 1, 2, 3, ... utterances.
         cast_counts: Relative frequencies of dialogues of 1, 2, 3, ... speakers.
+        face_counts: Relative frequencies of pictures with 1, 2, 3, ... faces; no picture has more than its dialogue
+            has speakers. They decide the features ``visual_first_face`` alone.
         seed: Non-negative seed. Every split and every purpose has its own stream of random numbers, so that
             changing a parameter or the size of one split leaves all other draws as they are.
 
@@ -91,6 +93,7 @@ class SimulationConfig:
     reply: float = 0.5
     length_counts: Sequence[float] = _MELD_LENGTHS
     cast_counts: Sequence[float] = _MELD_CASTS
+    face_counts: Sequence[float] = (1, 1, 1)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -146,6 +149,7 @@ class SimulationConfig:
         _within("complement_noise", self.complement_noise, math.inf)
         _frequencies("length_counts", self.length_counts)
         _frequencies("cast_counts", self.cast_counts)
+        _frequencies("face_counts", self.face_counts)
         _whole("seed", self.seed, 0)
 
     @property

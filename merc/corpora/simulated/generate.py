@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -145,6 +146,44 @@ def draw_split(config: SimulationConfig, split: str, emissions: Mapping[str, Emi
         present=present,
         log_likelihood=log_likelihood,
     )
+
+
+def draw_first_face(config: SimulationConfig, split: str, data: SimulatedSplit, emission: Emission) -> Tensor:
+    """What the first face in the picture shows: that of the speaker, or of somebody who listens.
+
+    With f faces in the picture (``face_counts``, at most as many as the dialogue has speakers) the first is the
+    speaker's with probability 1 / f, and the features are those of the split, to the bit. Else it is that of another
+    speaker of the dialogue, each as likely, who still has the emotion of their own last turn, or, before their first,
+    one drawn from ``emotions``; reliability and noise are drawn anew. Whether the face is there does not change.
+
+    Args:
+        config: Parameters.
+        split: Name of the split.
+        data: The split.
+        emission: What a face shows.
+
+    Returns:
+        ``(N, width)`` float32.
+    """
+    rng = stream(config, "first face", split)
+    number = len(data)
+    faces = 1 + rng.choice(len(config.face_counts), size=number, p=normalised(config.face_counts))
+    chance, whose = rng.random((2, number))
+    shown = rng.choice(len(config.emotions), size=number, p=config.prior)
+    speaker, emotion = data.speaker.numpy(), data.emotion.numpy()
+    listens = np.zeros(number, dtype=bool)
+    for start, end in pairwise(data.ptr.tolist()):
+        speakers = sorted(set(speaker[start:end].tolist()))
+        felt: dict[int, int] = {}
+        for row in range(start, end):
+            others = [person for person in speakers if person != speaker[row]]
+            listens[row] = chance[row] >= 1 / min(faces[row], len(speakers))
+            if listens[row]:
+                shown[row] = felt.get(others[int(whose[row] * len(others))], shown[row])
+            felt[int(speaker[row])] = int(emotion[row])
+    level = rng.choice(emission.levels, size=number, p=emission.weights)
+    listener = emission.sample(shown, level, rng)
+    return torch.where(torch.from_numpy(listens)[:, None], listener, data.features["visual"])
 
 
 def _turns(config: SimulationConfig, rng: np.random.Generator, dialogues: int) -> tuple[NDArray[np.bool_], Ints]:
