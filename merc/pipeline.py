@@ -19,6 +19,9 @@ from merc.store import MANIFEST, FeatureStore, StoreError
 MARK = "stage.json"
 """File in a stage's folder: what the stage was made from, and whether it is finished."""
 
+BEST = "best.ckpt"
+"""In a stage's folder: the way to its best checkpoint, ``{NAME}/best.ckpt`` for later stages."""
+
 RECORD = "pipeline.json"
 """File in the folder of a run: the pipeline that was finished there, with all that later use of it needs."""
 
@@ -163,6 +166,15 @@ class FinishedRun:
             ) from error
 
 
+def lead_to(pipeline: Pipeline, name: str) -> set[str]:
+    """The stages on which a stage depends, itself among them."""
+    found = {name}
+    for stage in reversed(pipeline.stages):
+        if stage.name in found:
+            found |= references(stage.options) - {"root", "seed"}
+    return found
+
+
 def references(value: object) -> set[str]:
     """The placeholders in the strings of a nested value."""
     if isinstance(value, str):
@@ -259,6 +271,17 @@ class StageRun:
         _remove(previous)
         self.folder.rename(previous)
 
+    def show_best(self, checkpoint: Path) -> None:
+        """Let the best checkpoint be found under one name, whatever its epoch: a link for later stages.
+
+        Args:
+            checkpoint: Its path in the folder.
+        """
+        link = self.folder / f".{BEST}.tmp"
+        link.unlink(missing_ok=True)
+        link.symlink_to(checkpoint)
+        link.replace(self.folder / BEST)
+
     def mark(self, **values: Any) -> None:  # noqa: ANN401 - JSON values
         """Add to the mark in the folder."""
         state = {**self.state, "fingerprint": self.fingerprint, "stage": asdict(self.stage), "seed": self.seed}
@@ -279,6 +302,7 @@ def plan(
     seeds: Sequence[int],
     find_config: Callable[[str], Path],
     extra: Sequence[str] = (),
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> Iterator[StageRun]:
     """The stages to run, for each seed, in order.
 
@@ -289,6 +313,8 @@ def plan(
         seeds: Seeds, each of which runs every stage that is not ``once``.
         find_config: From the name of a config to its file.
         extra: Command-line options for every Lightning stage.
+        elsewhere: Folders, by fingerprint, of stages that are not run here: whatever is made from the very same inputs
+            is the same stage, and lies there.
 
     Raises:
         PipelineError: The pipeline reads a corpus and ``root`` is not given, or not there.
@@ -304,7 +330,6 @@ def plan(
         places = {"root": str(root), "seed": str(seed)}
         prints = {"root": source, "seed": str(seed)}
         for stage in pipeline.stages:
-            folder = out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
             needed = sorted(references(stage.options))
             content = "" if stage.on_data else find_config(stage.config).read_text(encoding="utf-8")
             basis = [
@@ -316,6 +341,8 @@ def plan(
                 {name: prints[name] for name in needed},
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+            own = out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
+            folder = (elsewhere or {}).get(fingerprint, own)
             places[stage.name], prints[stage.name] = str(folder), fingerprint
             filled = Stage(**{**asdict(stage), "options": fill(stage.options, places)})
             if not stage.once:

@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run and annotate."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate and annotate."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
 
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
+  ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
 
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
@@ -37,6 +38,7 @@ A new video:
 
 _AFTER_INTERRUPTION = {
     "run": " The same command goes on from here.",
+    "ablate": " The same command goes on from here.",
     "annotate": " The same command goes on from here.",
     "predict": " The same command goes on from here.",
     "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last epoch.",
@@ -58,8 +60,9 @@ def find_config(name: str) -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """The short names of all shipped configs."""
-    return sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+    """The short names of all shipped configs; the rows of ablations are none."""
+    paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+    return sorted(str(path) for path in paths if path.parts[0] != "ablations")
 
 
 def expand_configs(args: Sequence[str]) -> list[str]:
@@ -115,6 +118,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.run import run_command
 
         return run_command(args[1:])
+    if command == "ablate":
+        from merc.cli.ablate import ablate_command
+
+        return ablate_command(args[1:])
     if command == "annotate":
         from merc.cli.annotate import annotate_command
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
@@ -37,11 +38,30 @@ def run_command(args: list[str]) -> int:
     parser.add_argument("pipeline", help="config of the pipeline: a file, or a short name such as demo/simulated.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
     parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one seed or several")
+    add_seeds(parser)
     given = parser.parse_args(own)
-    seeds = list(dict.fromkeys(given.seed))
-    run_pipeline(given.pipeline, out=given.out, root=given.root, seeds=seeds, trainer_options=extra)
+    run_pipeline(given.pipeline, out=given.out, root=given.root, seeds=seeds_of(given), trainer_options=extra)
     return 0
+
+
+def add_seeds(parser: ArgumentParser) -> None:
+    """The options that say with which seeds to train."""
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one seed or several")
+    parser.add_argument("--seeds", type=PositiveInt | None, default=None, help="that many seeds, 0, 1, 2, ...")
+
+
+def seeds_of(given: Namespace) -> list[int]:
+    """The seeds that the options ask for, each once.
+
+    Raises:
+        PipelineError: Both options are given, and differ.
+    """
+    if given.seeds is None:
+        return list(dict.fromkeys(given.seed))
+    counted = list(range(given.seeds))
+    if given.seed not in ([0], counted):
+        raise PipelineError(f"--seeds {given.seeds} means --seed {' '.join(map(str, counted))}: expected one of them.")
+    return counted
 
 
 def split_trainer_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,35 +103,57 @@ def run_pipeline(
         PipelineError: The pipeline does not hold together, has an option that its stage does not know, or lacks its
             root. Nothing has run then.
     """
-    console = Console()
-    stages = read_pipeline(find_config(str(pipeline)))
-    names = [stage.name for stage in stages.stages]
+    return run_stages(read_pipeline(find_config(str(pipeline))), out, root, seeds, trainer_options, Console())
+
+
+def run_stages(
+    stages: Pipeline,
+    out: str | Path,
+    root: str | Path | None,
+    seeds: Sequence[int],
+    trainer_options: Sequence[str],
+    console: Console,
+) -> Path:
+    """Run a pipeline that has been read; see :func:`run_pipeline`."""
     runs = list(plan(stages, out, root, seeds, find_config, trainer_options))
     record = _record(stages, out, root, seeds)
     with manners(quiet=True):
-        for run in runs[: len(names)]:  # those of the first seed: the others differ by the seed alone
-            _check_options(run, trainer_options)
+        for run in runs[: len(stages.stages)]:  # those of the first seed: the others differ by the seed alone
+            check_options(run, trainer_options)
         record.withdraw_others()
-        for run in runs:
-            seed = "" if run.stage.once else f", seed {run.seed}"
-            title = f"stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
-            if run.finished:
-                console.print(f"[dim]{title}: finished before, unchanged[/dim]")
-                continue
-            console.rule(title, align="left")
-            run.begin()
-            if run.stage.on_data:
-                parser, options = _data_options(run)
-                given = parser.instantiate_classes(options)
-                if run.stage.command == "import":
-                    IMPORTS[run.stage.config](**given, out=run.folder)
-                else:  # what it finds is for the user to judge: broken clips become missing utterances later on
-                    DOCTORS[run.stage.config](**given)
-            else:
-                _lightning(run, trainer_options, console)
-            run.mark(finished=True)
+        finish(runs, trainer_options, console)
     record.save()
     return _summarise(runs, Path(out), console)
+
+
+def finish(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:
+    """Run the stages that are not finished, in order.
+
+    Args:
+        runs: The stages.
+        trainer_options: Options for every Lightning stage.
+        console: Where each stage is told.
+        of: Whose stages they are, if that is to be told too.
+    """
+    names = list(dict.fromkeys(run.stage.name for run in runs))
+    for run in runs:
+        seed = "" if run.stage.once else f", seed {run.seed}"
+        title = f"{of}stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
+        if run.finished:
+            console.print(f"[dim]{title}: finished before, unchanged[/dim]")
+            continue
+        console.rule(title, align="left")
+        run.begin()
+        if run.stage.on_data:
+            parser, options = data_options(run)
+            given = parser.instantiate_classes(options)
+            if run.stage.command == "import":
+                IMPORTS[run.stage.config](**given, out=run.folder)
+            else:  # what it finds is for the user to judge: broken clips become missing utterances later on
+                DOCTORS[run.stage.config](**given)
+        else:
+            _lightning(run, trainer_options, console)
+        run.mark(finished=True)
 
 
 def _record(stages: Pipeline, out: str | Path, root: str | Path | None, seeds: Sequence[int]) -> FinishedRun:
@@ -142,18 +184,18 @@ def read_pipeline(path: Path) -> Pipeline:
     return pipeline
 
 
-def _check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
+def check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
     """Refuse an option that the stage does not know, before the first stage runs."""
     try:
         if run.stage.on_data:
-            _data_options(run)
+            data_options(run)
         else:
             MercParser(stage_arguments(run, trainer_options))
     except ArgumentError as error:
         raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
 
-def _data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
+def data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
     """The arguments of an import or a doctor as their types say, with the parser that knows them."""
     stage = run.stage
     functions: Mapping[str, Callable[..., Any]] = IMPORTS if stage.command == "import" else DOCTORS
@@ -233,6 +275,7 @@ def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
             "val/weighted_f1."
         )
     best = Path(os.path.relpath(path, run.folder))
+    run.show_best(best)
     run.mark(best=str(best))
     return str(run.folder / best)
 
