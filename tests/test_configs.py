@@ -144,6 +144,12 @@ def say_who_speaks(path, corpus):
     FeatureStore.write(path, keys, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).expand(len(keys), 4), kind="speaker")
 
 
+def source_of(clips, like):
+    """The clips with the stores that a source of a config has, as an option."""
+    stores = {kind: str(clips / kind) for kind in like if kind != "corpus"}
+    return json.dumps([{"corpus": str(clips / "corpus.json"), **stores}])
+
+
 def quick(options):
     return [f"--{name}={value}" for name, value in options.items()]
 
@@ -155,8 +161,7 @@ def test_stage_on_clips(name, tmp_path, clips, standins, monkeypatch):
     data = config["data"]["init_args"]
     options = standin(config, standins)
     if "sources" in data:
-        source = {kind: str(clips / kind) for kind in data["sources"][0] if kind != "corpus"}
-        options["data.sources"] = json.dumps([{"corpus": str(clips / "corpus.json"), **source}])
+        options["data.sources"] = source_of(clips, data["sources"][0])
     else:
         options |= {"data.corpus": clips / "corpus.json", "data.workers": 0}
         for store in {"faces", "speaker"} & data["reader"].get("init_args", {}).keys():
@@ -176,12 +181,17 @@ def test_stage_on_clips(name, tmp_path, clips, standins, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name not in MEDIA_STAGES])
-def test_stage(name, tmp_path, standins, monkeypatch):
+def test_stage(name, tmp_path, standins, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     config = CONFIGS[name]
     stores = config["data"]["init_args"].get("stores", {})
     options = ["--data.corpus=data/corpus.json", *(f"--data.stores.{store}=stores/{store}" for store in stores)]
     options += quick(standin(config, standins))
+    if "warm_start" in config["model"].get("init_args", {}):
+        options.append("--model.warm_start={}")  # pipelines start from what they have trained
+    if "lipsync" in config["data"]["init_args"]:
+        lips = config["data"]["init_args"]["lipsync"]["init_args"]["sources"][0]
+        options.append(f"--data.lipsync.init_args.sources={source_of(request.getfixturevalue('clips'), lips)}")
     cli = MercCLI(["--config", name, *options, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
 
