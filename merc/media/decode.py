@@ -587,7 +587,11 @@ def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
     """How to show a stored picture ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # frame.side_data would make a cycle of references, which keeps every frame until the garbage collector comes by.
+    make: Any = SideDataContainer
+    matrix = make(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return False, ()
     # Shown at (a x + c y, b x + d y) is what is stored at (x, y); other angles than right ones are rounded.

@@ -240,7 +240,7 @@ class _Run:
                 self.shot = self.decided
             image = self.waiting.popleft()
             if (self.decided - self.shot) % self.tracker.every == 0:
-                self.keys.append((self.decided, self.shot, image))
+                self.keys.append((self.decided, self.shot, image.clone()))  # a view would keep all of its chunk
             self.decided += 1
         while len(self.keys) >= _KEYS_AT_ONCE:
             self._detect(self.keys[:_KEYS_AT_ONCE])

@@ -1,5 +1,6 @@
 """Pictures on their time grid: exact after a seek, upright, cut and scaled, in sync with the sound."""
 
+import gc
 import math
 import pickle
 from itertools import chain
@@ -185,6 +186,20 @@ def test_rotated_and_mirrored_pictures_are_shown_upright(tmp_path, matrix):
                 :, : inner.shape[1], : inner.shape[2]
             ],
         )
+
+
+def test_frames_go_when_they_are_done_with(folder):
+    """None is left for the garbage collector, which does not know how much memory a frame takes."""
+    import av
+
+    write_media(folder / "short.mp4", pictures=[numbered(i) for i in range(30)])
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(len(frames.images) for frames in read_frames(Clip(str(folder / "short.mp4")), chunk=8)) == 30
+        assert not [found for found in gc.get_objects() if type(found) is av.VideoFrame]
+    finally:
+        gc.enable()
 
 
 def test_scaling_never_enlarges_and_says_its_scale(folder):
