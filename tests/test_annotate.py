@@ -299,6 +299,15 @@ def test_who_truly_speaks_is_needed_in_training_alone():
     assert source == {"corpus": "{data}/corpus.json", "faces": "{faces}/faces"}
 
 
+def test_where_a_training_started_is_needed_in_training_alone():
+    start = {"model.init_args.warm_start": {"fusion": "{fusion}/best.ckpt"}}
+    stores = {"text": "{teacher}/hidden", "audio": "{voice}/features"}
+    joint = Stage("joint", "fit", "joint.yaml", {**start, "data.stores": stores})
+    found = [*made_of(), joint]
+    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    assert needed == ["data", "words", "voice", "text", "teacher", "joint"]
+
+
 @pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
 def test_the_shipped_chains_can_be_applied(name):
     found = read_pipeline(find_config(name)).stages

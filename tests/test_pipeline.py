@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +131,18 @@ def test_a_kill_before_the_first_mark_is_in_nobodys_way(made, tmp_path):
     (tmp_path / "out/data/.stage.json.1234.tmp").write_text("{")
     made()[0].begin()
     assert json.loads((tmp_path / "out/data" / MARK).read_text())["finished"] is False
+
+
+def test_the_best_checkpoint_has_one_name_for_later_stages(made):
+    [_, teacher, *_] = made()
+    teacher.begin()
+    for epoch in (3, 7):
+        (teacher.folder / f"best-{epoch}.ckpt").write_text(str(epoch))
+        teacher.show_best(Path(f"best-{epoch}.ckpt"))
+        assert (teacher.folder / "best.ckpt").read_text() == str(epoch)
+    assert sorted(path.name for path in teacher.folder.iterdir() if path.name.startswith(".")) == []
+    moved = teacher.folder.rename(teacher.folder.with_name("moved"))
+    assert (moved / "best.ckpt").read_text() == "7"
 
 
 def test_results_that_are_gone_or_cut_are_not_finished(made):

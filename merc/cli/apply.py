@@ -181,12 +181,12 @@ def _not_of_new(stage: Stage, why: str, stages: Sequence[Stage]) -> PipelineErro
 
 
 def _for_new(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without what only training needs: who truly speaks, and other corpora to learn lips from."""
-    options = dict(options)
-    sources = options.get("data.sources")
-    if isinstance(sources, list):
-        own = [source for source in sources if references(source) and source.get("predict", True)][:1]
-        options["data.sources"] = [{k: v for k, v in source.items() if k != "speaker"} for source in own]
+    """Options without what only training needs: who truly speaks, other corpora to learn lips from, where to start."""
+    options = {name: value for name, value in options.items() if not name.endswith(".warm_start")}
+    for name, sources in options.items():
+        if name.endswith(".sources") and isinstance(sources, list):
+            own = [source for source in sources if references(source) and source.get("predict", True)][:1]
+            options[name] = [{k: v for k, v in source.items() if k != "speaker"} for source in own]
     return options
 
 
