@@ -115,6 +115,12 @@ class ConversationBatch:
         index = torch.arange(self.num_conversations, device=self.ptr.device)
         return index.repeat_interleave(self.lengths, output_size=self.num_utterances)
 
+    def in_any(self, chosen: Tensor) -> Tensor:
+        """``(N,)`` booleans: whether any utterance of the same conversation is ``chosen (N,)``."""
+        conversation = self.conversation
+        count = chosen.new_zeros(self.num_conversations, dtype=torch.long)
+        return count.index_add(0, conversation, chosen.long())[conversation] > 0
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ConversationBatch:
         """The batch on another device."""
 

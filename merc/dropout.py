@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Zero a share ``p`` of the elements in training, and scale up the others; see :class:`Dropout`."""
+    dropped = round(p * 256)
+    if not training or dropped in (0, 256) or x.device.type != "cpu" or x.numel() == 0:
+        return F.dropout(x, p, training)
+    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+    return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 class Dropout(nn.Dropout):
@@ -17,9 +28,4 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero a share ``p`` of the elements in training, and scale up the others."""
-        dropped = round(self.p * 256)
-        if not self.training or dropped in (0, 256) or x.device.type != "cpu" or x.numel() == 0:
-            return super().forward(x)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
+        return dropout(x, self.p, self.training)

@@ -1,4 +1,5 @@
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 import torch
@@ -214,3 +215,11 @@ def test_tensors_that_cover_other_utterances_are_refused(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         ConversationBatch(**(whole | changes))
+
+
+@given(batches(), st.integers(0, 5))
+def test_in_any_against_a_loop(batch, seed):
+    chosen = torch.rand(batch.num_utterances, generator=torch.Generator().manual_seed(seed)) < 0.3
+    starts = batch.ptr.tolist()
+    expected = [chosen[a:b].any().item() for a, b in pairwise(starts) for _ in range(a, b)]
+    assert batch.in_any(chosen).tolist() == expected

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from merc.batch import ConversationBatch
 from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
+from merc.fusion.context import attend
 from merc.losses import DistillationLoss, MeanSquaredError
 
 
@@ -59,9 +60,14 @@ class ModalityReconstruction(nn.Module):
         return compressed, self._along(self.up, compressed, batch)
 
     @staticmethod
-    def _along(convolution: nn.Module, values: Tensor, batch: ConversationBatch) -> Tensor:
-        dense, _ = batch.to_dense(values)
-        return batch.to_flat(convolution(dense.transpose(1, 2)).transpose(1, 2))
+    def _along(convolution: nn.Conv1d, values: Tensor, batch: ConversationBatch) -> Tensor:
+        # One matrix product over the windows of all utterances: a padded batch would convolve mostly padding.
+        reach = convolution.kernel_size[0] // 2
+        windows = F.pad(values, (0, 0, reach, reach)).unfold(0, 2 * reach + 1, 1)
+        there = batch.position[:, None] + torch.arange(-reach, reach + 1, device=values.device)
+        outside = (there < 0) | (there >= batch.lengths[batch.conversation][:, None])
+        windows = windows.masked_fill(outside[:, None], 0.0)
+        return F.linear(windows.flatten(1), convolution.weight.flatten(1), convolution.bias)
 
 
 class MaskedAttention(nn.Module):
@@ -77,13 +83,17 @@ class MaskedAttention(nn.Module):
         super().__init__()
         self.attend = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
 
-    def forward(self, query: Tensor, source: Tensor, known: Tensor) -> Tensor:
-        """Answers ``(B, T, dim)`` to ``query`` from the utterances of ``source`` that are ``known (B, T)``."""
-        some = known.any(1, keepdim=True)
-        # Attention over nothing is undefined: where nothing is known all are let in, and the answer is dropped.
-        answer, _ = self.attend(query, source, source, key_padding_mask=~known & some, need_weights=False)
-        heard: Tensor = answer.masked_fill(~some[..., None], 0.0)
-        return heard
+    def forward(self, query: Tensor, source: Tensor, known: Tensor, batch: ConversationBatch) -> Tensor:
+        """Answers ``(N, dim)`` to ``query`` from those utterances of the conversation in ``source`` that are ``known``.
+
+        Args:
+            query: ``(N, dim)``.
+            source: ``(N, dim)``.
+            known: ``(N,)`` booleans.
+            batch: Whose conversations the utterances are.
+        """
+        answer = attend(self.attend, query, source, known, batch)
+        return answer.masked_fill(~batch.in_any(known)[:, None], 0.0)
 
 
 class Refinement(nn.Module):
@@ -104,7 +114,7 @@ class Refinement(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, answer: Tensor, centre: Tensor) -> Tensor:
-        """Refine ``(B, T, dim)`` answers to the ``(B, T, dim)`` that asked."""
+        """Refine ``(N, dim)`` answers to the ``(N, dim)`` that asked."""
         middle = self.first_norm(self.dropout(answer) + centre)
         refined: Tensor = self.last_norm(self.feed_forward(middle) + middle)
         return refined
@@ -139,23 +149,24 @@ class CMATransformer(nn.Module):
         # A bias would add the same to every score, which the softmax removes; one source needs no gate.
         self.gate = nn.Linear(dim, dim, bias=False) if len(names) > 1 else None
 
-    def forward(self, hidden: dict[str, Tensor], known: dict[str, Tensor]) -> Tensor:
-        """The augmented centre ``(B, T, dim)``.
+    def forward(self, hidden: dict[str, Tensor], known: dict[str, Tensor], batch: ConversationBatch) -> Tensor:
+        """The augmented centre ``(N, dim)``.
 
         Args:
-            hidden: ``(B, T, dim)`` by modality.
-            known: ``(B, T)`` by modality: neither padding nor absent.
+            hidden: ``(N, dim)`` by modality.
+            known: ``(N,)`` by modality: which utterances have it.
+            batch: Whose conversations the utterances are.
         """
         asking = hidden[self.centre]
-        heard = {m: self.attend[m](asking, hidden[m], known[m]) for m in self.names}
+        heard = {m: self.attend[m](asking, hidden[m], known[m], batch) for m in self.names}
         heard[self.centre] = torch.stack(list(heard.values())).sum(0)
-        sources = torch.stack([self.refine[m](heard[m], asking) for m in self.names], dim=2)
+        sources = torch.stack([self.refine[m](heard[m], asking) for m in self.names], dim=1)
         if self.gate is None:
-            return sources[:, :, 0]
-        there = torch.stack([known[m].any(1) for m in self.names], dim=1)
+            return sources[:, 0]
+        there = torch.stack([batch.in_any(known[m]) for m in self.names], dim=1)
         score = self.gate(sources)
-        score = score.masked_fill(~there[:, None, :, None], torch.finfo(score.dtype).min)
-        mixed: Tensor = (score.softmax(2) * sources).sum(2)
+        score = score.masked_fill(~there[..., None], torch.finfo(score.dtype).min)
+        mixed: Tensor = (score.softmax(1) * sources).sum(1)
         return mixed
 
 
@@ -301,9 +312,7 @@ class CMATHFusion(FusionHead):
     ) -> dict[str, Tensor]:
         if self.transform is None:
             return hidden
-        dense = {m: batch.to_dense(values)[0] for m, values in hidden.items()}
-        known = {m: batch.to_dense(there)[0] for m, there in present.items()}
-        return {m: batch.to_flat(self.transform[m](dense, known)) for m in hidden}
+        return {m: self.transform[m](hidden, present, batch) for m in hidden}
 
 
 def _perceptron(dim: int, dropout: float) -> nn.Sequential:

@@ -7,7 +7,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout
+from merc.dropout import Dropout, dropout
+
+
+def attend(
+    attention: nn.MultiheadAttention,
+    query: Tensor,
+    source: Tensor,
+    known: Tensor,
+    batch: ConversationBatch | None = None,
+) -> Tensor:
+    """What :class:`torch.nn.MultiheadAttention` answers, with linear maps that touch no padding.
+
+    Dialogues are of such uneven lengths that most places of a padded batch are empty. Only scores and weights, which
+    cost little, are padded here. Where nothing is known the answer is finite and means nothing.
+
+    Args:
+        attention: The layer, of one width and with biases.
+        query: ``(N, dim)`` utterances of ``batch``, or without a batch ``(B, T, dim)``.
+        source: ``(N, dim)``, keys and values; or ``(B, S, dim)``.
+        known: ``(N,)`` booleans: which of the source may be heard; or ``(B, S)``.
+        batch: Whose conversations the utterances are.
+
+    Returns:
+        As ``query``.
+    """
+    dim, heads = attention.embed_dim, attention.num_heads
+    asked = F.linear(query, attention.in_proj_weight[:dim], attention.in_proj_bias[:dim])
+    told = F.linear(source, attention.in_proj_weight[dim:], attention.in_proj_bias[dim:])
+    if batch is not None:
+        asked, told, known = (batch.to_dense(values)[0] for values in (asked, told, known))
+    asked = torch.unflatten(asked, -1, (heads, -1)).transpose(1, 2) * (dim // heads) ** -0.5
+    key, value = torch.unflatten(told, -1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    score = asked @ key.mT
+    weight = score.masked_fill(~known[:, None, None], torch.finfo(score.dtype).min).softmax(-1)
+    heard = (dropout(weight, attention.dropout, attention.training) @ value).transpose(1, 2).flatten(2)
+    answer: Tensor = attention.out_proj(heard if batch is None else batch.to_flat(heard))
+    return answer
 
 
 class ConversationAttention(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from merc.batch import ConversationBatch
 from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
+from merc.fusion.context import attend
 from merc.graphs.dag import DAGEncoder
 from merc.losses.lfvd import (
     EmotionContrastiveLoss,
@@ -74,16 +75,19 @@ class LanguageGuidedAttention(nn.Module):
         self.feed_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, query: Tensor, key: Tensor, residual: Tensor, known: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, residual: Tensor, known: Tensor, batch: ConversationBatch | None = None
+    ) -> Tensor:
         """Ask a conversation.
 
         Args:
-            query: ``(B, T, dim)``.
-            key: ``(B, S, dim)``, values too.
-            residual: ``(B, T, dim)``, R.
-            known: ``(B, S)`` booleans: which keys may be heard, at least one in each conversation.
+            query: ``(N, dim)`` utterances of ``batch``, or without a batch ``(B, T, dim)``.
+            key: ``(N, dim)``, values too; or ``(B, S, dim)``.
+            residual: As ``query``, R.
+            known: ``(N,)`` booleans: which keys may be heard, at least one in each conversation; or ``(B, S)``.
+            batch: Whose conversations the utterances are.
         """
-        answer, _ = self.attention(query, key, key, key_padding_mask=~known, need_weights=False)
+        answer = attend(self.attention, query, key, known, batch)
         middle = self.norm(self.dropout(answer) + residual)
         fed: Tensor = self.feed_norm(self.dropout(self.feed(middle)) + middle)
         return fed
@@ -132,19 +136,19 @@ class LFATransformer(nn.Module):
         self, hidden: dict[str, Tensor], present: Mapping[str, Tensor], batch: ConversationBatch
     ) -> dict[str, Tensor]:
         """Enhance the modalities, each ``(N, dim)``, of the utterances that are ``present (N,)``."""
-        language, real = batch.to_dense(hidden[self.dominant])
+        language = hidden[self.dominant]
         mixed = language
         for name, ask in self.ask.items():
-            here, _ = batch.to_dense(present[name])
-            known = here | (real & ~here.any(1, keepdim=True))
-            told, _ = batch.to_dense(hidden[name])
-            answer = ask(language, told, told if self.residual == "auxiliary" else language, known)
-            mixed = mixed + (answer if name == self.dominant else answer * here[..., None])
+            here, told = present[name], hidden[name]
+            known = here | ~batch.in_any(here)
+            answer = ask(language, told, told if self.residual == "auxiliary" else language, known, batch)
+            mixed = mixed + (answer if name == self.dominant else answer * here[:, None])
         if self.listen is None or self.token is None:
-            return {**hidden, self.dominant: batch.to_flat(mixed)}
-        token = self.token.to(mixed.dtype).expand(len(mixed), 1, -1)
+            return {**hidden, self.dominant: mixed}
+        dense, real = batch.to_dense(mixed)
+        token = self.token.to(dense.dtype).expand(len(dense), 1, -1)
         # Of this attention only the token's answer is used, so only the token asks.
-        heard = torch.cat([token, mixed], dim=1)
+        heard = torch.cat([token, dense], dim=1)
         atmosphere = self.listen(token, heard, token, F.pad(real, (1, 0), value=True))[batch.conversation, 0]
         return {name: x + atmosphere for name, x in hidden.items()}
 

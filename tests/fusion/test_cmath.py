@@ -142,15 +142,16 @@ def test_attention_hears_what_is_known():
     layer = MaskedAttention(8, 2, 0.0)
     nn.init.normal_(layer.attend.in_proj_bias)
     nn.init.normal_(layer.attend.out_proj.bias)
-    query, source = torch.randn(3, 6, 8), torch.randn(3, 6, 8)
-    known = torch.rand(3, 6) < 0.5
-    known[1] = False
-    found = layer(query, source, known)
-    for b in range(3):
-        heard = [source[b, j] for j in range(6) if known[b, j]]
-        for i in range(6):
-            torch.testing.assert_close(found[b, i], attend(layer.attend, query[b, i], heard), **CLOSE)
-    assert (found[1] == 0).all()
+    batch = make_batch([6, 3, 8], {})
+    query, source = torch.randn(17, 8), torch.randn(17, 8)
+    known = torch.rand(17) < 0.5
+    known[6:9] = False
+    found = layer(query, source, known, batch)
+    for rows in conversations(batch):
+        heard = [source[j] for j in rows if known[j]]
+        for i in rows:
+            torch.testing.assert_close(found[i], attend(layer.attend, query[i], heard), **CLOSE)
+    assert (found[6:9] == 0).all()
 
 
 def test_refinement():
@@ -159,11 +160,10 @@ def test_refinement():
     for one in (layer.first_norm, layer.last_norm):
         nn.init.normal_(one.weight)
         nn.init.normal_(one.bias)
-    answer, centre = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    answer, centre = torch.randn(10, 8), torch.randn(10, 8)
     found = layer(answer, centre)
-    for b in range(2):
-        for i in range(5):
-            torch.testing.assert_close(found[b, i], refine(layer, answer[b, i], centre[b, i]), **CLOSE)
+    for i in range(10):
+        torch.testing.assert_close(found[i], refine(layer, answer[i], centre[i]), **CLOSE)
 
 
 def test_transformer_of_each_centre(batch):
@@ -191,9 +191,10 @@ def test_a_modality_that_a_conversation_lacks_is_as_if_it_were_none():
     torch.manual_seed(0)
     three, two = CMATransformer("text", NAMES, 8, 2, 0.0), CMATransformer("text", NAMES[:2], 8, 2, 0.0)
     two.load_state_dict({name: three.state_dict()[name] for name in two.state_dict()})
-    hidden = {m: torch.randn(2, 4, 8) for m in DIMS}
-    known = {m: torch.full((2, 4), m != "visual") for m in DIMS}
-    torch.testing.assert_close(three(hidden, known), two(hidden, known), **CLOSE)
+    batch = make_batch([4, 4], {})
+    hidden = {m: torch.randn(8, 8) for m in DIMS}
+    known = {m: torch.full((8,), m != "visual") for m in DIMS}
+    torch.testing.assert_close(three(hidden, known, batch), two(hidden, known, batch), **CLOSE)
 
 
 def test_variational_fusion(batch, monkeypatch):
