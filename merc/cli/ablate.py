@@ -207,10 +207,6 @@ class _Row:
     effect: dict[str, str]
 
 
-class _Refused(PipelineError):
-    """A row that cannot be run, or would show nothing."""
-
-
 class _Planner:
     """Plans the rows of a full model and refuses those that would show nothing.
 
@@ -282,43 +278,47 @@ class _Planner:
 
     def _plan(self, name: str, ablation: Ablation, stages: Sequence[str], elsewhere: dict[str, Path]) -> _Row:
         if ablation.system not in (None, self.system):
-            raise _Refused(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
+            raise PipelineError(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
         changes = {stage: dict(options) for stage, options in ablation.changes_of(self.full).items()}
-        changed_pipeline(self.full, {stage: {} for stage in ablation.modalities})  # they must be there
         for stage, kept in ablation.modalities.items():
             changes.setdefault(stage, {})["model.head.dims"] = self._dims(stage, kept)
-        known = changed_pipeline(self.full, changes)
+        changed = changed_pipeline(self.full, changes)
+        pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in stages]
+        for of_row, _ in pairs:
+            self._require_tested(of_row)
+        judged = " or ".join(of_row for of_row, _ in pairs)
+        leading = set().union(*(lead_to(changed, of_row) for of_row, _ in pairs))
+        if idle := changes.keys() - leading:
+            raise PipelineError(f"it changes {', '.join(sorted(idle))}, which does not lead to {judged}")
         effect = {stage: self._effect(stage, options) for stage, options in changes.items()}
         runs = list(
-            plan(known, self.out / "rows" / name, self.root, self.seeds, find_config, self.trainer_options, elsewhere)
+            plan(changed, self.out / "rows" / name, self.root, self.seeds, find_config, self.trainer_options, elsewhere)
         )
-        own = [run for run in runs if run.fingerprint not in elsewhere]
-        pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in stages]
-        compared = []
-        for of_row, of_full in pairs:
-            self._require_tested(of_row)
-            ours, theirs = _of(runs, of_row), _of(self.runs, of_full)
-            if [run.folder for run in ours] != [run.folder for run in theirs]:
-                compared.append((ours, theirs))
+        compared = [
+            (ours, theirs)
+            for ours, theirs in ((_of(runs, of_row), _of(self.runs, of_full)) for of_row, of_full in pairs)
+            if [run.folder for run in ours] != [run.folder for run in theirs]
+        ]
         if not compared:
-            raise _Refused(f"it changes nothing that leads to {' or '.join(of_row for of_row, _ in pairs)}")
-        idle = changes.keys() - set().union(*(lead_to(known, of_row) for of_row, _ in pairs))
-        if idle:
-            raise _Refused(f"{', '.join(sorted(idle))} does not lead to {' or '.join(of_row for of_row, _ in pairs)}")
+            raise PipelineError(f"it changes nothing that leads to {judged}")
+        own = [run for run in runs if run.fingerprint not in elsewhere and run.stage.name in leading]
         elsewhere |= {run.fingerprint: run.folder for run in own}
         return _Row(name, ablation, own, compared, effect)
 
     def _require_tested(self, name: str) -> None:
         if name not in self._first or not self._first[name].tested:
             tested = [run.stage.name for run in self._first.values() if run.tested]
-            raise _Refused(f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}")
+            raise PipelineError(
+                f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}"
+            )
 
     def _dims(self, stage: str, kept: Sequence[str]) -> dict[str, int]:
         """The widths of the modalities that the head of a stage keeps."""
+        changed_pipeline(self.full, {stage: {}})  # refuses a stage that is not there
         head = self._parse(stage).get("model", {}).get("init_args", {}).get("head") or {}
         dims = head.get("init_args", {}).get("dims", {})
         if lacking := [name for name in kept if name not in dims]:
-            raise _Refused(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(dims) or 'nothing'}")
+            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(dims) or 'nothing'}")
         return {name: dims[name] for name in dims if name in kept}
 
     def _effect(self, name: str, options: Mapping[str, Any]) -> str:
@@ -330,11 +330,11 @@ class _Planner:
         ours, theirs = self._parse(name), self._parse(name, options)
         for option in options:
             if self._parse(name, {k: v for k, v in options.items() if k != option}) == theirs:
-                raise _Refused(f"{name} has {option} {json.dumps(options[option])} without it")
+                raise PipelineError(f"{name} has {option} {json.dumps(options[option])} without it")
         if self._first[name].stage.on_data or _what(ours.get("data")) != _what(theirs.get("data")):
             return "data"
         if _what(ours["model"]) == _what(theirs["model"]):
-            raise _Refused(
+            raise PipelineError(
                 f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
             )
         full, row = self._make(name), self._make(name, options)
@@ -346,7 +346,7 @@ class _Planner:
         batches = [_batch_for(task, cli.datamodule, ours) for task, cli in zip(tasks, (full, row), strict=True)]
         found = what_differs(*tasks, *batches)
         if found is None:
-            raise _Refused(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
+            raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
         return found
 
     def _with(self, name: str, options: Mapping[str, Any] | None) -> StageRun:
@@ -367,7 +367,7 @@ class _Planner:
             else:
                 parsed = MercParser(stage_arguments(run, self.trainer_options)).config.as_dict()
         except ArgumentError as error:
-            raise _Refused(f"{name}, {run.stage.config}: {error}") from error
+            raise PipelineError(f"{name}, {run.stage.config}: {error}") from error
         if not options:
             self._parsed[name] = parsed
         return dict(parsed)
@@ -377,7 +377,7 @@ class _Planner:
         try:
             return MercCLI(stage_arguments(self._with(name, options), self.trainer_options), run=False)
         except (ValueError, TypeError) as error:
-            raise _Refused(f"{name}: {error}") from error
+            raise PipelineError(f"{name}: {error}") from error
 
 
 def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
@@ -508,30 +508,26 @@ def _percent(predictions: Sequence[Predictions]) -> list[float]:
     return [100 * found.metrics()["weighted_f1"] for found in predictions]
 
 
-def _columns(results: Sequence[_Result], *, all_of_it: bool) -> list[tuple[str, list[str]]]:
-    """The table by columns; the full model first, by every stage that a row is compared with."""
+def _columns(results: Sequence[_Result]) -> list[tuple[str, list[str]]]:
+    """What every table has, by columns; the full model first, by every stage that a row is compared with."""
     fulls = {result.against: result for result in results}
+    empty = [""] * len(fulls)
+    rows = [r.row.ablation.title + ("" if r.stage == r.against else f": {r.stage}") for r in results]
+    if len({r.against for r in results}) > 1:
+        rows = [f"{r.row.ablation.title}: {r.stage}" for r in results]
     columns = [
-        ("", [f"full model: {name}" for name in fulls] + [result.row.ablation.title for result in results]),
+        ("", [f"full model: {name}" for name in fulls] + rows),
         ("Weighted F1", [_spread(r.full) for r in fulls.values()] + [_spread(r.scores) for r in results]),
-        ("Difference", [""] * len(fulls) + [f"{r.difference:+.2f}" for r in results]),
-        ("95 % interval", [""] * len(fulls) + [f"{r.interval[0]:+.2f} to {r.interval[1]:+.2f}" for r in results]),
-        ("p", [""] * len(fulls) + [f"{r.bootstrap.p:.4f}" for r in results]),
+        ("Difference", empty + [f"{r.difference:+.2f}" for r in results]),
+        ("95 % interval", empty + [f"{r.interval[0]:+.2f}, {r.interval[1]:+.2f}" for r in results]),
+        ("p", empty + [f"{r.bootstrap.p:.4f}" for r in results]),
     ]
-    if all_of_it or any(r.stage != r.against for r in results) or len(fulls) > 1:
-        columns.insert(1, ("Stage", [*fulls, *(r.stage for r in results)]))
-    if all_of_it:
-        changed = [", ".join(f"{part} of {stage}" for stage, part in r.row.effect.items()) for r in results]
-        columns.insert(2, ("Changes", [""] * len(fulls) + changed))
     corpora = list(dict.fromkeys(corpus for r in results for corpus in r.row.ablation.reported))
-    for corpus in corpora or [""]:
+    for corpus in corpora or ["paper"]:
         found = [r.row.ablation.reported.get(corpus) for r in results]
         of_full = sorted({f"{reported.full:.2f}" for reported in found if reported})
-        cells = [" / ".join(of_full)] * len(fulls) + [_reported(reported, all_of_it) for reported in found]
-        columns.append((f"Paper, {corpus.upper()}" if corpus else "Paper", cells))
-    if all_of_it:
-        sources = [", ".join(filter(None, (r.row.ablation.paper, r.row.ablation.table))) for r in results]
-        columns.append(("Source", [""] * len(fulls) + sources))
+        cells = [f"{reported.difference:+.2f}" if reported else "no number" for reported in found]
+        columns.append((f"Paper: {corpus.upper()}" if corpora else "Paper", [" / ".join(of_full)] * len(fulls) + cells))
     return columns
 
 
@@ -540,22 +536,23 @@ def _spread(scores: Sequence[float]) -> str:
     return f"{statistics.fmean(scores):.2f}{deviation}"
 
 
-def _reported(found: Reported | None, with_score: bool) -> str:
-    if found is None:
-        return "no number"
-    return f"{found.difference:+.2f}" + (f" ({found.row:.2f})" if with_score else "")
-
-
 def _markdown(results: Sequence[_Result]) -> str:
-    columns = _columns(results, all_of_it=True)
+    columns = _columns(results)
+    before = [""] * len({result.against for result in results})
+    changed = [", ".join(f"{part} of {stage}" for stage, part in r.row.effect.items()) for r in results]
+    sources = [", ".join(filter(None, (r.row.ablation.paper, r.row.ablation.table))) for r in results]
+    columns += [("Changes", before + changed), ("Source", before + sources)]
     return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
 def _table(results: Sequence[_Result], title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = _columns(results, all_of_it=False)
+    columns = _columns(results)
     for index, (name, _) in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", no_wrap=bool(index))
+        if index:
+            table.add_column(name, justify="right", overflow="fold")
+        else:
+            table.add_column(name, min_width=20)
     for cells in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*map(escape, cells))
     return table
