@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +28,7 @@ from merc.ablation import (
     what_differs,
 )
 from merc.cli import find_config
-from merc.cli.lightning import MercCLI, MercParser, manners
+from merc.cli.lightning import MercParser, manners
 from merc.cli.run import (
     add_seeds,
     check_options,
@@ -40,7 +40,6 @@ from merc.cli.run import (
     split_trainer_options,
     stage_arguments,
 )
-from merc.datamodules import ConversationDataModule
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.report import markdown_table
 from merc.files import write_json, write_text
@@ -123,11 +122,11 @@ def run_ablations(
     console, out = Console(), Path(out)
     full = _read(str(pipeline))
     runs = list(plan(full, out / "full", root, seeds, find_config, trainer_options))
-    planner = _Planner(full, runs, out, root, tuple(seeds), tuple(trainer_options))
+    planner = _Planner(full, runs, out, root, seeds, trainer_options, stages)
     with manners(quiet=True):
         for run in runs[: len(full.stages)]:
             check_options(run, trainer_options)
-        planned = planner.plan_all(_choose(rows, planner.system), list(stages) or [planner.judged])
+        planned = planner.plan_all(_choose(rows, planner.system))
     run_stages(full, out / "full", root, seeds, trainer_options, console)
     with manners(quiet=True):
         for number, row in enumerate(planned, start=1):
@@ -217,6 +216,10 @@ class _Planner:
         root: The corpus on disk.
         seeds: The seeds.
         trainer_options: Options for every Lightning stage.
+        stages: The stages to compare; default: the last one that is tested.
+
+    Raises:
+        PipelineError: The pipeline does not test what is to be compared.
     """
 
     def __init__(
@@ -225,8 +228,9 @@ class _Planner:
         runs: Sequence[StageRun],
         out: Path,
         root: str | Path | None,
-        seeds: tuple[int, ...],
-        trainer_options: tuple[str, ...],
+        seeds: Sequence[int],
+        trainer_options: Sequence[str],
+        stages: Sequence[str],
     ) -> None:
         self.full = full
         self.runs = runs
@@ -235,13 +239,20 @@ class _Planner:
         self.seeds = seeds
         self.trainer_options = trainer_options
         self._first = {run.stage.name: run for run in runs[: len(full.stages)]}
-        self._parsed: dict[str, dict[str, Any]] = {}
+        self._parsers: dict[str, MercParser] = {}
+        self._made: dict[str, Namespace] = {}
         self._places = {name: str(run.folder) for name, run in self._first.items()}
         self._places |= {"root": str(root), "seed": str(seeds[0])}
-        tested = [run.stage.name for run in self._first.values() if run.tested]
-        if not tested:
+        self.stages = list(stages) or [run.stage.name for run in self._first.values() if run.tested][-1:]
+        if not self.stages:
             raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
-        self.judged = tested[-1]
+        for name in self.stages:
+            self._require_tested(name)
+
+    @property
+    def judged(self) -> str:
+        """The stage that the full model is judged by."""
+        return self.stages[-1]
 
     @property
     def system(self) -> str | None:
@@ -249,24 +260,18 @@ class _Planner:
         head = self._parse(self.judged).get("model", {}).get("init_args", {}).get("head")
         return head["class_path"] if isinstance(head, dict) else None
 
-    def plan_all(self, rows: Mapping[str, Ablation], stages: Sequence[str]) -> list[_Row]:
-        """Plan all rows.
-
-        Args:
-            rows: The rows by name.
-            stages: The stages to compare.
+    def plan_all(self, rows: Mapping[str, Ablation]) -> list[_Row]:
+        """Plan the rows, by name.
 
         Raises:
             PipelineError: A row is refused; the message names all that are, and why.
         """
-        for name in stages:
-            self._require_tested(name)
         elsewhere = {run.fingerprint: run.folder for run in self.runs}
         planned: list[_Row] = []
         refused: dict[str, str] = {}
         for name, ablation in rows.items():
             try:
-                planned.append(self._plan(name, ablation, stages, elsewhere))
+                planned.append(self._plan(name, ablation, elsewhere))
             except PipelineError as error:
                 refused[name] = str(error)
         if refused:
@@ -276,14 +281,14 @@ class _Planner:
             raise PipelineError(f"{len(refused)} of {len(rows)} rows cannot be run.{reasons}{advice}")
         return planned
 
-    def _plan(self, name: str, ablation: Ablation, stages: Sequence[str], elsewhere: dict[str, Path]) -> _Row:
+    def _plan(self, name: str, ablation: Ablation, elsewhere: dict[str, Path]) -> _Row:
         if ablation.system not in (None, self.system):
             raise PipelineError(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
         changes = {stage: dict(options) for stage, options in ablation.changes_of(self.full).items()}
         for stage, kept in ablation.modalities.items():
             changes.setdefault(stage, {})["model.head.dims"] = self._dims(stage, kept)
         changed = changed_pipeline(self.full, changes)
-        pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in stages]
+        pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in self.stages]
         for of_row, _ in pairs:
             self._require_tested(of_row)
         judged = " or ".join(of_row for of_row, _ in pairs)
@@ -338,13 +343,11 @@ class _Planner:
                 f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
             )
         full, row = self._make(name), self._make(name, options)
-        tasks = full.model, row.model
-        if not all(isinstance(task, EmotionTask) for task in tasks) or not all(
-            isinstance(cli.datamodule, ConversationDataModule) for cli in (full, row)
-        ):
+        if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
             return "data"  # a stage that makes features: what it makes is the data of those behind it
-        batches = [_batch_for(task, cli.datamodule, ours) for task, cli in zip(tasks, (full, row), strict=True)]
-        found = what_differs(*tasks, *batches)
+        stores = ours["data"]["init_args"]["stores"]
+        batches = (made_up_batch(_widths(m.model, stores), m.model.num_classes, m.data.graphs) for m in (full, row))
+        found = what_differs(full.model, row.model, *batches)
         if found is None:
             raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
         return found
@@ -356,28 +359,36 @@ class _Planner:
             run, stage=replace(run.stage, options={**run.stage.options, **fill(options or {}, self._places)})
         )
 
+    def _parser(self, name: str, options: Mapping[str, Any] | None = None) -> MercParser:
+        """A Lightning stage, parsed."""
+        if options or name not in self._parsers:
+            parser = MercParser(stage_arguments(self._with(name, options), self.trainer_options))
+            if options:
+                return parser
+            self._parsers[name] = parser
+        return self._parsers[name]
+
     def _parse(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The whole config of a stage, with all defaults."""
-        if not options and name in self._parsed:
-            return self._parsed[name]
         run = self._with(name, options)
         try:
-            if run.stage.on_data:
-                parsed = data_options(run)[1].as_dict()
-            else:
-                parsed = MercParser(stage_arguments(run, self.trainer_options)).config.as_dict()
+            parsed = data_options(run)[1] if run.stage.on_data else self._parser(name, options).config
         except ArgumentError as error:
             raise PipelineError(f"{name}, {run.stage.config}: {error}") from error
-        if not options:
-            self._parsed[name] = parsed
-        return dict(parsed)
+        return dict(parsed.as_dict())
 
-    def _make(self, name: str, options: Mapping[str, Any] | None = None) -> MercCLI:
-        """Task and datamodule of a stage, from the first seed; nothing runs."""
+    def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
+        """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""
+        if not options and name in self._made:
+            return self._made[name]
+        cli = self._parser(name, options)
         try:
-            return MercCLI(stage_arguments(self._with(name, options), self.trainer_options), run=False)
+            made: Namespace = cli.parser.instantiate_classes(cli.config)
         except (ValueError, TypeError) as error:
             raise PipelineError(f"{name}: {error}") from error
+        if not options:
+            self._made[name] = made
+        return made
 
 
 def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
@@ -387,16 +398,12 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
     return [_what(value) for value in config] if isinstance(config, list) else config
 
 
-def _batch_for(task: EmotionTask, data: ConversationDataModule, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """A made-up batch of the widths that a task reads, with the graphs of a datamodule."""
-    stores = config["data"]["init_args"]["stores"]
-    teacher, hidden = getattr(task, "teacher", None), getattr(task, "teacher_hidden", None)
-    widths = dict(task.modalities)
-    if isinstance(teacher, str) and teacher in stores:
-        widths[teacher] = task.num_classes
-    if isinstance(hidden, str) and hidden in stores:
-        widths[hidden] = task.network.hidden_dim  # type: ignore[union-attr, assignment]
-    return made_up_batch(widths, task.num_classes, data.graphs)
+def _widths(task: EmotionTask, stores: Iterable[str]) -> dict[str, int]:
+    """The width of all that a task reads: its modalities, and what is stored of a teacher."""
+    network: Any = getattr(task, "network", None)
+    of_teacher = {"teacher": task.num_classes, "teacher_hidden": getattr(network, "hidden_dim", 0)}
+    named = {getattr(task, name): width for name, width in of_teacher.items() if name in vars(task)}
+    return {**task.modalities, **{name: width for name, width in named.items() if name in stores}}
 
 
 def _of(runs: Sequence[StageRun], name: str) -> list[StageRun]:
