@@ -224,7 +224,7 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
 def imports(monkeypatch):
     """Small corpora in the place of those on disk."""
 
-    def pickled(*, file, layout, out):
+    def pickled(*, file, layout, out, **options):
         classes, widths = LAYOUTS[layout]
         tiny(classes, widths).save(out)
 

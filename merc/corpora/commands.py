@@ -100,7 +100,7 @@ def import_csv(
     _save(FeaturedCorpus(csv_corpus.read_csv(source, labels=labels, columns=columns, name=name), {}), out)
 
 
-def import_pickle(file: Path, *, out: Path, layout: str) -> None:
+def import_pickle(file: Path, *, out: Path, layout: str, standardize: Sequence[str] = ("audio", "visual")) -> None:
     """Import a community feature pickle.
 
     Args:
@@ -108,8 +108,9 @@ def import_pickle(file: Path, *, out: Path, layout: str) -> None:
         out: Folder to write the corpus and its features to.
         layout: mmgcn-iemocap, mmgcn-meld, bclstm-meld, sdt-iemocap, sdt-meld, cosmic-iemocap, cosmic-meld,
             multiemo-iemocap or multiemo-meld.
+        standardize: Features whose columns get mean 0 and standard deviation 1 over train; '[]' leaves all as they are.
     """
-    _save(pickles.import_pickle(file, layout=layout), out)
+    _save(pickles.import_pickle(file, layout=layout, standardize=standardize), out)
 
 
 def import_table(

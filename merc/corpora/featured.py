@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,31 @@ class FeatureTable:
                 f"NaN or infinite features for {len(bad)} utterances ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}): "
                 "expected finite numbers. Record such utterances as missing, with the reason."
             )
+
+    def standardized(self, train: Collection[UtteranceKey], bound: float = 10.0) -> FeatureTable:
+        """The same table with columns of mean 0 and standard deviation 1 over the training utterances.
+
+        What is constant there is only centred. Values beyond ``bound`` deviations are set to it.
+
+        Args:
+            train: The utterances that the statistics come from; those without a vector take no part.
+            bound: Largest absolute value.
+
+        Raises:
+            CorpusError: None of the training utterances has a vector.
+        """
+        rows = [row for row, key in enumerate(self.keys) if key in train]
+        if not rows:
+            raise CorpusError("No training utterance has a vector, from which mean and deviation could come.")
+        features = self.features.double()
+        known = features[rows]
+        deviation = known.std(0, correction=0)
+        # Rounding gives a constant column a deviation near 1e-17, by which nothing may be divided.
+        deviation = torch.where((known == known[0]).all(0), 1.0, deviation)
+        features = (features - known.mean(0)) / deviation
+        note = {"over": "train split", "bound": bound, "set_to_it": int((features.abs() > bound).sum())}
+        bounded = features.clamp(-bound, bound).to(self.features.dtype)
+        return replace(self, features=bounded, provenance={**self.provenance, "standardized": note})
 
     def save(self, path: str | Path) -> FeatureStore:
         """Write the table as a feature store and open it.

@@ -79,7 +79,7 @@ LAYOUTS = {
 """The layouts by name: MMGCN and MM-DFN, bc-LSTM, SDT (also M3NET, CMATH, LFVD), COSMIC, MultiEMO."""
 
 
-def import_pickle(file: str | Path, *, layout: str) -> FeaturedCorpus:
+def import_pickle(file: str | Path, *, layout: str, standardize: Sequence[str] = ("audio", "visual")) -> FeaturedCorpus:
     """Read a community feature pickle.
 
     Labels are mapped by name and ids are sorted, so that the result depends on no hash seed. Rows of
@@ -91,6 +91,9 @@ def import_pickle(file: str | Path, *, layout: str) -> FeaturedCorpus:
     Args:
         file: The pickle; for MultiEMO the folder with its four files.
         layout: A name of :data:`LAYOUTS`.
+        standardize: Features, of those that the file has, whose columns get mean 0 and standard deviation 1 over
+            train: openSMILE's are in hertz, decibels and counts, and a network, or the error of a reconstruction,
+            would see the largest alone. Vectors of text encoders have one scale and stay as they are.
 
     Returns:
         Corpus and features: ``text``, ``audio``, ``visual`` as far as the file has them. ``text`` is
@@ -101,10 +104,13 @@ def import_pickle(file: str | Path, *, layout: str) -> FeaturedCorpus:
         UnsafePickleError: The pickle asks for more than arrays and containers.
         CorpusError: The file is damaged or of another layout; the message says what it looks like and
             which layouts would fit.
-        ValueError: There is no such layout.
+        ValueError: There is no such layout, or there are no such features in any.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}.")
+    names = ("text", "audio", "visual", *_ROBERTA[1:])
+    if unknown := set(standardize) - set(names):
+        raise ValueError(f"Unknown features {sorted(unknown)} to standardize: expected some of {', '.join(names)}.")
     chosen = LAYOUTS[layout]
     main = Path(file)
     if chosen.main is not None:
@@ -125,7 +131,7 @@ def import_pickle(file: str | Path, *, layout: str) -> FeaturedCorpus:
         if not _looks_like(role, parts[role], chosen.corpus):
             raise CorpusError(f"{sources[role]} is {_describe(parts[role])}, expected {role} of {chosen.corpus}.")
     try:
-        return _Importer(chosen, main, parts, sources).run()
+        featured = _Importer(chosen, main, parts, sources).run()
     except CorpusError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -133,6 +139,11 @@ def import_pickle(file: str | Path, *, layout: str) -> FeaturedCorpus:
             f"{main} looks like {layout} at its first dialogue, but not throughout ({type(error).__name__}: {error}). "
             "Download it again."
         ) from error
+    train = {key for conversation in featured.corpus["train"] for key in conversation.keys}
+    tables = {
+        name: table.standardized(train) if name in standardize else table for name, table in featured.features.items()
+    }
+    return FeaturedCorpus(featured.corpus, tables)
 
 
 class _Importer:

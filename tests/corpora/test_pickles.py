@@ -4,8 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION
@@ -14,61 +16,6 @@ from merc.corpora.unpickle import UnsafePickleError
 from merc.labels import IEMOCAP6, MELD
 from merc.store import FeatureStore
 
-WIDTHS = {"text": 6, "audio": 3, "visual": 4, "roberta1": 8, "roberta2": 8, "roberta3": 8, "roberta4": 8}
-MELD_SPLITS = {"train": [0, 2, 10], "val": [1039, 1041], "test": [1153, 1432]}
-IEMOCAP_SPLITS = {
-    "train": ["Ses01F_impro02", "Ses04F_impro01"],
-    "val": ["Ses01M_impro01", "Ses03F_impro01"],
-    "test": ["Ses05F_impro01"],
-}
-SPLITS = {"meld": MELD_SPLITS, "iemocap": IEMOCAP_SPLITS}
-
-
-def lengths(corpus):
-    names = [name for names in SPLITS[corpus].values() for name in names]
-    return {name: 2 + index % 3 for index, name in enumerate(reversed(names))}
-
-
-def element(role, layout, splits_as):
-    """One element of a layout, with values that say where they belong."""
-    corpus, size = LAYOUTS[layout].corpus, lengths(LAYOUTS[layout].corpus)
-    role = role.rstrip("?")
-    if role in ("train", "val", "test"):
-        names = list(SPLITS[corpus][role])
-        if role == "train" and "val" not in LAYOUTS[layout].elements:
-            names += SPLITS[corpus]["val"]
-        return splits_as(reversed(names))
-    if role == "unverified":
-        return {name: [0] * n for name, n in size.items()}
-    rng = np.random.default_rng(len(role))
-    make = {
-        "ids": lambda name, n: [f"{name}_{'FM'[i % 2]}{i:03d}" if corpus == "iemocap" else 2 * i for i in range(n)],
-        "speakers": lambda name, n: (
-            ["FM"[i % 2] for i in range(n)] if corpus == "iemocap" else [list(np.eye(9)[i % 2]) for i in range(n)]
-        ),
-        "labels": lambda name, n: [(i + len(str(name))) % 6 for i in range(n)],
-        "sentiment": lambda name, n: [0] * n,
-        "sentences": lambda name, n: [f"Caf\xe9 {i}" for i in range(n)],
-    }
-    if role in WIDTHS:
-        return {name: list(rng.normal(size=(n, WIDTHS[role])).astype(np.float32)) for name, n in size.items()}
-    return {name: make[role](name, n) for name, n in size.items()}
-
-
-def write(folder, layout, *, splits_as=list, protocol=2, change=None):
-    """Write a pickle of a layout and give its path and the elements by role."""
-    chosen = LAYOUTS[layout]
-    parts = [element(role, layout, splits_as) for role in chosen.elements]
-    named = dict(zip(chosen.elements, parts, strict=True))
-    extra = {role: element(role, layout, splits_as) for role in chosen.files}
-    if change:
-        change({**named, **extra})
-    for role, value in extra.items():
-        (folder / chosen.files[role]).write_bytes(pickle.dumps(value, protocol))
-    path = folder / (chosen.main or "features.pkl")
-    path.write_bytes(pickle.dumps(parts, protocol))
-    return folder if chosen.files else path, {**named, **extra}
-
 
 @pytest.mark.parametrize("splits_as", [list, set, tuple, lambda names: np.array(list(names))])
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -76,7 +23,7 @@ def write(folder, layout, *, splits_as=list, protocol=2, change=None):
 def test_every_layout(tmp_path, layout, protocol, splits_as):
     path, parts = write(tmp_path, layout, protocol=protocol, splits_as=splits_as)
     chosen = LAYOUTS[layout]
-    featured = import_pickle(path, layout=layout)
+    featured = import_pickle(path, layout=layout, standardize=())
     corpus = featured.corpus
     labels = MELD if chosen.corpus == "meld" else IEMOCAP6
     assert corpus.labels == labels
@@ -99,6 +46,35 @@ def test_every_layout(tmp_path, layout, protocol, splits_as):
                 rows = [list(table.keys).index(key) for key in conversation.keys]
                 np.testing.assert_array_equal(table.features[rows], np.array(parts[role][name]))
     assert len(featured.features) == len(set(WIDTHS) & set(parts))
+
+
+def test_sound_and_faces_are_standardised_over_train_and_text_is_not(tmp_path):
+    def measure(parts):
+        for name, rows in parts["audio"].items():
+            parts["audio"][name] = [row * [1e5, 1, 0] + [3e6, 0, 7] for row in rows]
+        parts["audio"][1153][0][0] = 1e9  # of a test clip that lasts minutes
+
+    path, _ = write(tmp_path, "sdt-meld", change=measure)
+    raw, features = (
+        import_pickle(path, layout="sdt-meld", **options).features for options in ({"standardize": []}, {})
+    )
+    for name in ("text", "audio", "visual"):
+        train = [row for row, key in enumerate(features[name].keys) if key.partition == "train"]
+        before, after = raw[name].features[train].double(), features[name].features
+        assert list(raw[name].keys) == list(features[name].keys)
+        if name == "text":
+            np.testing.assert_array_equal(after, raw[name].features)
+            continue
+        deviation = before.std(0, correction=0)
+        expected = (raw[name].features - before.mean(0)) / torch.where(deviation > 1e-9, deviation, 1.0)
+        torch.testing.assert_close(after, expected.clamp(-10, 10).float(), atol=1e-4, rtol=1e-4)
+        assert features[name].provenance["standardized"] == {
+            "over": "train split",
+            "bound": 10.0,
+            "set_to_it": int(name == "audio"),
+        }
+    with pytest.raises(ValueError, match="expected some of text, audio, visual"):
+        import_pickle(path, layout="sdt-meld", standardize=["sound"])
 
 
 @pytest.mark.parametrize("layout", ["sdt-iemocap", "cosmic-meld"])

@@ -1,0 +1,49 @@
+"""From a community pickle of the real widths to a trained LFVD and CMATH: the commands of their pages, unchanged."""
+
+import pytest
+from made_pickles import write
+
+from merc.cli import main
+from merc.corpora.pickles import LAYOUTS
+
+AUDIO = {"meld": 300, "iemocap": 1582}
+WITH_ALL = [name for name, layout in LAYOUTS.items() if "visual" in (*layout.elements, *layout.files)]
+
+
+def widths(layout, text):
+    roberta = {f"roberta{number}": 1024 for number in (1, 2, 3, 4)}
+    return {"text": text, "audio": AUDIO[LAYOUTS[layout].corpus], "visual": 342, **roberta}
+
+
+def imported(folder, layout, text=1024):
+    path, _ = write(folder, layout, widths=widths(layout, text))
+    corpus = LAYOUTS[layout].corpus
+    assert main(["import", "pickle", str(path), "--layout", layout, "--out", f"runs/{corpus}-pickle/data"]) == 0
+    return corpus
+
+
+def fit(corpus, system, *options):
+    quick = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]
+    return main(["fit", "--config", f"{corpus}/{system}.yaml", *options, *quick])
+
+
+@pytest.mark.parametrize("system", ["lfvd", "cmath"])
+@pytest.mark.parametrize("layout", WITH_ALL)
+def test_every_layout_with_three_modalities_needs_no_option(layout, system, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit(imported(tmp_path, layout), system) == 0
+
+
+def test_other_widths_are_named_in_the_error_and_given_as_dims(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    corpus = imported(tmp_path, "mmgcn-meld", text=600)
+    assert fit(corpus, "lfvd") == 1
+    assert "600" in capsys.readouterr().err
+    assert fit(corpus, "lfvd", "--model.head.dims={text: 600, audio: 300, visual: 342}") == 0
+
+
+def test_a_layout_without_video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corpus = imported(tmp_path, "bclstm-meld", text=600)
+    stores = {name: f"runs/meld-pickle/data/features/{name}" for name in ("text", "audio")}
+    assert fit(corpus, "cmath", f"--data.stores={stores}", "--model.head.dims={text: 600, audio: 300}") == 0
