@@ -50,9 +50,9 @@ def fusion(classes=4, **options):
     return FusionTask(head, FusionLoss(16, projection_dim=8), **options)
 
 
-def lipsync(**options):
+def lipsync():
     network = LipSyncNet(size=SIZE, width=4, hidden=8, dropout=0.0)
-    return LipSyncTask(network, scorer=SyncScorer(window=24, hop=12), optimizer=adam(5e-3), **options)
+    return LipSyncTask(network, scorer=SyncScorer(window=24, hop=12), pair_frames=48, optimizer=adam(5e-3))
 
 
 def joint(classes=4, **options):
@@ -233,6 +233,14 @@ def test_what_is_absent_is_not_read(batch):
     torch.testing.assert_close(after.logits[batch.present["text"]], before.logits[batch.present["text"]])
 
 
+def test_the_fusion_is_given_nothing_where_a_student_has_nothing(batch):
+    task, seen = joint(), []
+    task.fusion.head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].features))
+    task.predict(batch)
+    for name in ("audio", "visual"):
+        assert torch.equal(seen[0][name].any(1), batch.present[name])
+
+
 @pytest.mark.parametrize("absent", [["audio"], ["audio", "visual"], ["text", "audio", "visual"]])
 def test_any_subset_of_modalities_trains(batch, absent):
     for name in absent:
@@ -316,7 +324,7 @@ def lips(tmp_path_factory):
 
     quiet = [(0, still(90))], talk(91)[1], -1
     folder = tmp_path_factory.mktemp("lips")
-    source = write_stores(folder, {"train": [*map(clip, range(4)), quiet], "val": [clip(70)]})
+    source = write_stores(folder, {"train": [*map(clip, range(4)), quiet], "val": [*map(clip, range(70, 73))]})
     return {**source, "speaker": str(folder / "speaker")}
 
 
@@ -543,6 +551,8 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path):
         again, datamodule=module, ckpt_path=last.best_model_path, weights_only=True, verbose=False
     )
     assert again.lipsync.trained_on == "lips/train"
+    trainer_in(tmp_path).validate(again.lipsync, datamodule=lips_data(lips), verbose=False)
+    assert torch.isfinite(again.lipsync.threshold)
 
 
 def test_lipsync_starts_from_its_own_stage(data, chain, lips, tmp_path):
