@@ -33,8 +33,10 @@ def attend(
         As ``query``.
     """
     dim, heads = attention.embed_dim, attention.num_heads
-    asked = F.linear(query, attention.in_proj_weight[:dim], attention.in_proj_bias[:dim])
-    told = F.linear(source, attention.in_proj_weight[dim:], attention.in_proj_bias[dim:])
+    # Split, not sliced: the gradient of a slice is as large as the whole, and mostly zeros.
+    weights = torch.split(attention.in_proj_weight, [dim, 2 * dim])
+    biases = torch.split(attention.in_proj_bias, [dim, 2 * dim])
+    asked, told = F.linear(query, weights[0], biases[0]), F.linear(source, weights[1], biases[1])
     if batch is not None:
         asked, told, known = (batch.to_dense(values)[0] for values in (asked, told, known))
     asked = torch.unflatten(asked, -1, (heads, -1)).transpose(1, 2) * (dim // heads) ** -0.5

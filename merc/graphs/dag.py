@@ -107,8 +107,9 @@ class DAGLayer(nn.Module):
 
 def _by_gate(content: Tensor, context: Tensor) -> Tensor:
     """The weights of both cells: reset and update of either, then new of either."""
-    dim = len(content) // 3
-    return torch.cat([content[: 2 * dim], context[: 2 * dim], content[2 * dim :], context[2 * dim :]])
+    sizes = [2 * len(content) // 3, len(content) // 3]
+    (old_c, new_c), (old_p, new_p) = torch.split(content, sizes), torch.split(context, sizes)
+    return torch.cat([old_c, old_p, new_c, new_p])
 
 
 class _Recurrence(torch.autograd.Function):

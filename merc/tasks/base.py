@@ -21,6 +21,7 @@ from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import refuse_other_model, weights_digest
+from merc.tasks.optimizers import fused_on_cpu
 from merc.tasks.trainer import datamodule_of
 
 
@@ -191,7 +192,7 @@ class EmotionTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
         """Every parameter of the task, those of its losses too."""
-        optimizer = self._optimizer()
+        optimizer = fused_on_cpu(self._optimizer())
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)

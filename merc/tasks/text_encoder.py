@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassF1Score
 from transformers import get_linear_schedule_with_warmup
 
 from merc.encoders.text import TextBatch, TextEncoder
+from merc.tasks.optimizers import fused_on_cpu
 
 
 class TextEncoderTask(L.LightningModule):
@@ -112,7 +113,7 @@ class TextEncoderTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
         """The optimizer over all parameters, with a schedule that is stepped after every step."""
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = fused_on_cpu(self.make_optimizer(self.parameters()))
         if self.make_lr_scheduler is not None:
             scheduler: Any = self.make_lr_scheduler(optimizer)
         else:
