@@ -146,8 +146,10 @@ class JointTask(EmotionTask):
         super().on_fit_start()
         self.origin["started_from"] = started
         if self.lipsync is not None and self.weights["sync"] and isinstance(self.data, JointDataModule):
-            self.origin["lipsync"] = self.lipsync.trained_on = self.data.lipsync.trains_on
+            self.lipsync.trained_on = self.data.lipsync.trains_on
             self.lipsync.threshold.fill_(-math.inf)
+        if self.lipsync is not None:
+            self.origin["lipsync"] = self.lipsync.trained_on
 
     def predict(self, batch: ConversationBatch) -> Prediction:
         """Encode, then fuse; the terms are those of all parts, weighted, under the names of the parts."""
