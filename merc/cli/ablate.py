@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def _read(name: str) -> Pipeline:
 
 def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablation]:
     """The rows that are asked for, by name; by default all shipped ones of a system."""
-    shipped = {name: read_ablation(file) for name, file in shipped_rows().items()}
+    shipped = _shipped()
     fitting = [name for name, row in shipped.items() if row.system == system]
     chosen = {} if asked else {name: shipped[name] for name in fitting}
     for value in map(str, asked):
@@ -185,6 +186,11 @@ def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablati
             f"No rows are shipped for {system or 'a pipeline without a fusion head'}: give your own with --rows FILE."
         )
     return chosen
+
+
+@cache
+def _shipped() -> dict[str, Ablation]:
+    return {name: read_ablation(file) for name, file in shipped_rows().items()}
 
 
 @dataclass(frozen=True)
@@ -277,7 +283,7 @@ class _Planner:
         if refused:
             reasons = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
             others = " ".join(row.name for row in planned)
-            advice = f"\nThe others can be run: --rows {others}" if planned else ""
+            advice = f"\nThe others can be run, by --rows: {others}" if planned else ""
             raise PipelineError(f"{len(refused)} of {len(rows)} rows cannot be run.{reasons}{advice}")
         return planned
 
