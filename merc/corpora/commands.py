@@ -174,6 +174,22 @@ def import_evidence(
     console.print(f"Wrote {out}")
 
 
+def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> None:
+    """Measure how every utterance is written: length, punctuation, capitals.
+
+    Args:
+        corpus: An imported corpus: its folder, or its corpus.json.
+        out: Folder of the new store.
+        features: A feature store, of a text encoder for example, that stands in front of the numbers.
+    """
+    from merc.encoders.writing import writing_table  # brings transformers along, which no other import needs
+
+    store = writing_table(_load(corpus), None if features is None else FeatureStore(features)).save(out)
+    console = _console()
+    _print_store(console, Path(out).name, store)
+    console.print(f"Wrote {out}")
+
+
 def import_simulated(*, out: Path, **parameters: Any) -> None:  # noqa: ANN401 - those of SimulationConfig
     """Draw a simulated corpus whose best possible score is known.
 
@@ -259,6 +275,7 @@ IMPORTS: Mapping[str, Callable[..., None]] = {
     "pickle": import_pickle,
     "table": import_table,
     "evidence": import_evidence,
+    "writing": import_writing,
     "simulated": import_simulated,
     "rendered": import_rendered,
     "lips": import_lips,

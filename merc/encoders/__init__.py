@@ -8,6 +8,7 @@ from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
+from merc.encoders.writing import measure_writing, writing_table
 
 __all__ = [
     "SAMPLE_RATE",
@@ -23,4 +24,6 @@ __all__ = [
     "TextInput",
     "VisualEncoder",
     "evidence_table",
+    "measure_writing",
+    "writing_table",
 ]
