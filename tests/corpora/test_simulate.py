@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from merc.conversation import Corpus
 from merc.corpora.simulated import (
+    FIRST_FACE,
     MODALITIES,
     SimulationConfig,
     best_decision,
@@ -333,6 +334,57 @@ def test_one_seed_gives_one_corpus_and_parameters_do_not_reshuffle_it():
     assert not torch.equal(first.drawn["train"].features["audio"][:40], test.features["audio"][:40])
 
 
+def first_face(corpus, split="test"):
+    """The features of the first face, and which of them are not the speaker's."""
+    table, data = corpus.features[FIRST_FACE], corpus.drawn[split]
+    assert corpus.features["visual"].missing == table.missing and corpus.features["visual"].keys == table.keys
+    return table.features, (table.features != data.features["visual"][data.present["visual"]]).any(1)
+
+
+def test_the_first_face_is_the_speakers_or_a_listeners():
+    corpus = small(
+        face_counts=(1, 2, 3),
+        separations={"text": 1.0, "audio": 1.0, "visual": 1e4},
+        saliences={},
+        reliability_levels=(1.0, 0.9, 0.8),
+        seed=5,
+    )
+    data, emission = corpus.drawn["test"], corpus.emissions["visual"]
+    features, others = first_face(corpus)
+    # The centres are so far apart that the nearest direction is that of the emotion which the face shows.
+    latent = torch.nn.functional.normalize(features.double() @ torch.from_numpy(emission.map))
+    shown = (latent @ torch.nn.functional.normalize(torch.from_numpy(emission.centres)).T).argmax(1)
+    rows = data.present["visual"].nonzero().flatten().tolist()
+    start_of = {row: start for start, end in itertools.pairwise(data.ptr.tolist()) for row in range(start, end)}
+    end_of = {row: end for start, end in itertools.pairwise(data.ptr.tolist()) for row in range(start, end)}
+    chances, unheard = [], []
+    for index, row in enumerate(rows):
+        cast = set(data.speaker[start_of[row] : end_of[row]].tolist())
+        chances.append(1 - (1 + 2 / min(2, len(cast)) + 3 / min(3, len(cast))) / 6)
+        listeners = cast - {int(data.speaker[row])}
+        past = range(start_of[row], row)
+        last = {int(data.speaker[turn]): int(data.emotion[turn]) for turn in past}
+        if not others[index]:
+            assert shown[index] == data.emotion[row]
+        elif listeners <= last.keys():
+            assert int(shown[index]) in {last[person] for person in listeners}
+        elif not listeners & last.keys():
+            unheard.append(int(shown[index]))
+    assert float(others.double().mean()) == pytest.approx(np.mean(chances), abs=0.02)
+    share = np.bincount(unheard, minlength=7) / len(unheard)  # of those who have not spoken yet: as the labels
+    assert share == pytest.approx(corpus.config.prior, abs=0.05)
+
+
+def test_faces_change_nothing_else():
+    alone, many = tiny(face_counts=(1,)), tiny(face_counts=(0, 0, 1))
+    assert not first_face(alone)[1].any() and first_face(many)[1].any()
+    for name in MODALITIES:
+        assert torch.equal(alone.features[name].features, many.features[name].features)
+        assert alone.features[name].provenance == many.features[name].provenance
+    assert alone.features[FIRST_FACE].provenance["config"]["face_counts"] == (1,)
+    assert FIRST_FACE not in simulate(dialogues={"test": 2}, widths={"text": 8}).features
+
+
 def test_standard_error_is_that_of_fresh_samples():
     scores = [small(dialogues={"test": 100}, seed=seed).optimum_of("test", ["text"]) for seed in range(25)]
     estimated = np.mean([s.standard_error for s in scores])
@@ -404,6 +456,7 @@ def test_other_emotions_and_a_single_modality():
         ({"complement_noise": math.inf}, "complement_noise"),
         ({"length_counts": ()}, "length_counts"),
         ({"cast_counts": (0, 0)}, "not all 0"),
+        ({"face_counts": (0, 0)}, "face_counts is"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "whole number"),
     ],

@@ -113,6 +113,30 @@ def test_bootstrap_equals_the_slow_version():
     assert result.p == pytest.approx(min(1, 2 * (tail + 1) / 201))
 
 
+def test_bootstrap_over_seeds_equals_the_slow_version():
+    systems = [[made_up(accuracy, seed) for seed in (1, 2, 3)] for accuracy in (0.5, 0.6)]
+    order = torch.randperm(len(systems[0][0].keys), generator=torch.Generator().manual_seed(0))
+    systems[1][2] = reordered(systems[1][2], order)
+    result = paired_bootstrap(*systems, samples=150, seed=4)
+    systems[1][2] = reordered(systems[1][2], order.argsort())
+    by_seed = [slow_bootstrap(a, b, 150, seed=4) for a, b in zip(*systems, strict=True)]
+    of_seeds = np.random.default_rng([4, 3]).multinomial(3, [1 / 3] * 3, size=150).tolist()
+    slow = [
+        statistics.fmean(by_seed[s][sample] for s in range(3) for _ in range(times[s]))
+        for sample, times in enumerate(of_seeds)
+    ]
+    means = [statistics.fmean(p.metrics()["weighted_f1"] for p in system) for system in systems]
+    tail = min(sum(d <= 0 for d in slow), sum(d >= 0 for d in slow))
+    assert result.difference == pytest.approx(means[1] - means[0])
+    assert result.interval == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+    assert result.p == pytest.approx(min(1, 2 * (tail + 1) / 151))
+    assert paired_bootstrap(systems[0][:1], systems[1][:1], 100) == paired_bootstrap(systems[0][0], systems[1][0], 100)
+    with pytest.raises(ValueError, match="3 and 2 sets of predictions"):
+        paired_bootstrap(systems[0], systems[1][:2])
+    with pytest.raises(ValueError, match="0 and 0 sets"):
+        paired_bootstrap([], [])
+
+
 def test_bootstrap_tells_equal_systems_from_different_ones():
     a, better = made_up(0.5, 1), made_up(0.9, 2)
     assert paired_bootstrap(a, a) == (0.0, (0.0, 0.0), 1.0)
