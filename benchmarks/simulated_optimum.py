@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 from statistics import mean, stdev
 
-from merc.corpora.simulated import MODALITIES, SimulationConfig, simulate
+from merc.corpora.simulated import FIRST_FACE, MODALITIES, SimulatedCorpus, SimulationConfig, simulate
 
 
 def main() -> None:
@@ -44,6 +44,15 @@ def main() -> None:
     error = mean(o.standard_error for o in full)
     print(f"\nEmotion known, label noisy: {100 * mean(o.weighted_f1 for o in perfect):.1f}")
     print(f"Utterances a test split: {utterances:.0f}; standard error of all three, by bootstrap: {100 * error:.2f}")
+    faces = mean(of_a_listener(corpus) for corpus in noisy)
+    print(f"First faces in the picture that are not the speaker's: {100 * faces:.0f} %")
+
+
+def of_a_listener(corpus: SimulatedCorpus) -> float:
+    """Share of the utterances of test with a face whose first face in the picture is not the speaker's."""
+    data = corpus.drawn["test"]
+    differs = corpus.features[FIRST_FACE].features != data.features["visual"][data.present["visual"]]
+    return differs.any(1).double().mean().item()
 
 
 if __name__ == "__main__":
