@@ -1,18 +1,17 @@
 """How long the four training stages of the main system take at the size of MELD, against the arithmetic they need.
 
-python benchmarks/train_speed.py [--epochs 30] [--threads 2] [--fused]
+python benchmarks/train_speed.py [--epochs 30] [--threads 2]
 
-Random features of MELD's sizes (9989, 1109 and 2610 utterances; 1024 wide for text and audio, 768 for video) lie in
-stores on disk. Teacher (GAT, 4 layers of 256), audio student (GCN, 3), visual student (GAT, 3) and hierarchical fusion
-(256) train one after the other through the tasks, the datamodule and a Trainer that clips gradients, validates and
-saves checkpoints every epoch; the best checkpoint of each stage then writes the stores that the next one reads. With
-fewer epochs than 30, the time of the epochs is scaled up; what a stage does once is not.
+Random features of MELD's sizes (1038, 114 and 280 dialogues, as long as there; 1024 wide for text and audio, 768 for
+video) lie in stores on disk. Teacher (GAT, 4 layers of 256), audio student (GCN, 3), visual student (GAT, 3) and
+hierarchical fusion (256) train one after the other through the tasks, the datamodule and a Trainer that clips
+gradients, validates and saves checkpoints every epoch; the best checkpoint of each stage then writes the stores that
+the next one reads. With fewer epochs than 30, the time of the epochs is scaled up; what a stage does once is not.
 
 The floor is the multiply-adds of all training steps and validations, counted on one batch and scaled by utterances,
 over the rate of matrix products with as many threads, measured before and after the stages. The rate is that of
 the better of a large square product and the products of the layers' own shapes, so that a slow product of small
-matrices is no excuse. ``--fused`` takes PyTorch's fused AdamW, which cannot go with gradient clipping under 16-mixed
-and is therefore not in the shipped configs.
+matrices is no excuse. ``benchmarks/systems_speed.py`` measures every system, one stage at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,14 +32,16 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from merc.batch import ConversationBatch
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import Conversation, Corpus, Utterance
+from merc.corpora.simulated import SimulationConfig
 from merc.datamodules import ConversationDataModule
 from merc.fusion import HierarchicalFusion
-from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
-from merc.labels import MELD
+from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder, GraphEncoder
+from merc.labels import MELD, LabelSet
 from merc.losses import FusionLoss
-from merc.store import FeatureStore
+from merc.store import FeatureStore, Kind
 from merc.tasks import FusionTask, StudentTask, TeacherTask
 from merc.tasks.base import EmotionTask
 
@@ -47,34 +49,42 @@ EPOCHS = 30
 REFERENCE_MINUTES = 126
 """What the public reference implementation takes for the same epochs: about 126 minutes on such a machine."""
 
-SIZES = {"train": (1038, 9989), "val": (114, 1109), "test": (280, 2610)}
+DIALOGUES = {"train": 1038, "val": 114, "test": 280}
 WIDTHS = {"text": 1024, "audio": 1024, "visual": 768}
 DIM, C = 256, len(MELD)
 
 
-def make_data(folder: Path) -> Path:
-    """A corpus of MELD's size with labels drawn at random, and normal features, in ``folder``."""
+def make_corpus(labels: LabelSet, dialogues: dict[str, int], counts: Sequence[float]) -> Corpus:
+    """A corpus of random labels, whose dialogues are of 1, 2, 3, ... utterances as often as ``counts`` say."""
+    cumulative = torch.tensor(counts, dtype=torch.double).cumsum(0)
     splits = {}
-    for split, (dialogues, utterances) in SIZES.items():
-        extra = torch.multinomial(torch.rand(dialogues), utterances - dialogues, replacement=True)
-        lengths = 1 + extra.bincount(minlength=dialogues)
+    for split, number in dialogues.items():
+        places = (torch.arange(number) + 0.5) / number * cumulative[-1]
+        lengths = 1 + torch.searchsorted(cumulative, places.double())[torch.randperm(number)]
         splits[split] = [
             Conversation(
-                str(number),
+                str(index),
                 tuple(
-                    Utterance(str(index), f"speaker {index % 3}", label=MELD.names[int(torch.randint(C, ()))])
-                    for index in range(length)
+                    Utterance(str(turn), f"speaker {turn % 3}", label=labels.names[int(torch.randint(len(labels), ()))])
+                    for turn in range(length)
                 ),
                 partition=split,
             )
-            for number, length in enumerate(lengths.tolist())
+            for index, length in enumerate(lengths.tolist())
         ]
-    corpus = Corpus("random", MELD, splits)
-    corpus.save(folder / "corpus.json")
+    return Corpus("random", labels, splits)
+
+
+def utterances(corpus: Corpus, split: str) -> int:
+    """Utterances of a split."""
+    return sum(len(conversation) for conversation in corpus[split])
+
+
+def write_store(path: Path, corpus: Corpus, width: int, kind: Kind = "features") -> None:
+    """Normal features for every utterance of the corpus."""
     keys = [key for split in corpus for conversation in corpus[split] for key in conversation.keys]
-    for name, width in WIDTHS.items():
-        FeatureStore.write(folder / name, keys, torch.randn(len(keys), width))
-    return folder / "corpus.json"
+    provenance = {"classes": list(corpus.labels.names)} if kind == "logits" else {}
+    FeatureStore.write(path, keys, torch.randn(len(keys), width), kind=kind, provenance=provenance)
 
 
 class EpochClock(Callback):
@@ -112,42 +122,51 @@ def train(task: EmotionTask, data: ConversationDataModule, folder: Path, epochs:
     return time.perf_counter() - start + clock.seconds * (EPOCHS / epochs - 1)
 
 
-def multiply_adds(task: EmotionTask, data: ConversationDataModule) -> float:
-    """Multiply-adds of ``EPOCHS`` epochs of training and validation."""
-    batch = data.split("train").select(range(data.batch_size))
+def multiply_adds(task: EmotionTask, batch: ConversationBatch) -> tuple[float, float]:
+    """Multiply-adds of a training step and of a validation step, for each utterance of the batch."""
     with FlopCounterMode(display=False) as training:
-        torch.stack([*task.train().predict(batch).terms.values()]).sum().backward()
+        task.train().predict(batch).loss.backward()
     with FlopCounterMode(display=False) as validation, torch.no_grad():
         task.eval().predict(batch)
+    task.zero_grad()
     # The counter sees matrix products only. On each edge GATv2 multiplies and adds twice a channel, for the score and
     # for the sum of messages, the GCN once; the backward pass takes each of them twice.
-    channels = sum(
-        edges.index.shape[1] * DIM * len(task.network.layers) * (2 if isinstance(task.network, GATEncoder) else 1)
-        for edges in batch.edges.values()
-    )
+    channels = 0
+    network = getattr(task, "network", None)
+    if isinstance(network, GraphEncoder):
+        times = len(network.layers) * network.hidden_dim * (2 if isinstance(network, GATEncoder) else 1)
+        channels = sum(edges.index.shape[1] * times for edges in batch.edges.values())
     each = training.get_total_flops() / 2 + 3 * channels, validation.get_total_flops() / 2 + channels
-    task.zero_grad()
-    epoch = sum(work * SIZES[split][1] for work, split in zip(each, ("train", "val"), strict=True))
-    return EPOCHS * epoch / batch.num_utterances
+    return each[0] / batch.num_utterances, each[1] / batch.num_utterances
+
+
+PRODUCTS = {
+    "square of 1024": (1024, 1024, 1024),
+    "projection, 154 x 1024 x 256": (154, 1024, 256),
+    "graph layer, 154 x 256 x 256": (154, 256, 256),
+    "experts, 154 x 256 x 1024": (154, 256, 1024),
+    "transformer, 462 x 256 x 512": (462, 256, 512),
+}
+"""Shapes of matrix products: rows, inner width, columns."""
+
+
+def product_times(shape: tuple[int, int, int], clock: Callable[[], float], repeats: int = 30) -> list[float]:
+    """Seconds of matrix products of a shape."""
+    rows, inner, columns = shape
+    left, right, times = torch.randn(rows, inner), torch.randn(inner, columns), []
+    for _ in range(repeats):
+        start = clock()
+        left @ right
+        times.append(clock() - start)
+    return times
 
 
 def rates() -> dict[str, float]:
     """Multiply-adds a second of matrix products, by shape; the best of several, as other jobs only slow them down."""
-    found = {}
-    for name, (rows, inner, columns) in {
-        "square of 1024": (1024, 1024, 1024),
-        "projection, 154 x 1024 x 256": (154, 1024, 256),
-        "graph layer, 154 x 256 x 256": (154, 256, 256),
-        "experts, 154 x 256 x 1024": (154, 256, 1024),
-        "transformer, 462 x 256 x 512": (462, 256, 512),
-    }.items():
-        left, right, times = torch.randn(rows, inner), torch.randn(inner, columns), []
-        for _ in range(30):
-            start = time.perf_counter()
-            left @ right
-            times.append(time.perf_counter() - start)
-        found[name] = rows * inner * columns / min(times)
-    return found
+    return {
+        name: shape[0] * shape[1] * shape[2] / min(product_times(shape, time.perf_counter))
+        for name, shape in PRODUCTS.items()
+    }
 
 
 def peak_mb() -> float:
@@ -161,14 +180,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--fused", action="store_true", help="fused AdamW")
     options = parser.parse_args()
 
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    adam = partial(torch.optim.AdamW, lr=5e-4, weight_decay=1e-3, fused=options.fused or None)
+    adam = partial(torch.optim.AdamW, lr=5e-4, weight_decay=1e-3)
     stages: dict[str, tuple[EmotionTask, dict[str, str], str | None]] = {
         "teacher": (TeacherTask(GATEncoder(1024, C, DIM, 4), "text", optimizer=adam), {"text": "text"}, "text"),
         "audio student": (
@@ -191,7 +209,9 @@ def main() -> None:
     before = rates()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = make_data(folder)
+        corpus = make_corpus(MELD, DIALOGUES, SimulationConfig().length_counts)
+        for feature, width in WIDTHS.items():
+            write_store(folder / feature, corpus, width)
         for stage, (task, stores, graph) in stages.items():
             data = ConversationDataModule(
                 corpus,
@@ -199,7 +219,9 @@ def main() -> None:
                 {graph: GraphBuilder()} if graph else None,
             )
             seconds[stage] = train(task, data, folder / stage, options.epochs)
-            work[stage] = multiply_adds(task, data)
+            each = multiply_adds(task, data.split("train").select(range(data.batch_size)))
+            epoch = sum(w * utterances(corpus, split) for w, split in zip(each, ("train", "val"), strict=True))
+            work[stage] = EPOCHS * epoch
     after = rates()
     best = {shape: max(before[shape], after[shape]) for shape in before}
     rate = max(best.values())
