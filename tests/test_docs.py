@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import merc.cli.ablate
 import merc.cli.annotate
 import merc.cli.run
+from merc.ablation import parts_of, shipped_rows
 from merc.annotate import Annotation
 from merc.cli import expand_configs, find_config, main
 from merc.cli.lightning import MercCLI
@@ -93,7 +95,7 @@ def test_code_runs(page, runs):
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
-    known = {"annotate", "configs", "doctor", "fit", "import", "predict", "run", "test"}
+    known = {"ablate", "annotate", "configs", "doctor", "fit", "import", "predict", "run", "test"}
     assert {words[0] for _, words in COMMANDS} == known
 
 
@@ -113,6 +115,7 @@ def options():
         "docs/distillation.md": "simulated/audio.yaml",
         "docs/graphs.md": "simulated/teacher.yaml",
         "docs/cmath.md": "meld/cmath.yaml",
+        "docs/joint.md": "simulated/joint.yaml",
         "docs/lfvd.md": "meld/lfvd.yaml",
     }
     for page in PAGES:
@@ -142,6 +145,17 @@ def test_commands_of_pipelines_parse(words, monkeypatch):
     ((pipeline, options),) = ran
     stages = read_pipeline(find_config(pipeline)).stages
     assert ("{root}" in yaml.safe_dump([stage.options for stage in stages])) == (options["root"] is not None)
+
+
+@pytest.mark.parametrize("words", of("ablate"))
+def test_commands_of_ablations_parse(words, monkeypatch):
+    ran = []
+    monkeypatch.setattr(merc.cli.ablate, "run_ablations", lambda pipeline, **options: ran.append((pipeline, options)))
+    assert main(words) == 0
+    ((pipeline, options),) = ran
+    assert find_config(pipeline) and options["seeds"]
+    for part in options["rows"]:
+        assert list(parts_of(list(shipped_rows()), part))
 
 
 @pytest.mark.parametrize("words", of("annotate"))
