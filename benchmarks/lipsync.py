@@ -190,11 +190,9 @@ def windows_right(task: LipSyncTask, clip: LipSyncClip, right: int, frames: int 
     return wins
 
 
-def true_speaker(found: Sequence[FaceTrack], true: FaceTrack | None) -> int:
-    """The track that overlaps most with the true speaker's, or -1."""
-    shares = [overlap(track, true) if true is not None else 0.0 for track in found]
-    best = max(range(len(shares)), key=shares.__getitem__, default=-1)
-    return best if best >= 0 and shares[best] > 0.4 else -1
+def speaking(found: Sequence[FaceTrack], true: Sequence[FaceTrack]) -> set[int]:
+    """Which of the tracks that were found are a true one of the speaker, who has one in every shot that shows him."""
+    return {number for number, track in enumerate(found) if any(overlap(track, other) > 0.4 for other in true)}
 
 
 def overlap(a: FaceTrack, b: FaceTrack) -> float:
@@ -208,19 +206,23 @@ def overlap(a: FaceTrack, b: FaceTrack) -> float:
     return float((sides / union).sum()) / min(len(a), len(b))
 
 
-def rendered_truth(run: Path) -> tuple[LipSyncSource, dict[tuple[str, str, str], int]]:
-    """The rendered corpus of a run, and which of the tracks that were found truly speaks, -1 for none."""
+def rendered_truth(run: Path) -> tuple[LipSyncSource, dict[tuple[str, str, str], set[int]]]:
+    """The rendered corpus of a run, and which of the tracks that were found truly are the speaker's: none if unseen."""
     faces = {kind: str(run / "faces" / kind) for kind in KINDS}
-    source = LipSyncSource(str(run / "data/corpus.json"), **faces)
-    found, true, speaker = (
-        FeatureStore(path) for path in (faces["faces"], run / "data/truth/faces", run / "data/truth/speaker")
-    )
+    found, true = FeatureStore(faces["faces"]), FeatureStore(run / "data/truth/faces")
+    people = json.loads((run / "data/truth/tracks.json").read_text())
     truth = {}
     for key in found.keys:
-        tracks = rows_to_tracks(true.sequence(key)) if key in true else []
-        chosen = int(speaker[key][0]) if key in speaker else -1
-        truth[key] = true_speaker(rows_to_tracks(found.sequence(key)), tracks[chosen] if chosen >= 0 else None)
-    return source, truth
+        tracks = zip(rows_to_tracks(true.sequence(key)), people[str(key)], strict=True)
+        truth[key] = speaking(
+            rows_to_tracks(found.sequence(key)), [track for track, person in tracks if person["speaks"]]
+        )
+    return LipSyncSource(str(run / "data/corpus.json"), **faces), truth
+
+
+def is_right(track: int, truth: set[int]) -> bool:
+    """Whether a choice is a track of the speaker, or nobody if none is."""
+    return track in truth if truth else track == NOBODY
 
 
 def seconds_per_window(network: LipSyncNet, frames: int = 32, repeats: int = 5) -> float:
@@ -270,7 +272,7 @@ def main() -> None:
     drawn = opened(lips).clips("test")
     silent = [clip.tracks[0] for clip in drawn if clip.speaker == NOBODY]
     composites = composed([clip for clip in drawn if clip.speaker == 0], silent)
-    scenes: list[tuple[LipSyncClip, int]] = []
+    scenes: list[tuple[LipSyncClip, set[int]]] = []
     if options.rendered:
         source, truth = rendered_truth(options.rendered)
         scenes = [(clip, truth[clip.key]) for clip in opened(source).clips("test") if len(clip.tracks) > 1]
@@ -298,7 +300,7 @@ def main() -> None:
                         )
                     ],
                     "drawn": [chosen(task, tracks, sound) == 0 for tracks, sound in composites],
-                    "scenes": [chosen(task, c.tracks, c.sound) == speaker for c, speaker in scenes],
+                    "scenes": [is_right(chosen(task, c.tracks, c.sound), speaker) for c, speaker in scenes],
                 }
                 for column, right in found.items():
                     wins[name].setdefault(column, []).extend(right)
@@ -317,7 +319,7 @@ def main() -> None:
         cells = [still, *(wins.get(method, {}).get(column, []) for column in columns)]
         print(f"| {method} | {share([w for *_, w in hard])} | {over} | {' | '.join(map(share, cells))} |")
     if scenes:
-        print(f"| first face | | | | | | | {share([speaker == 0 for _, speaker in scenes])} |")
+        print(f"| first face | | | | | | | {share([is_right(0, speaker) for _, speaker in scenes])} |")
     small, large = seconds_per_window(LipSyncNet()), seconds_per_window(PooledNet(size=224), repeats=1)
     parameters = sum(p.numel() for p in LipSyncNet().parameters())
     print(

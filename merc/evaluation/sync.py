@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from merc.losses.sync import pairwise_distance
 from merc.speaker.net import MEL_PER_FRAME, LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
@@ -73,7 +74,7 @@ def pair_scores(scorer: SyncScorer, trials: Sequence[SyncTrial]) -> tuple[Tensor
 
 
 def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -> Tensor:
-    distance = (2 - 2 * (audio @ video[..., None])[..., 0]).clamp(min=1e-6).sqrt()  # (N, W, L)
+    distance = pairwise_distance(audio, video[..., None, :])[..., 0]  # (N, W, L)
     best = distance.mean(1).amin(-1)
     return -best + scorer.activity * activity.float().sigmoid().mean(-1)
 
@@ -83,6 +84,9 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
 
     .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
+    Means and deviations are taken from medians: where one face alone is in the picture it counts as the speaker's, and
+    now and then it is a listener's, whose low score must not move the threshold.
+
     Args:
         own: Scores of faces with their own sound, at least two.
         others: Scores of faces with a sound that is not theirs, at least two.
@@ -90,5 +94,10 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
     """
     low, high = float(others.min()), float(own.max())
     values = torch.linspace(min(low, high), max(low, high), 1001, dtype=torch.double)
-    below = [torch.special.ndtr((values - x.mean()) / x.std().clamp(min=1e-3)) for x in (own, others)]
+    below = [torch.special.ndtr((values - x.median()) / _deviation(x).clamp(min=1e-3)) for x in (own, others)]
     return float(values[(visible * (1 - below[0]) + (1 - visible) * below[1]).argmax()])
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """The standard deviation of a Gaussian, from the median distance to the median."""
+    return 1.4826 * (x - x.median()).abs().median()

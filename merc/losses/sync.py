@@ -122,5 +122,5 @@ class SyncLoss(nn.Module):
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances ``(A, B)`` of unit vectors ``(A, d)`` and ``(B, d)``, with a gradient at distance 0 too."""
-    return (2 - 2 * full_precision(a) @ full_precision(b).T).clamp(min=1e-6).sqrt()
+    """Euclidean distances ``(..., A, B)`` of unit vectors ``(..., A, d)``, ``(..., B, d)``; a gradient at 0, too."""
+    return (2 - 2 * full_precision(a) @ full_precision(b).mT).clamp(min=1e-6).sqrt()

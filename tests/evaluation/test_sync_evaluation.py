@@ -43,6 +43,12 @@ def test_the_threshold_is_the_best_on_many_draws(visible):
     assert worth(found) == pytest.approx(max(worth(t / 100) for t in range(-160, -40)), abs=2e-3)
 
 
+def test_a_few_listeners_taken_for_speakers_do_not_move_the_threshold():
+    own, others = torch.randn(40) * 0.15 - 0.7, torch.randn(2000) * 0.1 - 1.3
+    clean, mixed = (speaking_threshold(torch.cat([own, others[:listeners]]), others) for listeners in (0, 6))
+    assert mixed == pytest.approx(clean, abs=0.05)
+
+
 def test_a_rarer_nobody_asks_for_a_lower_score():
     own, others = torch.tensor([-0.6, -0.7, -0.9]), torch.tensor([-1.2, -1.4, -1.3])
     thresholds = [speaking_threshold(own, others, visible) for visible in (0.5, 0.9, 0.99)]
