@@ -197,12 +197,15 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
 
     classes = getattr(task, "num_classes", 7)
     widths = getattr(task, "modalities", {})
-    tiny(classes, widths).save(tmp_path / "data")
+    drawn = {name: width for name, width in widths.items() if name in ("text", "audio", "visual")}
+    tiny(classes, drawn).save(tmp_path / "data")
     corpus = Corpus.load(tmp_path / "data/corpus.json")
     for store in stores:
-        if store in widths:
+        if store in drawn:
             (tmp_path / "stores").mkdir(exist_ok=True)
             (tmp_path / "stores" / store).symlink_to(tmp_path / "data/features" / store)
+        elif store in widths:  # what the simulation has nothing of
+            random_store(tmp_path / "stores" / store, corpus, widths[store])
         else:  # of a teacher
             hidden = store == getattr(task, "teacher_hidden", None)
             width, kind = (task.network.hidden_dim, "hidden") if hidden else (classes, "logits")
@@ -256,7 +259,7 @@ def imports(monkeypatch):
     real = merc.cli.run.IMPORTS
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
     wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
-    known = {**{name: real[name] for name in ("simulated", "evidence", "lips")}, **wrapped}
+    known = {**{name: real[name] for name in ("simulated", "evidence", "lips", "writing")}, **wrapped}
     monkeypatch.setattr(merc.cli.run, "IMPORTS", known)
     return known
 
@@ -290,7 +293,7 @@ def test_pipeline(name, tmp_path, standins, imports):
 
     scores = json.loads((tmp_path / "out/summary.json").read_text())
     tested = [s["name"] for s in pipeline["stages"] if s["command"] == "fit" and s.get("report", True)]
-    assert list(scores) == tested and "fusion" in tested
+    assert list(scores) == tested and {"fusion", "hierarchical"} & set(tested)
     for stage in pipeline["stages"]:
         folder = tmp_path / "out" / (stage["name"] if stage.get("once") else f"seed-0/{stage['name']}")
         assert json.loads((folder / "stage.json").read_text())["finished"]
