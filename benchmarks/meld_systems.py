@@ -5,9 +5,12 @@
 
 reads the predictions that the run has left and prints, for every system, its parameters, its weighted F1 on the test
 split, and its difference from the text teacher by a paired bootstrap over dialogues and seeds; the same for the average
-of the systems' probabilities, seed by seed; then the differences that say what brings how much. With ``--folds 5`` also
-what prosody and writing add to the text before any network: closed-form evidence of them together, on dialogues of train
-that it was not fitted on.
+of the systems' probabilities, seed by seed; then the differences that say what brings how much.
+
+    python benchmarks/meld_systems.py runs/minilm --folds 5
+
+also prints what prosody and writing add to the text before any network: closed-form evidence of them together, on
+dialogues of train that it was not fitted on.
 """
 
 from __future__ import annotations
