@@ -35,6 +35,7 @@ from merc.cli.run import (
     check_options,
     data_options,
     finish,
+    finish_at_once,
     read_pipeline,
     run_stages,
     seeds_of,
@@ -85,6 +86,7 @@ def ablate_command(args: list[str]) -> int:
         rows=given.rows,
         stages=given.stages,
         trainer_options=extra,
+        jobs=given.jobs,
     )
     return 0
 
@@ -98,6 +100,7 @@ def run_ablations(
     rows: Sequence[str | Path] = (),
     stages: Sequence[str] = (),
     trainer_options: Sequence[str] = (),
+    jobs: int = 1,
 ) -> Path:
     """Run a full model and its ablations from Python; ``merc ablate`` does the same.
 
@@ -111,6 +114,7 @@ def run_ablations(
             Default: all shipped rows of the system that the pipeline trains.
         stages: Stages to compare. Default: the last one that is tested.
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        jobs: Seeds that are trained at once, of the full model and then of the rows, each in a process of its own.
 
     Returns:
         The report.
@@ -128,10 +132,13 @@ def run_ablations(
         for run in runs[: len(full.stages)]:
             check_options(run, trainer_options)
         planned = planner.plan_all(_choose(rows, planner.system))
-    run_stages(full, out / "full", root, seeds, trainer_options, console)
+    run_stages(full, out / "full", root, seeds, trainer_options, console, jobs)
     with manners(quiet=True):
-        for number, row in enumerate(planned, start=1):
-            finish(row.own, trainer_options, console, of=f"row {number} of {len(planned)}, {row.ablation.title}: ")
+        if jobs == 1:
+            for number, row in enumerate(planned, start=1):
+                finish(row.own, trainer_options, console, of=f"row {number} of {len(planned)}, {row.ablation.title}: ")
+        else:
+            finish_at_once(_chains(planned, seeds), trainer_options, console, jobs)
     return _write(out, str(pipeline), planner, planned, console)
 
 
@@ -410,6 +417,23 @@ def _widths(task: EmotionTask, stores: Iterable[str]) -> dict[str, int]:
     of_teacher = {"teacher": task.num_classes, "teacher_hidden": getattr(network, "hidden_dim", 0)}
     named = {getattr(task, name): width for name, width in of_teacher.items() if name in vars(task)}
     return {**task.modalities, **{name: width for name, width in named.items() if name in stores}}
+
+
+def _chains(rows: Sequence[_Row], seeds: Sequence[int]) -> dict[str, list[StageRun]]:
+    """The stages of all rows by row and seed; a row that needs stages of earlier ones is in one chain with them."""
+    chains: dict[str, list[StageRun]] = {}
+    for row in rows:
+        for seed in seeds:
+            runs = [run for run in row.own if run.stage.once or run.seed == seed]
+            options = json.dumps([run.stage.options for run in runs], ensure_ascii=False)
+            before = [
+                name
+                for name, earlier in chains.items()
+                if any(str(run.folder) in options for run in earlier if not run.stage.once)
+            ]
+            name = " and ".join([*before, f"{row.ablation.title}, seed {seed}"])
+            chains[name] = [run for other in before for run in chains.pop(other)] + runs
+    return {name: runs for name, runs in chains.items() if runs}
 
 
 def _of(runs: Sequence[StageRun], name: str) -> list[StageRun]:

@@ -7,10 +7,14 @@ import os
 import shutil
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -40,14 +44,22 @@ def run_command(args: list[str]) -> int:
     parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
     add_seeds(parser)
     given = parser.parse_args(own)
-    run_pipeline(given.pipeline, out=given.out, root=given.root, seeds=seeds_of(given), trainer_options=extra)
+    run_pipeline(
+        given.pipeline,
+        out=given.out,
+        root=given.root,
+        seeds=seeds_of(given),
+        trainer_options=extra,
+        jobs=given.jobs,
+    )
     return 0
 
 
 def add_seeds(parser: ArgumentParser) -> None:
-    """The options that say with which seeds to train."""
+    """The options that say with which seeds to train, and how many at once."""
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one seed or several")
     parser.add_argument("--seeds", type=PositiveInt | None, default=None, help="that many seeds, 0, 1, 2, ...")
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help="train so many seeds at once, each in a process")
 
 
 def seeds_of(given: Namespace) -> list[int]:
@@ -85,6 +97,7 @@ def run_pipeline(
     root: str | Path | None = None,
     seeds: Sequence[int] = (0,),
     trainer_options: Sequence[str] = (),
+    jobs: int = 1,
 ) -> Path:
     """Run a pipeline from Python; ``merc run`` does the same.
 
@@ -94,6 +107,7 @@ def run_pipeline(
         root: The corpus on disk, if the pipeline reads one.
         seeds: Each seed trains every stage anew.
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        jobs: Seeds that are trained at once, each in a process of its own.
 
     Returns:
         The report over all stages and seeds, or ``out`` if no stage is tested.
@@ -103,7 +117,7 @@ def run_pipeline(
         PipelineError: The pipeline does not hold together, has an option that its stage does not know, or lacks its
             root. Nothing has run then.
     """
-    return run_stages(read_pipeline(find_config(str(pipeline))), out, root, seeds, trainer_options, Console())
+    return run_stages(read_pipeline(find_config(str(pipeline))), out, root, seeds, trainer_options, Console(), jobs)
 
 
 def run_stages(
@@ -113,6 +127,7 @@ def run_stages(
     seeds: Sequence[int],
     trainer_options: Sequence[str],
     console: Console,
+    jobs: int = 1,
 ) -> Path:
     """Run a pipeline that has been read; see :func:`run_pipeline`."""
     runs = list(plan(stages, out, root, seeds, find_config, trainer_options))
@@ -121,7 +136,11 @@ def run_stages(
         for run in runs[: len(stages.stages)]:  # those of the first seed: the others differ by the seed alone
             check_options(run, trainer_options)
         record.withdraw_others()
-        finish(runs, trainer_options, console)
+        if jobs == 1:
+            finish(runs, trainer_options, console)
+        else:
+            chains = {f"seed {seed}": [run for run in runs if run.stage.once or run.seed == seed] for seed in seeds}
+            finish_at_once(chains, trainer_options, console, jobs)
     record.save()
     return _summarise(runs, Path(out), console)
 
@@ -154,6 +173,48 @@ def finish(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Co
         else:
             _lightning(run, trainer_options, console)
         run.mark(finished=True)
+
+
+def finish_at_once(
+    chains: Mapping[str, Sequence[StageRun]], trainer_options: Sequence[str], console: Console, jobs: int
+) -> None:
+    """Finish chains of stages that do not depend on each other, but for the stages that run once: those go first.
+
+    Each chain is run by a process of its own, which writes what it has to tell into ``log.txt`` beside its stages.
+
+    Args:
+        chains: The stages, by what the chain is told as.
+        trainer_options: Options for every Lightning stage.
+        console: Where the beginning and the end of each chain are told.
+        jobs: Processes at once.
+    """
+    once = {run.folder: run for runs in chains.values() for run in runs if run.stage.once}
+    finish(list(once.values()), trainer_options, console)
+    left = {name: [run for run in runs if not run.stage.once] for name, runs in chains.items()}
+    done = [name for name, runs in left.items() if all(run.finished for run in runs)]
+    for name in done:
+        console.print(f"[dim]{name}: finished before, unchanged[/dim]")
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,))
+    try:
+        futures = {
+            pool.submit(_finish_aside, runs, list(trainer_options)): name
+            for name, runs in left.items()
+            if name not in done
+        }
+        for number, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            console.print(f"{futures[future]}: finished, {number} of {len(futures)}", markup=False)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish_aside(runs: Sequence[StageRun], trainer_options: Sequence[str]) -> None:
+    """What a process of :func:`finish_at_once` does."""
+    log = runs[0].folder.parent / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file), manners(quiet=True):
+        finish(runs, trainer_options, Console(file=file, width=120))
 
 
 def _record(stages: Pipeline, out: str | Path, root: str | Path | None, seeds: Sequence[int]) -> FinishedRun:

@@ -13,7 +13,7 @@ import yaml
 import merc.cli.ablate
 from merc.ablation import shipped_rows
 from merc.cli import main, shipped_configs
-from merc.cli.ablate import _choose, _Planner, _read, read_ablation, run_ablations
+from merc.cli.ablate import _chains, _choose, _Planner, _read, read_ablation, run_ablations
 from merc.cli.lightning import manners
 from merc.evaluation import paired_bootstrap, read_predictions
 from merc.pipeline import FinishedRun, PipelineError, plan
@@ -364,6 +364,32 @@ def test_the_same_command_again_trains_nothing(done, monkeypatch):
     before, trained = lines_of(done), fitted(monkeypatch)
     assert main(COMMAND) == 0
     assert trained == [] and lines_of(done) == before
+
+
+def test_several_processes_come_to_the_same_numbers(done):
+    whole = lines_of(done)
+    shutil.rmtree(done / "full/seed-1/fusion")
+    shutil.rmtree(done / "rows")
+    assert main([*COMMAND, "--jobs", "2"]) == 0
+    assert lines_of(done) == whole
+    assert not (done / "full/seed-0/log.txt").exists()
+    for log in ("full/seed-1/log.txt", "rows/distillation/seed-0/log.txt"):
+        assert "fusion, seed" in (done / log).read_text()
+
+
+def test_rows_that_share_stages_are_not_trained_at_once(planner, tmp_path):
+    def row(name, **changes):
+        return write_row(tmp_path, name, changes=changes)
+
+    apart, alone = {"model.loss.alpha": 1.0}, {"model.head.gating": False}
+    files = [row("first", audio_student=apart), row("other", fusion=alone)]
+    files += [row("both", audio_student=apart, fusion=alone)]
+    with manners(quiet=True):
+        chains = _chains(planner.plan_all(_choose(files, planner.system)), [0])
+    assert {name: [run.stage.name for run in runs] for name, runs in chains.items()} == {
+        "other, seed 0": ["fusion"],
+        "first, seed 0 and both, seed 0": ["audio_student", "fusion", "fusion"],
+    }
 
 
 def test_of_more_seeds_and_rows_only_the_new_ones_are_trained(done, monkeypatch):
