@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from merc.conversation import Conversation, UtteranceKey
 from merc.labels import LabelSet
+
+
+@dataclass(slots=True)
+class FlatBatch:
+    """The base of batches whose fields are tensors, which go to a device, and plain values, which stay."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch on another device."""
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
 
 
 @dataclass

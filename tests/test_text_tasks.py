@@ -77,7 +77,7 @@ def test_fine_tuning_learns(fine_tuned):
 
 def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus, tmp_path):
     path, _, best = fine_tuned
-    assert torch.load(path, weights_only=True)["text_encoder"]["trained_on"] == "tiny/train"
+    assert torch.load(path, weights_only=True)["merc"]["trained_on"] == "tiny/train"
     settings = {"context": "symmetric", "prompt": PROMPT, "pooling": "mask", "max_tokens": 40}
     task = TextEncoderTask.load_from_checkpoint(
         path, encoder=TextEncoder(bert, **settings), num_classes=7, weights_only=True
@@ -96,12 +96,12 @@ def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus
 def test_a_checkpoint_of_another_reading_or_task_is_refused(fine_tuned, bert, corpus, tmp_path):
     path, _, _ = fine_tuned
     data = TextDataModule(corpus)
-    with pytest.raises(ValueError, match=r"max_tokens \(checkpoint 40, here 41\).*Use its own config"):
+    with pytest.raises(ValueError, match=r"max_tokens: expected 41, found 40"):
         trainer(tmp_path).test(tuned(bert, max_tokens=41), datamodule=data, ckpt_path=path)
     foreign = torch.load(path, weights_only=True)
-    del foreign["text_encoder"]
+    del foreign["merc"]
     torch.save(foreign, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="another task"):
+    with pytest.raises(ValueError, match=r"another model.*task: expected TextEncoderTask"):
         trainer(tmp_path).test(tuned(bert), datamodule=data, ckpt_path=tmp_path / "foreign.ckpt")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.remaining import RemainingBatches
 from merc.losses.sync import NEGATIVES
@@ -72,7 +73,7 @@ class LipSyncClip:
 
 
 @dataclass(slots=True)
-class LipSyncBatch:
+class LipSyncBatch(FlatBatch):
     """Windows of V mouths and A sounds; the first A mouths belong to the sounds.
 
     Args:
@@ -87,11 +88,6 @@ class LipSyncBatch:
     sound: Tensor
     kinds: Tensor
     speaks: Tensor
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncBatch:
-        """The batch on another device."""
-        names = ("crops", "sound", "kinds", "speaks")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
 
 class LipSyncDataModule(L.LightningDataModule):

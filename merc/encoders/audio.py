@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from merc.encoders.inputs import SAMPLE_RATE, SoundBatch
-from merc.encoders.loading import load_pretrained, read_sound_settings, weights_digest
+from merc.encoders.loading import load_pretrained, read_sound_settings
+from merc.weights import weights_digest
 
 PADDABLE = frozenset({"data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm"})
 """Families whose frames do not depend on padding, once the two places of :class:`_Padding` mind it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from merc.batch import FlatBatch
 from merc.conversation import UtteranceKey
 
 SAMPLE_RATE = 16_000
@@ -16,7 +17,7 @@ SAMPLE_RATE = 16_000
 
 
 @dataclass(slots=True)
-class SoundBatch:
+class SoundBatch(FlatBatch):
     """The sound of B utterances, padded on the right to the longest of them.
 
     Args:
@@ -33,11 +34,6 @@ class SoundBatch:
     def pad(cls, keys: Sequence[UtteranceKey], sounds: Sequence[Tensor]) -> SoundBatch:
         """Put sounds ``(S_i,)`` into a batch."""
         return cls(keys, pad_sequence(list(sounds), batch_first=True), _mask([len(sound) for sound in sounds]))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> SoundBatch:
-        """The batch on another device."""
-        names = ("sound", "mask")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
     def rows(self) -> list[Tensor]:
         """The real samples of every utterance, float32.
@@ -60,7 +56,7 @@ class SoundBatch:
 
 
 @dataclass(slots=True)
-class FaceBatch:
+class FaceBatch(FlatBatch):
     """The face crops of B utterances, evenly sampled over each, padded on the right to the most frames.
 
     Args:
@@ -77,11 +73,6 @@ class FaceBatch:
     def pad(cls, keys: Sequence[UtteranceKey], clips: Sequence[Tensor]) -> FaceBatch:
         """Put clips ``(T_i, 3, H, W)`` of one size into a batch."""
         return cls(keys, pad_sequence(list(clips), batch_first=True), _mask([len(clip) for clip in clips]))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> FaceBatch:
-        """The batch on another device."""
-        names = ("frames", "mask")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
     def rows(self) -> list[Tensor]:
         """The real frames of every utterance.

@@ -1,15 +1,13 @@
-"""Pretrained models of the encoders: found by name, folder or package, and told apart by a digest of their weights."""
+"""Pretrained models of the encoders, found by name, folder or package."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModel
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
@@ -89,12 +87,3 @@ def local_folder(model: str) -> Path | None:
         if (Path(place) / inside).is_dir():
             return Path(place) / inside
     raise FileNotFoundError(f"No folder {inside!r} in Python package {package!r}: install the package (pip) first.")
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of a module's present weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AddedToken, AutoTokenizer
 
+from merc.batch import FlatBatch
 from merc.conversation import Conversation, UtteranceKey
-from merc.encoders.loading import load_pretrained, weights_digest
+from merc.encoders.loading import load_pretrained
 from merc.labels import IGNORE_INDEX
+from merc.weights import weights_digest
 
 Context = Literal["none", "past", "symmetric"]
 """Which other utterances of the conversation the encoder reads beside the target."""
@@ -39,7 +41,7 @@ class TextInput:
 
 
 @dataclass(slots=True)
-class TextBatch:
+class TextBatch(FlatBatch):
     """B utterances, padded on the right to the longest of them.
 
     Args:
@@ -55,11 +57,6 @@ class TextBatch:
     attention_mask: Tensor
     mask_position: Tensor
     label: Tensor
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> TextBatch:
-        """The batch on another device."""
-        names = ("input_ids", "attention_mask", "mask_position", "label")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
 
 class TextEncoder(nn.Module):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.encoders.inputs import FaceBatch
-from merc.encoders.loading import load_pretrained, read_image_settings, weights_digest
+from merc.encoders.loading import load_pretrained, read_image_settings
+from merc.weights import weights_digest
 
 
 class VisualEncoder(nn.Module):

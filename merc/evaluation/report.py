@@ -48,8 +48,6 @@ class ReportInfo:
         selected_on: What was chosen on what, for example ``best weighted F1 on val, epoch 12``.
         stores: The feature stores that were read, by name.
         missing: By modality, the utterances without features and why.
-        optimum: On simulated data, the best weighted F1 that any model can reach, in percent, by the
-            context that the model may use, for example ``{"context": 72.1, "no_context": 64.0}``.
         merc_version: Version of merc.
         torch_version: Version of PyTorch.
     """
@@ -64,7 +62,6 @@ class ReportInfo:
     selected_on: str = ""
     stores: Mapping[str, StoreInfo] = field(default_factory=dict)
     missing: Mapping[str, Mapping[UtteranceKey, str]] = field(default_factory=dict)
-    optimum: Mapping[str, float] | None = None
     merc_version: str = merc.__version__
     torch_version: str = torch.__version__
 
@@ -145,7 +142,6 @@ def _plain(info: ReportInfo) -> dict[str, Any]:
         name: {"path": store.path, "provenance": dict(store.provenance)} for name, store in info.stores.items()
     }
     plain["missing"] = {name: dict(Counter(missing.values())) for name, missing in info.missing.items()}
-    plain["optimum"] = dict(info.optimum) if info.optimum else None
     return plain
 
 
@@ -173,19 +169,6 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
         "All in percent; the order of the columns is that of the published tables.",
         _score_table(predictions),
         f"Macro F1 is the mean over all {len(predictions.labels)} classes, also those without an utterance.",
-    ]
-    if info.optimum:
-        sections += [
-            "The data are simulated, so the best weighted F1 that any model can reach is known:",
-            markdown_table(
-                ["Optimum", "Weighted F1", "Share reached"],
-                [
-                    [name.replace("_", " "), f"{best:.2f}", f"{100 * _share(metrics['weighted_f1'], best):.1f} %"]
-                    for name, best in info.optimum.items()
-                ],
-            ),
-        ]
-    sections += [
         "![Confusion matrix](confusion.png)",
         "## Data",
         _bullets(
@@ -208,11 +191,6 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
 
 def _bullets(items: Mapping[str, object]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in items.items() if value not in (None, ""))
-
-
-def _share(weighted: float, optimum: float) -> float:
-    """The share of an optimum in percent that a weighted F1 in 0..1 reaches."""
-    return 100 * weighted / optimum if optimum else 0.0
 
 
 def _score_table(predictions: Predictions) -> str:

@@ -20,9 +20,10 @@ from merc.batch import ConversationBatch
 from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
-from merc.tasks.checkpoints import refuse_other_model, weights_digest
+from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.optimizers import fused_on_cpu
 from merc.tasks.trainer import datamodule_of
+from merc.weights import weights_digest
 
 
 @dataclass

@@ -1,14 +1,13 @@
-"""What the tasks share about weights: reading them, a digest of them, and the refusal of those of another model."""
+"""What the tasks share about checkpoints: reading them, and the refusal of those of another model."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -28,15 +27,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({type(error).__name__})."
         ) from error
     return checkpoint
-
-
-def weights_digest(module: nn.Module) -> str:
-    """A digest of the weights in use, whether they came from a checkpoint or from memory."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def refuse_other_model(

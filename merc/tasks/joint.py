@@ -16,11 +16,12 @@ from merc.batch import ConversationBatch
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncBatch
 from merc.tasks.base import EmotionTask, Prediction
-from merc.tasks.checkpoints import read_checkpoint, weights_digest
+from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.fusion import FusionTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from merc.weights import weights_digest
 
 
 class JointBatch(TypedDict):

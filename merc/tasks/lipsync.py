@@ -15,8 +15,9 @@ from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModul
 from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
-from merc.tasks.checkpoints import refuse_other_model, weights_digest
+from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.trainer import datamodule_of
+from merc.weights import weights_digest
 
 
 class LipSyncTask(L.LightningModule):

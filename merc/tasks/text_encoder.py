@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassF1Score
 from transformers import get_linear_schedule_with_warmup
 
 from merc.encoders.text import TextBatch, TextEncoder
+from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.optimizers import fused_on_cpu
 
 
@@ -135,28 +136,19 @@ class TextEncoderTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
-        checkpoint["text_encoder"] = {
-            "settings": self.encoder.settings(),
-            "classes": self.classes,
-            "trained_on": self.trained_on,
-        }
+        checkpoint["merc"] = {**self._signature(), "classes": self.classes, "trained_on": self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, or one tuned with other context, prompt or pooling.
+        """Refuse a checkpoint of another model, one tuned with other context, prompt or pooling, or on other emotions.
 
         Raises:
             ValueError: The checkpoint does not fit; the message says what differs.
         """
-        saved = checkpoint.get("text_encoder")
-        if saved is None:
-            raise ValueError("The checkpoint is of another task: expected one that TextEncoderTask wrote.")
-        differ = [
-            f"{name} (checkpoint {saved['settings'].get(name)!r}, here {value!r})"
-            for name, value in self.encoder.settings().items()
-            if saved["settings"].get(name) != value
-        ]
-        if differ:
-            raise ValueError(f"The checkpoint was tuned with other settings: {', '.join(differ)}. Use its own config.")
-        if self.classes and saved["classes"] and self.classes != saved["classes"]:
-            raise ValueError(f"The checkpoint knows the classes {saved['classes']}, the corpus {self.classes}.")
-        self.trained_on = saved["trained_on"]
+        expected, found = self._signature(), checkpoint.get("merc", {})
+        if self.classes:
+            expected["classes"] = self.classes
+        refuse_other_model(expected, found, self.state_dict(), checkpoint["state_dict"])
+        self.trained_on = found["trained_on"]
+
+    def _signature(self) -> dict[str, Any]:
+        return {"task": type(self).__name__, **self.encoder.settings()}

@@ -30,7 +30,6 @@ INFO = ReportInfo(
     selected_on="best weighted F1 on val, epoch 12",
     stores={"text": StoreInfo("features/text", {"encoder": "MiniLM", "labels": None})},
     missing={"audio": {KEYS[0]: "clip is broken"}},
-    optimum={"context": 80.0},
 )
 FILES = {"metrics.json", "predictions.csv", "confusion.png", "report.md"}
 
@@ -69,7 +68,6 @@ def test_the_page_says_what_was_done(tmp_path):
         "8, of which 7 are labelled and scored; 1 are unlabelled",
         "| F1 | 80.00 | 80.00 | 0.00 | 66.67 | 71.43 | 64.76 | 56.67 |",
         "| Support | 2 | 2 | 1 | 2 | 7 |",
-        "| context | 80.00 | 81.0 % |",
         "- One clip is missing.",
         "- text: 0 of 8 utterances",
         "- audio: 7 of 8 utterances\n  - test/0/0: clip is broken\n  - test/0/1: not in the store",
