@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GCNConv
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from merc.batch import Edges
 from merc.dropout import Dropout
+from merc.graphs.attention import attend_along_edges
 from merc.graphs.build import EDGE_ATTRIBUTES
 
 
@@ -60,6 +63,10 @@ class GraphEncoder(nn.Module):
         self.input_dropout = Dropout(dropout if input_dropout is None else input_dropout)
         self.classify = nn.Linear(hidden_dim, num_classes)
 
+    def prepare(self, edges: Edges, nodes: int) -> Edges:
+        """What all layers need of the graph of ``nodes`` utterances, once for all of them. Default: as it is."""
+        return edges
+
     @abstractmethod
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Messages ``(N, hidden_dim)`` that layer ``layer`` sends along the edges."""
@@ -72,6 +79,7 @@ class GraphEncoder(nn.Module):
             present: ``(N,)`` booleans: whether the utterance has features.
             edges: The graph.
         """
+        edges = self.prepare(edges, len(features))
         hidden = torch.where(present[:, None], self.project(self.input_dropout(features)), self.absent)
         for layer, norm in enumerate(self.norms):
             message = torch.relu(self.propagate(layer, hidden, edges))
@@ -116,8 +124,7 @@ class GATEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Attention over the incoming edges of every utterance."""
-        messages: Tensor = self.layers[layer](hidden, edges.index, edges.attributes)
-        return messages
+        return attend_along_edges(cast(GATv2Conv, self.layers[layer]), hidden, edges)
 
 
 class GCNEncoder(GraphEncoder):
@@ -142,9 +149,14 @@ class GCNEncoder(GraphEncoder):
         input_dropout: float | None = None,
     ) -> None:
         super().__init__(dim, num_classes, hidden_dim, num_layers, dropout, input_dropout)
-        self.layers = nn.ModuleList(GCNConv(hidden_dim, hidden_dim, add_self_loops=False) for _ in range(num_layers))
+        self.layers = nn.ModuleList(GCNConv(hidden_dim, hidden_dim, normalize=False) for _ in range(num_layers))
+
+    def prepare(self, edges: Edges, nodes: int) -> Edges:
+        """The edges with symmetrically normalised weights."""
+        _, weight = gcn_norm(edges.index, edges.weight, nodes, add_self_loops=False)
+        return replace(edges, weight=weight)
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
-        """Symmetrically normalised weighted sum over the incoming edges of every utterance."""
+        """Weighted sum over the incoming edges of every utterance."""
         messages: Tensor = self.layers[layer](hidden, edges.index, edges.weight)
         return messages

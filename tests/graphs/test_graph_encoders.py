@@ -7,7 +7,7 @@ import torch
 from made_batches import make_batch
 
 from merc.batch import Edges
-from merc.graphs import EDGE_ATTRIBUTES, GATEncoder, GCNEncoder, GraphBuilder
+from merc.graphs import EDGE_ATTRIBUTES, GATEncoder, GCNEncoder, GraphBuilder, attention
 
 ENCODERS = {"gat": GATEncoder, "gcn": GCNEncoder}
 
@@ -67,6 +67,28 @@ def test_layers_equal_their_slow_versions(batch, network, slow):
             hidden = norm(hidden + message.clamp(min=0))
         torch.testing.assert_close(out.hidden, hidden, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(out.logits, model.classify(hidden), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1024])
+def test_attention_along_edges_is_that_of_the_library(batch, block, monkeypatch):
+    """The same messages and the same gradients as GATv2Conv, in blocks of any size."""
+    monkeypatch.setattr(attention, "BLOCK", block)
+    torch.manual_seed(0)
+    layer = GATEncoder(6, 4, hidden_dim=8, num_layers=1).layers[0].double()
+    torch.nn.init.normal_(layer.bias)
+    edges = batch.edges["text"]
+    hidden = torch.randn(14, 8, dtype=torch.double, requires_grad=True)
+    attributes = edges.attributes.double()
+    expected = layer(hidden, edges.index, attributes)
+    found = attention.attend_along_edges(layer, hidden, edges)
+    torch.testing.assert_close(found, expected)
+    weights = [hidden, *layer.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), weights),
+        torch.autograd.grad(expected.square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_what_an_edge_carries_reaches_the_output(batch):
