@@ -1,0 +1,157 @@
+"""The four systems and early fusion on the simulated corpus whose optimum is known: how near, and by how much better?
+
+Every system is trained as its shipped config says, over all modalities and over the text alone, for several seeds, and
+its weighted F1 on 1,000 unseen dialogues stands beside the optimum. Each is compared with its own text-only variant and
+with ConcatFusion by a paired bootstrap over dialogues:
+
+    python benchmarks/systems.py --out runs/systems --seeds 0 1 2 3 4
+
+Every run leaves its scores in ``OUT/seed-N/NAME/report/metrics.json`` and its predictions beside them. Interrupt it at
+will: the same command goes on. ``--systems lfvd cmath`` runs these and early fusion alone; ``--corpus-seed`` draws
+another corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from merc.cli import find_config
+from merc.cli.lightning import MercCLI
+from merc.cli.run import run_pipeline
+from merc.evaluation import Predictions, compare_seeds, paired_bootstrap, read_predictions
+from merc.evaluation.report import markdown_table
+from merc.files import write_text
+
+MODALITIES = ("text", "audio", "visual")
+EVIDENCE = {name: f"{{{name}}}" for name in MODALITIES}
+HEAD = "model.init_args.head.init_args"
+WIDTH = 256
+"""Of the hidden states of teachers and students."""
+
+
+def fit(name: str, config: str, stores: Mapping[str, str], optimum: str, **more: Any) -> dict[str, Any]:
+    """A stage that trains and tests."""
+    options = {"data.corpus": "{data}/corpus.json", "data.stores": dict(stores), **more.pop("options", {})}
+    return {"name": name, "command": "fit", "config": config, "options": options, "optimum": optimum, **more}
+
+
+def fused(name: str, config: str, stores: Mapping[str, str], width: int, **text_options: Any) -> list[dict[str, Any]]:
+    """A fusion of all modalities, and the same of the text alone."""
+    alone = {f"{HEAD}.dims": {"text": width}, **text_options}
+    return [
+        fit(name, config, stores, "+".join(MODALITIES)),
+        fit(f"{name}_text", config, {"text": stores["text"]}, "text", options=alone),
+    ]
+
+
+def hierarchical() -> list[dict[str, Any]]:
+    """The stages of demo/simulated.yaml after the import: teacher, students, and the fusion under its own name."""
+    demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
+    *networks, fusion = [stage for stage in demo if stage["command"] == "fit"]
+    return [*networks, *fused("hierarchical", fusion["config"], fusion["options"]["data.stores"], WIDTH)]
+
+
+def telme() -> list[dict[str, Any]]:
+    """Teacher, students that learn its relations, and the fusion in which they shift it."""
+    teacher = {"teacher": "{telme_teacher}/logits", "teacher_hidden": "{telme_teacher}/hidden"}
+    hidden = {"text": "{telme_teacher}/hidden"} | {m: f"{{telme_{m}}}/hidden" for m in MODALITIES[1:]}
+    return [
+        fit("telme_teacher", "simulated/telme_teacher.yaml", {"text": "{text}"}, "text", outputs=["hidden", "logits"]),
+        *(
+            fit(f"telme_{m}", f"simulated/telme_{m}.yaml", {m: f"{{{m}}}", **teacher}, m, outputs=["hidden"])
+            for m in MODALITIES[1:]
+        ),
+        *fused("telme", "simulated/telme_fusion.yaml", hidden, WIDTH),
+    ]
+
+
+SYSTEMS = {
+    "hierarchical": hierarchical(),
+    "telme": telme(),
+    "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE, 7),
+    # One classifier of a modality instead of three, each with weight 1.
+    "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, 7, **{"model.init_args.aux_weight": 1.0}),
+    "concat": fused("concat", "simulated/concat.yaml", EVIDENCE, 7),
+}
+
+
+def pipeline(out: Path, systems: list[str], corpus_seed: int) -> Path:
+    """The corpus, its evidence and the systems, as a config."""
+    demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = [stage for stage in demo if stage["command"] == "import"]
+    stages[0]["options"] = {"seed": corpus_seed}
+    for name in systems:
+        stages += SYSTEMS[name]
+    path = out / "pipeline.yaml"
+    path.write_text(yaml.safe_dump({"stages": stages}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def parameters(config: str) -> int:
+    """Trainable numbers of a shipped stage."""
+    task = MercCLI(["--config", config], run=False).model
+    return sum(parameter.numel() for parameter in task.parameters())
+
+
+def predictions(out: Path, name: str, seeds: list[int]) -> list[Predictions]:
+    """What a stage predicted of the test split, one a seed."""
+    return [read_predictions(out / f"seed-{seed}" / name / "report") for seed in seeds]
+
+
+def difference(less: list[Predictions], more: list[Predictions]) -> str:
+    """Mean difference over seeds in points of weighted F1, its 95 % interval, and p."""
+    found = paired_bootstrap(less, more)
+    low, high = (100 * bound for bound in found.interval)
+    return f"{100 * found.difference:+.2f} [{low:+.2f}, {high:+.2f}], p {_shown(found.p)}"
+
+
+def _shown(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def table(out: Path, systems: list[str], seeds: list[int]) -> str:
+    """The systems beside the optimum, their own text-only variants and early fusion, in Markdown."""
+    best = json.loads((out / "data/optimum.json").read_text(encoding="utf-8"))["test"]
+    stages = [name for system in systems for name in (system, f"{system}_text")]
+    found = {name: predictions(out, name, seeds) for name in stages}
+    scores = {name: [run.metrics() for run in runs] for name, runs in found.items()}
+    optimum = {name: best["text" if name.endswith("_text") else "+".join(MODALITIES)]["context"] for name in stages}
+    rows = {row.name: row for row in compare_seeds(scores, optimum).rows}
+    columns = ["", "parameters", "weighted F1", "share of the optimum", "text alone", "more than text alone"]
+    lines = []
+    for name in systems:
+        row, text = rows[name], rows[f"{name}_text"]
+        size = sum(parameters(stage["config"]) for stage in SYSTEMS[name] if not stage["name"].endswith("_text"))
+        over_text = difference(found[text.name], found[name])
+        over_concat = "" if name == "concat" else difference(found["concat"], found[name])
+        cells = [name, f"{size:,}", row.cell("weighted_f1"), f"{row.share:.1f} %", text.cell("weighted_f1")]
+        lines.append([*cells, over_text, over_concat])
+    return markdown_table([*columns, "more than concat"], lines)
+
+
+def main() -> None:
+    """Run what is not finished and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/systems"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--corpus-seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    systems = [*(name for name in args.systems if name != "concat"), "concat"]
+    run_pipeline(pipeline(args.out, systems, args.corpus_seed), out=args.out, seeds=args.seeds)
+    best = json.loads((args.out / "data/optimum.json").read_text(encoding="utf-8"))["test"]
+    text, every = (best[names]["context"] for names in ("text", "+".join(MODALITIES)))
+    found = table(args.out, systems, args.seeds)
+    write_text(args.out / "systems.md", found + "\n")
+    print(f"Weighted F1 in percent, seeds {args.seeds}; optimum {every:.2f}, of the text alone {text:.2f}\n\n{found}")
+
+
+if __name__ == "__main__":
+    main()
