@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from merc.batch import ConversationBatch
+from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
 
 
@@ -24,7 +25,7 @@ class ConcatFusion(FusionHead):
     def __init__(self, dims: dict[str, int], num_classes: int, hidden_dim: int = 256, dropout: float = 0.35) -> None:
         super().__init__(dims, num_classes)
         self.hidden = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(sum(dims.values()) + len(dims), hidden_dim), nn.ReLU(), nn.Dropout(dropout)
+            Dropout(dropout), nn.Linear(sum(dims.values()) + len(dims), hidden_dim), nn.ReLU(), Dropout(dropout)
         )
         self.classify = nn.Linear(hidden_dim, num_classes)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv, GCNConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
@@ -158,5 +159,11 @@ class GCNEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Weighted sum over the incoming edges of every utterance."""
-        messages: Tensor = self.layers[layer](hidden, edges.index, edges.weight)
+        source, target = edges.index
+        convolution = cast(GCNConv, self.layers[layer])
+        # A bag of rows for each target, as edges are sorted by target: no array of an edge's vectors is made.
+        starts = torch.searchsorted(target, torch.arange(len(hidden), device=target.device))
+        sent = convolution.lin(hidden).to(edges.weight.dtype)
+        summed = F.embedding_bag(source, sent, starts, mode="sum", per_sample_weights=edges.weight)
+        messages: Tensor = summed + convolution.bias
         return messages
