@@ -239,6 +239,12 @@ class FeatureStore:
         """
         if kind is not None and kind != self.kind:
             raise StoreError(f"{self.path} holds {self.kind}, expected {kind}: give the store that fits.")
+        if dim is not None and not len(self) and not self.dim:
+            why = next(iter(self.missing.values()), "nothing was asked for")
+            raise StoreError(
+                f"{self.path} holds nothing: {len(self.missing)} utterances are missing, the first because: {why}. "
+                "Mend what the stage before read, and run it again."
+            )
         if dim is not None and dim != self.dim:
             raise StoreError(
                 f"{self.path} has vectors of width {self.dim}, the config expects {dim}: "

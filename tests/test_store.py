@@ -123,6 +123,13 @@ def test_side_by_side_keys_come_memory_mapped_and_without_a_copy(tmp_path):
     assert torch.equal(found[0], torch.arange(16.0, 20.0))
 
 
+def test_a_store_of_which_nothing_could_be_read_says_why(tmp_path):
+    with StoreWriter(tmp_path) as writer:
+        writer.skip(keys_of(1)[0], "no audio")
+    with pytest.raises(StoreError, match="holds nothing: 1 utterances are missing, the first because: no audio"):
+        FeatureStore(tmp_path).require(dim=1024)
+
+
 def test_an_empty_store_knows_its_width(tmp_path):
     store = FeatureStore.write(tmp_path, [], torch.zeros(0, 8), missing={UtteranceKey("val", "0", "0"): "no clip"})
     found, present = store.gather([UtteranceKey("val", "0", "0")])

@@ -238,13 +238,22 @@ class Source:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
-                    stamped -= self.origin
+                    stamped -= self.origin + self.late(frame)
                     if self.kind == "audio" or stamped > shown:  # decoders give pictures in the order of showing
                         clock = stamped
                 if clock is None:
                     return  # nobody knows where the seek has led to
                 yield clock, frame
                 shown, clock = clock, clock + self.seconds(frame)
+
+    def late(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
+        """By how much the time stamp of a frame is late: AVI has the order of decoding alone, which B-frames delay.
+
+        MPEG-4 by one frame. H.264 in AVI, which its makers never meant, stays as FFmpeg guesses it.
+        """
+        context = self.stream.codec_context
+        delayed = self.kind == "video" and self.container.format.name == "avi" and context.name == "mpeg4"
+        return self.seconds(frame) if delayed and context.has_b_frames else 0.0
 
     def seconds(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
         """How long a frame lasts."""

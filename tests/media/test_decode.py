@@ -34,6 +34,7 @@ FORMATS = {
         "noise": 40,  # so that frames are larger than packets and most have a time stamp, as in real files
     },
     "plain.avi": {"codec": "mpeg4", "sound_codec": "pcm_s16le", "options": {"g": "12"}},
+    "b_frames.avi": {"codec": "mpeg4", "sound_codec": "pcm_s16le", "options": {"g": "12", "bf": "2"}},
     "one_key_frame.mov": {"sound_codec": "pcm_s16le", "options": {"g": "1000"}},
     "vp8.webm": {"codec": "libvpx", "sound_codec": "libopus", "rate": 48000, "options": {"deadline": "realtime"}},
 }
