@@ -256,9 +256,11 @@ class _Planner:
         self._made: dict[str, Namespace] = {}
         self._places = {name: str(run.folder) for name, run in self._first.items()}
         self._places |= {"root": str(root), "seed": str(seeds[0])}
-        self.stages = list(stages) or [run.stage.name for run in self._first.values() if run.tested][-1:]
-        if not self.stages:
+        tested = [run.stage.name for run in self._first.values() if run.tested]
+        if not tested:
             raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
+        self.last = tested[-1]
+        self.stages = list(stages) or [self.last]
         for name in self.stages:
             self._require_tested(name)
 
@@ -451,6 +453,7 @@ class _Result:
         scores: Of every seed.
         full: Of every seed, of the full model.
         bootstrap: The difference, in fractions.
+        reported: What the paper reports of it, by corpus: nothing if it is not of the stage that the paper judges.
     """
 
     row: _Row
@@ -459,6 +462,7 @@ class _Result:
     scores: list[float]
     full: list[float]
     bootstrap: BootstrapResult
+    reported: Mapping[str, Reported]
 
     @property
     def difference(self) -> float:
@@ -488,7 +492,7 @@ class _Result:
             "table": ablation.table or None,
             "reported": {
                 corpus: {"row": found.row, "full": found.full, "difference": found.difference}
-                for corpus, found in ablation.reported.items()
+                for corpus, found in self.reported.items()
             },
         }
 
@@ -509,7 +513,8 @@ def _write(out: Path, pipeline: str, planner: _Planner, rows: Sequence[_Row], co
             found, of_full = predictions(ours), predictions(theirs)
             bootstrap = paired_bootstrap(of_full, found)
             names = ours[0].stage.name, theirs[0].stage.name
-            results.append(_Result(row, *names, _percent(found), _percent(of_full), bootstrap))
+            reported = row.ablation.reported if names[1] == planner.last else {}
+            results.append(_Result(row, *names, _percent(found), _percent(of_full), bootstrap, reported))
     info = json.loads(_of(planner.runs, planner.judged)[0].metrics.read_text(encoding="utf-8"))["info"]
     seeds = ", ".join(map(str, planner.seeds))
     write_json(
@@ -559,12 +564,17 @@ def _columns(results: Sequence[_Result]) -> list[tuple[str, list[str]]]:
         ("95 % interval", empty + [f"{r.interval[0]:+.2f}, {r.interval[1]:+.2f}" for r in results]),
         ("p", empty + [f"{r.bootstrap.p:.4f}" for r in results]),
     ]
-    corpora = list(dict.fromkeys(corpus for r in results for corpus in r.row.ablation.reported))
+    corpora = list(dict.fromkeys(corpus for r in results for corpus in r.reported))
     for corpus in corpora or ["paper"]:
-        found = [r.row.ablation.reported.get(corpus) for r in results]
-        of_full = sorted({f"{reported.full:.2f}" for reported in found if reported})
-        cells = [f"{reported.difference:+.2f}" if reported else "no number" for reported in found]
-        columns.append((f"Paper: {corpus.upper()}" if corpora else "Paper", [" / ".join(of_full)] * len(fulls) + cells))
+        found = [(r.against, r.reported.get(corpus)) for r in results]
+        of_full = [
+            " / ".join(sorted({f"{number.full:.2f}" for against, number in found if number and against == name}))
+            for name in fulls
+        ]
+        cells = [f"{number.difference:+.2f}" if number else "no number" for _, number in found]
+        columns.append(
+            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or "no number" for x in of_full), *cells])
+        )
     return columns
 
 

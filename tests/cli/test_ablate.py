@@ -414,6 +414,9 @@ def test_other_stages_are_compared_where_a_row_reaches_them(done, monkeypatch):
         ("gating", "fusion"),
     ]
     assert "distillation: audio_student" in (done / "report.md").read_text()
+    # What a paper reports is of its fusion.
+    assert lines_of(done)["gating", "fusion"]["reported"]["meld"] == {"row": 60.0, "full": 61.5, "difference": -1.5}
+    assert lines_of(done)["distillation", "audio_student"]["reported"] == {}
 
 
 def test_after_ctrl_c_the_same_command_finishes(done, monkeypatch, capsys):
