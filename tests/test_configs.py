@@ -313,3 +313,22 @@ def test_a_config_says_what_it_is_and_learning_rates_are_numbers(name):
     text = Path(find_config(name)).read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert "1e-" not in text  # YAML 1.1 reads 1e-3 as a word; 1.0e-3 is the number
+
+
+def optimizers(value):
+    """Every optimizer in a config, as class and options."""
+    if isinstance(value, dict):
+        if value.get("class_path", "").startswith("torch.optim.") and "lr_scheduler" not in value["class_path"]:
+            yield value["class_path"], value.get("init_args", {})
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from optimizers(part)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_optimizer_inherits_the_weight_decay_of_another(name):
+    # The parser keeps options of a task's default optimizer, AdamW, that the named class knows too. Its weight decay of
+    # 0.01 acts on weights; in Adam it is a term of the loss, and far too strong.
+    for kind, options in optimizers(CONFIGS[name]):
+        assert kind == "torch.optim.AdamW" or "weight_decay" in options
