@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from merc import __version__
 from merc.conversation import UtteranceKey
@@ -151,6 +153,9 @@ class StoreWriterCallback(Callback):
             or max(writer.pending_bytes for writer in writers) >= self.shard_bytes
         ):
             self._flush()
+        # Lightning catches the signal, and obeys it while it trains and tests, but not while it predicts.
+        if trainer.received_sigterm:
+            raise SIGTERMException(128 + signal.SIGTERM)
 
     @staticmethod
     def _add_sequences(writer: StoreWriter, given: Sequences) -> Mapping[UtteranceKey, str]:

@@ -329,6 +329,28 @@ def write(folder, task, *kinds):
     trainer(folder, callbacks=[writer]).predict(task, dataloaders=torch.utils.data.DataLoader([0]))
 
 
+def test_a_prediction_that_is_told_to_end_ends_and_goes_on_later(tmp_path):
+    keys = conversation(["a", "b", "c"]).keys
+
+    class Told(Rows):
+        def predict_step(self, batch, index):
+            if index == 1 and self.outputs:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"keys": [keys[index]], "hidden": torch.full((1, 2), float(index))}
+
+    def predict(told):
+        task, writer = Told(told, lambda: {}), StoreWriterCallback({"hidden": str(tmp_path / "hidden")})
+        trainer(tmp_path, callbacks=[writer]).predict(task, dataloaders=torch.utils.data.DataLoader([0, 1, 2]))
+        return writer
+
+    with pytest.raises(SystemExit) as end:
+        predict(told=True)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert StoreWriter(tmp_path / "hidden", kind="hidden", provenance={"merc": __version__}).done == set(keys[:2])
+    predict(told=False)
+    assert FeatureStore(tmp_path / "hidden").keys == list(keys)
+
+
 def test_what_a_task_lacks_is_recorded_with_its_reason(tmp_path):
     one, two = conversation(["a", "b"]).keys
     outputs = {"keys": [one], "hidden": torch.ones(1, 3, dtype=torch.bfloat16), "missing": {two: "no sound"}}
