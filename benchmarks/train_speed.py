@@ -126,7 +126,7 @@ def multiply_adds(task: EmotionTask, batch: ConversationBatch) -> tuple[float, f
     """Multiply-adds of a training step and of a validation step, for each utterance of the batch."""
     with FlopCounterMode(display=False) as training:
         task.train().predict(batch).loss.backward()
-    with FlopCounterMode(display=False) as validation, torch.no_grad():
+    with FlopCounterMode(display=False) as validation:
         task.eval().predict(batch)
     task.zero_grad()
     # The counter sees matrix products only. On each edge GATv2 multiplies and adds twice a channel, for the score and
