@@ -194,7 +194,9 @@ class _Run:
         self.heads: list[_Head] = []
         self.segments: list[tuple[_Head, Tensor, int]] = []  # boxes of a head over frames, and the first of these
         self.done: list[_Head] = []
-        self.tracks: list[FaceTrack] = []
+        self.tracks: list[tuple[int, int, float]] = []  # first frame, number of frames, score
+        # Their boxes in one block: many small ones would be strewn over the heap and hold what is free around them.
+        self.boxes: array[float] = array("f")
         self.size: tuple[int, int] | None = None
         self.scale = 1.0
         self.fps = 25.0
@@ -213,7 +215,11 @@ class _Run:
         self._detect(self.keys)
         self._close(self.seen)
         self._measure()
-        return sorted(self.tracks, key=lambda track: (track.first, -float(_area(track.boxes).mean())))
+        lengths = [length for _, length, _ in self.tracks]
+        rows = torch.from_numpy(np.array(self.boxes, np.float32).reshape(-1, 4))
+        boxes = torch.split(rows, lengths) if lengths else ()
+        tracks = [FaceTrack(first, own, score) for (first, _, score), own in zip(self.tracks, boxes, strict=True)]
+        return sorted(tracks, key=lambda track: (track.first, -float(_area(track.boxes).mean())))
 
     def _begin(self, chunk: Frames) -> Tensor:
         images = chunk.images
@@ -330,7 +336,8 @@ class _Run:
         boxes = _smoothed(head, self.tracker.smoothing * self.fps)
         if len(boxes) >= self.tracker.min_seconds * self.fps:
             score = sum(head.scores) / len(head.scores)
-            self.tracks.append(FaceTrack(head.first, torch.from_numpy(boxes / self.scale).float(), score))
+            self.tracks.append((head.first, len(boxes), score))
+            self.boxes.frombytes((boxes / self.scale).astype(np.float32).tobytes())
 
 
 def _smoothed(head: _Head, width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
