@@ -433,7 +433,7 @@ def _chains(rows: Sequence[_Row], seeds: Sequence[int]) -> dict[str, list[StageR
                 for name, earlier in chains.items()
                 if any(str(run.folder) in options for run in earlier if not run.stage.once)
             ]
-            name = " and ".join([*before, f"{row.ablation.title}, seed {seed}"])
+            name = " and ".join([*before, f"{row.name}, seed {seed}"])
             chains[name] = [run for other in before for run in chains.pop(other)] + runs
     return {name: runs for name, runs in chains.items() if runs}
 
