@@ -6,7 +6,8 @@ The run is the folder of ``merc run demo/video.yaml``. Its network's threshold o
 validation split, and tracks are chosen in the clips of the run and of other rendered corpora, which the network has not
 seen and of which each is made by
 
-    merc import rendered --out FOLDER/data --seed 1
+    merc import rendered --out FOLDER/data --seed 1 --dialogues '{train: 1, val: 14, test: 1}' \
+        --people '{train: 4, val: 12, test: 4}'
     merc predict --config rendered/faces.yaml --data.corpus FOLDER/data/corpus.json --out FOLDER/faces \
         --outputs '[faces, crops, sound]'
 
@@ -74,8 +75,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--other", type=Path, nargs="*", default=[])
     parser.add_argument("--splits", nargs="+", default=["val"])
+    parser.add_argument("--threshold", type=float, help="of nobody, instead of that from validation")
     options = parser.parse_args()
     task = trained(options.run)
+    if options.threshold is not None:
+        task.threshold.fill_(options.threshold)
     print("| | " + " | ".join(map(str, [options.run, *options.other])) + " |")
     columns = [cases(task, folder, options.splits) for folder in (options.run, *options.other)]
     for name, belongs in PARTS.items():
