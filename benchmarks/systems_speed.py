@@ -1,11 +1,13 @@
 """What an epoch of each system takes at the sizes of MELD and IEMOCAP, against the arithmetic it needs.
 
-python benchmarks/systems_speed.py [--threads 1] [--epochs 3] [--corpora meld iemocap] [--systems hierarchical LFVD ...]
+python benchmarks/systems_speed.py [--threads 1] [--epochs 3] [--share 1] [--corpora meld iemocap]
+    [--systems hierarchical TelME LFVD CMATH Concat]
 
 Each system trains as its shipped configs say: network, batch size, optimizer, validation, checkpoints and logging of
 every epoch, on normal features of the corpus's number of dialogues and of its widths (LFVD, CMATH and Concat: the
 community's, 1024, 300 or 1582, 342; the others: 1024, 1024, 768). TelME's teacher is RoBERTa itself and not measured.
-Each runs in a process of its own, whose peak memory is given. The first epoch warms up.
+Each runs in a process of its own, whose peak memory is given. The first epoch warms up. With a ``--share`` of the
+dialogues, times are scaled up; what an epoch does once, such as its checkpoints, is so counted several times.
 
 The floor is the multiply-adds of an epoch's training and validation over the rate of matrix products with as many
 threads. They are counted on a batch of conversations of equal length, in which nothing is padded. The rate is that of
@@ -152,14 +154,15 @@ def padding(task: EmotionTask, data: ConversationDataModule, equal: Conversation
     return statistics.median(ratios) - 1, 1 - int(whole.lengths[torch.cat(order)].sum()) / rectangles
 
 
-def measure(corpus_name: str, system: str, threads: int, epochs: int) -> list[Row]:
+def measure(corpus_name: str, system: str, threads: int, epochs: int, share: float) -> list[Row]:
     """Train the stages of a system."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     size = SIZES[corpus_name]
-    corpus = make_corpus(size.labels, size.dialogues, size.counts)
+    dialogues = {split: round(share * number) for split, number in size.dialogues.items()}
+    corpus = make_corpus(size.labels, dialogues, size.counts)
     rows = []
     for stage in SYSTEMS[system]:
         with tempfile.TemporaryDirectory() as name, manners(quiet=True):
@@ -198,9 +201,9 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int) -> list[Ro
                 Row(
                     stage if len(SYSTEMS[system]) > 1 else "",
                     sum(p.numel() for p in task.parameters()),
-                    statistics.median(clock.wall),
-                    statistics.median(clock.processor),
-                    work / statistics.median(clock.rate),
+                    statistics.median(clock.wall) / share,
+                    statistics.median(clock.processor) / share,
+                    work / statistics.median(clock.rate) / share,
                     costs,
                     empty,
                     peak_mb(),
@@ -267,6 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=3, help="at least 2, of which the first is not counted")
+    parser.add_argument("--share", type=float, default=1.0, help="of the dialogues, above 0")
     parser.add_argument("--corpora", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS))
     options = parser.parse_args()
@@ -281,7 +285,9 @@ def main() -> None:
                 f"{'places':>8}{'MB':>8}"
             )
             for system in options.systems:
-                rows = processes.submit(measure, corpus, system, options.threads, options.epochs).result()
+                rows = processes.submit(
+                    measure, corpus, system, options.threads, options.epochs, options.share
+                ).result()
                 for row in rows:
                     print(
                         f"{system:12}{row.stage:14}{row.parameters / 1e6:9.1f}{row.wall:9.2f}{row.processor:11.2f}"
