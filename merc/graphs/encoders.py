@@ -163,7 +163,9 @@ class GCNEncoder(GraphEncoder):
         convolution = cast(GCNConv, self.layers[layer])
         # A bag of rows for each target, as edges are sorted by target: no array of an edge's vectors is made.
         starts = torch.searchsorted(target, torch.arange(len(hidden), device=target.device))
-        sent = convolution.lin(hidden).to(edges.weight.dtype)
-        summed = F.embedding_bag(source, sent, starts, mode="sum", per_sample_weights=edges.weight)
+        sent = convolution.lin(hidden)
+        wide = torch.promote_types(sent.dtype, edges.weight.dtype)
+        weight = edges.weight.to(wide)
+        summed = F.embedding_bag(source, sent.to(wide), starts, mode="sum", per_sample_weights=weight)
         messages: Tensor = summed + convolution.bias
         return messages
