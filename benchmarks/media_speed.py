@@ -5,8 +5,8 @@ python benchmarks/media_speed.py --minutes 60 [--height 360] [--every 10]
 
 Prints the real-time factor (seconds of computing for a second of video) of each part, and that in processor time: on a
 busy machine only the latter, divided by the threads, says what an idle one would do. With --minutes the video is
-looped to that length instead, decoded and tracked in one stream, and the memory in use is printed along the way: a
-smaller picture and fewer detections (--every) make an hour cheap, and hold no less.
+looped to that length instead, decoded and tracked in one stream, and the memory in use is printed along the way; a
+smaller picture (--height) and fewer detections (--every) make an hour cheap.
 """
 
 from __future__ import annotations
