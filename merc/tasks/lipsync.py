@@ -41,8 +41,13 @@ class LipSyncTask(L.LightningModule):
         scorer: How windows become a choice.
         activity: Weight of the cross-entropy of whether lips speak at all.
         pair_frames: Pictures of every clip that enter the pairs of validation and test; 74 are 3 s.
+        visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
+            somebody speaks in nearly every clip that shows a face.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+
+    Raises:
+        ValueError: ``visible`` is out of its range.
     """
 
     def __init__(
@@ -53,16 +58,20 @@ class LipSyncTask(L.LightningModule):
         scorer: SyncScorer | None = None,
         activity: float = 0.2,
         pair_frames: int = 74,
+        visible: float = 0.95,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= visible <= 1:
+            raise ValueError(f"visible is a share: expected 0..1, got {visible}.")
         self.network = network
         self.loss = loss or SyncLoss()
         self.augment = augment
         self.scorer = scorer or SyncScorer()
         self.activity = activity
         self.pair_frames = pair_frames
+        self.visible = visible
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.threshold: Tensor
@@ -167,7 +176,7 @@ class LipSyncTask(L.LightningModule):
             self.log(f"{part}/pair_loss", F.softplus((scores - own) / 0.1)[others].mean())
             self.log(f"{part}/still_accuracy", (own[:, 0] > frozen).float().mean())
             if part == "val":
-                self.threshold.fill_(speaking_threshold(own[:, 0], torch.cat([scores[others], frozen])))
+                self.threshold.fill_(speaking_threshold(own[:, 0], torch.cat([scores[others], frozen]), self.visible))
         if choices:
             right, first = torch.tensor(choices).float().mean(0)
             self.log(f"{part}/choice_accuracy", right, prog_bar=True)
