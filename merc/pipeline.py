@@ -117,7 +117,7 @@ class FinishedRun:
 
     def place(self, stage: Stage, seed: int) -> Path:
         """The folder of a stage."""
-        return self.folder / stage.name if stage.once else self.folder / f"seed-{seed}" / stage.name
+        return _place(self.folder, stage, seed)
 
     def save(self) -> None:
         """Write the record, with the seeds that are recorded for the same stages already."""
@@ -164,6 +164,11 @@ class FinishedRun:
                 f"{folder} holds no finished run ({type(error).__name__}: {error}): expected a folder that `merc run` "
                 "wrote. Give the same `merc run` command again: it finishes what is left."
             ) from error
+
+
+def _place(out: Path, stage: Stage, seed: int) -> Path:
+    """The folder of a stage in that of a run."""
+    return out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
 
 
 def lead_to(pipeline: Pipeline, name: str) -> set[str]:
@@ -341,8 +346,7 @@ def plan(
                 {name: prints[name] for name in needed},
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-            own = out / stage.name if stage.once else out / f"seed-{seed}" / stage.name
-            folder = (elsewhere or {}).get(fingerprint, own)
+            folder = (elsewhere or {}).get(fingerprint, _place(out, stage, seed))
             places[stage.name], prints[stage.name] = str(folder), fingerprint
             filled = Stage(**{**asdict(stage), "options": fill(stage.options, places)})
             if not stage.once:

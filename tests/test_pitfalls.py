@@ -8,11 +8,11 @@ import json
 import re
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from made_batches import FOUR, make_batch
+from quiet_trainer import trainer_in
 
 import merc
 from merc.batch import ConversationBatch, Edges
@@ -71,19 +71,6 @@ def teacher():
     return TeacherTask(GATEncoder(8, 4, hidden_dim=8, num_layers=1, heads=2), optimizer=torch.optim.AdamW)
 
 
-def trainer_in(folder, epochs=1, callbacks=()):
-    return L.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=bool(callbacks),
-    )
-
-
 def test_pitfall_01_predictions_do_not_depend_on_the_batch(batch):
     # tests/test_contract.py audits every network; this one is the whole of the main system.
     head = HierarchicalFusion(DIMS, 4, dim=8, scope="conversation").eval()
@@ -131,7 +118,7 @@ def test_pitfall_04_training_does_not_read_the_test_split(module, tmp_path, monk
     split = ConversationDataModule.split
     monkeypatch.setattr(ConversationDataModule, "split", lambda self, name: read.append(name) or split(self, name))
     best = ModelCheckpoint(tmp_path, monitor="val/weighted_f1", mode="max")
-    trainer = trainer_in(tmp_path, 2, [best])
+    trainer = trainer_in(tmp_path, best, epochs=2)
     trainer.fit(teacher(), datamodule=module)
     assert set(read) == {"train", "val"}
     trainer.test(datamodule=module, ckpt_path="best", weights_only=True, verbose=False)
@@ -141,7 +128,7 @@ def test_pitfall_04_training_does_not_read_the_test_split(module, tmp_path, monk
 
 def test_pitfall_05_the_best_weights_come_from_their_file(module, tmp_path):
     best = ModelCheckpoint(tmp_path, monitor="val/weighted_f1", mode="max", save_weights_only=True)
-    trainer = trainer_in(tmp_path, 2, [best])
+    trainer = trainer_in(tmp_path, best, epochs=2)
     task = teacher()
     trainer.fit(task, datamodule=module)
     with torch.no_grad():
@@ -211,7 +198,7 @@ def test_pitfall_11_the_anchor_is_no_negative_and_the_loss_is_trained():
 
 def test_pitfall_12_a_store_tells_its_origin(module, tmp_path):
     task = teacher()
-    trainer = trainer_in(tmp_path, callbacks=[StoreWriterCallback({"logits": str(tmp_path / "logits")})])
+    trainer = trainer_in(tmp_path, StoreWriterCallback({"logits": str(tmp_path / "logits")}))
     trainer.fit(task, datamodule=module)
     trainer.predict(task, datamodule=module, return_predictions=False)
     about = FeatureStore(tmp_path / "logits").provenance

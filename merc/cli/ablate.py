@@ -31,7 +31,7 @@ from merc.ablation import (
 from merc.cli import find_config
 from merc.cli.lightning import MercParser, manners
 from merc.cli.run import (
-    add_seeds,
+    add_run_options,
     check_options,
     data_options,
     finish,
@@ -63,9 +63,7 @@ def ablate_command(args: list[str]) -> int:
         "--trainer.* are Lightning's, and go to every training stage.",
     )
     parser.add_argument("pipeline", help="config of a pipeline, or of a single stage such as meld/lfvd.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
-    add_seeds(parser)
+    add_run_options(parser)
     parser.add_argument(
         "--rows",
         type=str,

@@ -154,22 +154,19 @@ def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
     Raises:
         PipelineError: One of them cannot be had of a new corpus.
     """
-    by_name = {stage.name: replace(stage, options=_for_new(stage.options)) for stage in stages}
-    by_name[target.name] = target
-    corpora = {name for name, stage in by_name.items() if _brings_corpus(stage)}
-    names, open_names = set(), [target.name]
-    while open_names:
-        stage = by_name[open_names.pop()]
-        if stage.name in names:
+    new = {stage.name: replace(stage, options=_for_new(stage.options)) for stage in stages} | {target.name: target}
+    corpora = {name for name, stage in new.items() if _brings_corpus(stage)}
+    names = {target.name}
+    for stage in reversed(new.values()):
+        if stage.name not in names:
             continue
-        names.add(stage.name)
         if stage.command == "import" and stage.config == "table":
             raise _not_of_new(stage, f"takes its numbers from a table, {stage.options.get('files')}", stages)
         if foreign := _of_corpus_alone(stage.options, corpora):
             raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
         if stage.name not in corpora:
-            open_names += [name for name in references(stage.options) if name in by_name]
-    return [by_name[stage.name] for stage in stages if stage.name in names]
+            names |= references(stage.options)
+    return [stage for stage in new.values() if stage.name in names]
 
 
 def _not_of_new(stage: Stage, why: str, stages: Sequence[Stage]) -> PipelineError:

@@ -40,9 +40,7 @@ def run_command(args: list[str]) -> int:
         "Lightning's, and go to every training stage.",
     )
     parser.add_argument("pipeline", help="config of the pipeline: a file, or a short name such as demo/simulated.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
-    add_seeds(parser)
+    add_run_options(parser)
     given = parser.parse_args(own)
     run_pipeline(
         given.pipeline,
@@ -55,8 +53,10 @@ def run_command(args: list[str]) -> int:
     return 0
 
 
-def add_seeds(parser: ArgumentParser) -> None:
-    """The options that say with which seeds to train, and how many at once."""
+def add_run_options(parser: ArgumentParser) -> None:
+    """The options that say where results and corpus are, with which seeds to train, and how many at once."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one seed or several")
     parser.add_argument("--seeds", type=PositiveInt | None, default=None, help="that many seeds, 0, 1, 2, ...")
     parser.add_argument("--jobs", type=PositiveInt, default=1, help="train so many seeds at once, each in a process")

@@ -22,7 +22,7 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.optimizers import fused_on_cpu
-from merc.tasks.trainer import datamodule_of
+from merc.tasks.trainer import datamodule_of, log_terms, total
 from merc.weights import weights_digest
 
 
@@ -43,7 +43,7 @@ class Prediction:
     @property
     def loss(self) -> Tensor:
         """The sum of the terms, in float32."""
-        return torch.stack([term.float() for term in self.terms.values()]).sum()
+        return total(self.terms)
 
 
 class EmotionTask(L.LightningModule):
@@ -68,7 +68,8 @@ class EmotionTask(L.LightningModule):
         self.metrics: dict[str, EmotionMetrics] = {}
         self.origin: dict[str, Any] = {}
         """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
-        self._classes: list[str] = []
+        self.classes: list[str] = []
+        """The emotions of the data, known from ``setup`` on."""
         self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
 
@@ -110,7 +111,7 @@ class EmotionTask(L.LightningModule):
                 f"{type(self).__name__} tells {self.num_classes} classes apart, corpus {self.data.corpus.name!r} has "
                 f"{len(labels)} ({', '.join(labels.names)}): correct num_classes in the config."
             )
-        self._classes = list(labels.names)
+        self.classes = list(labels.names)
         self._check_classes()
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
         self.metrics = {part: EmotionMetrics(labels).to(device) for part in ("val", "test")}
@@ -122,26 +123,13 @@ class EmotionTask(L.LightningModule):
         self.origin = {
             "trained_on": f"{corpus}/train",
             "selected_on": f"{corpus}/val",
-            "classes": self._classes,
+            "classes": self.classes,
             "stores": {name: store.digest for name, store in self.data.stores.items()},
         }
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, each of them logged."""
-        return self._learn(self.predict(batch), len(batch.label))
-
-    def _learn(self, prediction: Prediction, size: int) -> Tensor:
-        loss = prediction.loss
-        for name, value in {"loss": loss, **prediction.terms}.items():
-            self.log(
-                f"train/{name}",
-                value.detach(),
-                prog_bar=name == "loss",
-                on_step=False,
-                on_epoch=True,
-                batch_size=size,
-            )
-        return loss
+        return log_terms(self, self.predict(batch).terms, len(batch.label))
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a validation batch."""
@@ -207,7 +195,7 @@ class EmotionTask(L.LightningModule):
         return {
             "task": type(self).__name__,
             "modules": self._signature()["modules"],
-            "classes": self._classes,
+            "classes": self.classes,
             "trained_on": self.origin.get("trained_on", "nothing"),
             "selected_on": self.origin.get("selected_on", "nothing"),
             "trained_with": self.origin.get("stores", {}),
@@ -234,10 +222,10 @@ class EmotionTask(L.LightningModule):
     def _check_classes(self) -> None:
         """Compare the emotions of the data with those that the weights were trained on, once both are known."""
         known = self.origin.get("classes")
-        if known and self._classes and known != self._classes:
+        if known and self.classes and known != self.classes:
             raise ValueError(
                 f"The weights were trained on {self.origin['trained_on']}, with the classes {known}, and the corpus "
-                f"has {self._classes}: give a checkpoint that was trained on these."
+                f"has {self.classes}: give a checkpoint that was trained on these."
             )
 
     def _why_missing(self, key: UtteranceKey, modalities: Collection[str]) -> str:

@@ -21,6 +21,7 @@ from merc.tasks.fusion import FusionTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from merc.tasks.trainer import log_terms
 from merc.weights import weights_digest
 
 
@@ -124,7 +125,7 @@ class JointTask(EmotionTask):
         """
         super().setup(stage)
         for part in (self.fusion, *self._encoders().values()):
-            part._classes = self._classes
+            part.classes = self.classes
         if stage in ("fit", "validate") and self.weights["distillation"] and self.teacher is None:
             for _, student in self._students():
                 student.require_teacher(self.data)
@@ -162,7 +163,7 @@ class JointTask(EmotionTask):
         prediction = self.predict(conversations)
         if self.lipsync is not None and self.weights["sync"] and not isinstance(batch, ConversationBatch):
             prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.weights["sync"])
-        return self._learn(prediction, len(conversations.label))
+        return log_terms(self, prediction.terms, len(conversations.label))
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """What stores take of the fusion, and under its modality of every encoder."""

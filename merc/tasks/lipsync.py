@@ -16,7 +16,7 @@ from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
-from merc.tasks.trainer import datamodule_of
+from merc.tasks.trainer import datamodule_of, log_terms
 from merc.weights import weights_digest
 
 
@@ -115,18 +115,7 @@ class LipSyncTask(L.LightningModule):
 
     def training_step(self, batch: LipSyncBatch, batch_idx: int) -> Tensor:
         """The sum of the terms, each of them logged."""
-        terms = self.terms(batch)
-        total: Tensor = torch.stack(list(terms.values())).sum()
-        for name, value in {"loss": total, **terms}.items():
-            self.log(
-                f"train/{name}",
-                value.detach(),
-                prog_bar=name == "loss",
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(batch.sound),
-            )
-        return total
+        return log_terms(self, self.terms(batch), len(batch.sound))
 
     def terms(self, batch: LipSyncBatch) -> dict[str, Tensor]:
         """The weighted terms, whose sum is the loss: those of synchrony, and ``activity``, whether lips speak."""

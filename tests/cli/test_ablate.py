@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 import statistics
 
 import lightning
@@ -144,13 +143,11 @@ def write_pipeline(folder):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with the pipeline and its configs; Lightning's own Ctrl-C leaves the signal ignored."""
+def place(tmp_path, monkeypatch, interrupt):
+    """A folder with the pipeline and its configs."""
     monkeypatch.chdir(tmp_path)
     write_pipeline(tmp_path)
-    handler = signal.getsignal(signal.SIGINT)
-    yield tmp_path
-    signal.signal(signal.SIGINT, handler)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -128,15 +128,13 @@ def write(file, config):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with the pipeline and its configs; Lightning's own Ctrl-C leaves the signal ignored."""
+def place(tmp_path, monkeypatch, interrupt):
+    """A folder with the pipeline and its configs."""
     monkeypatch.chdir(tmp_path)
     write("teacher.yaml", TEACHER)
     write("student.yaml", student())
     write("pipeline.yaml", {"stages": STAGES})
-    handler = signal.getsignal(signal.SIGINT)
-    yield tmp_path
-    signal.signal(signal.SIGINT, handler)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from made_batches import make_batch
+from quiet_trainer import trainer_in
 from torch import nn
 
 from merc.callbacks import StoreWriterCallback
@@ -59,20 +60,6 @@ def student_task(**options):
     return StudentTask(GCNEncoder(12, C, hidden_dim=16), "audio", optimizer=ADAM, **options)
 
 
-def trainer_in(folder, epochs=2, callbacks=(), **options):
-    return L.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        **options,
-    )
-
-
 def best_checkpoint(folder):
     return ModelCheckpoint(folder, filename="best", monitor="val/weighted_f1", mode="max")
 
@@ -81,7 +68,7 @@ def train(task, module, folder, outputs=("hidden", "logits"), epochs=2):
     """Fit, test the best checkpoint and write stores from it; the checkpoint's path."""
     L.seed_everything(0, verbose=False)
     best = best_checkpoint(folder)
-    trainer = trainer_in(folder, epochs, [best])
+    trainer = trainer_in(folder, best, epochs=epochs)
     trainer.fit(task, datamodule=module)
     trainer.test(task, datamodule=module, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
     trainer.callbacks.append(StoreWriterCallback({name: str(folder / name) for name in outputs}))
@@ -173,7 +160,7 @@ def test_stores_say_why_an_utterance_is_missing(chain):
 
 
 def test_weights_that_were_never_trained_say_so(data, tmp_path):
-    trainer = trainer_in(tmp_path, callbacks=[StoreWriterCallback({"logits": str(tmp_path / "logits")})])
+    trainer = trainer_in(tmp_path, StoreWriterCallback({"logits": str(tmp_path / "logits")}))
     trainer.predict(teacher_task(), datamodule=teacher_data(data), return_predictions=False)
     assert FeatureStore(tmp_path / "logits").provenance["trained_on"] == "nothing"
 
@@ -181,7 +168,7 @@ def test_weights_that_were_never_trained_say_so(data, tmp_path):
 def test_the_origin_of_weights_follows_them_to_another_corpus(data, chain, tmp_path):
     renamed = replace(Corpus.load(data / "corpus.json"), name="elsewhere")
     module = ConversationDataModule(renamed, {"text": data / "features/text"}, teacher_data(data).graphs)
-    trainer = trainer_in(tmp_path, callbacks=[StoreWriterCallback({"logits": str(tmp_path / "logits")})])
+    trainer = trainer_in(tmp_path, StoreWriterCallback({"logits": str(tmp_path / "logits")}))
     trainer.predict(teacher_task(), datamodule=module, ckpt_path=chain[1]["teacher"], weights_only=True)
     assert FeatureStore(tmp_path / "logits").provenance["trained_on"] == "simulated/train"
 
@@ -244,7 +231,7 @@ def test_the_checkpoint_of_another_model_is_refused(data, chain, tmp_path, other
 
 
 def test_a_checkpoint_from_elsewhere_is_refused(data, tmp_path):
-    trainer = trainer_in(tmp_path, epochs=1, limit_train_batches=1, limit_val_batches=1)
+    trainer = trainer_in(tmp_path, limit_train_batches=1, limit_val_batches=1)
     trainer.fit(BoringModel())
     trainer.save_checkpoint(tmp_path / "boring.ckpt", weights_only=True)
     with pytest.raises(ValueError, match="task: expected TeacherTask, found None"):
@@ -329,7 +316,7 @@ def test_a_student_needs_its_teacher_to_learn_only(data, chain, tmp_path):
     first, again = (json.loads((f / "report/metrics.json").read_text()) for f in (chain[0] / "student", tmp_path))
     assert again["confusion"] == first["confusion"]
     alone = student_task(loss=DistillationLoss(alpha=1.0))
-    trainer_in(tmp_path, epochs=1).fit(alone, datamodule=module)
+    trainer_in(tmp_path).fit(alone, datamodule=module)
 
 
 def test_the_best_epoch_is_tested_and_not_the_last(data, tmp_path):
@@ -345,7 +332,7 @@ def test_the_best_epoch_is_tested_and_not_the_last(data, tmp_path):
     L.seed_everything(0, verbose=False)
     task = Forgetful(GATEncoder(16, C, hidden_dim=16, num_layers=2), "text", optimizer=ADAM)
     module, best = teacher_data(data), best_checkpoint(tmp_path)
-    trainer = trainer_in(tmp_path, 3, [best], limit_train_batches=1)
+    trainer = trainer_in(tmp_path, best, epochs=3, limit_train_batches=1)
     trainer.fit(task, datamodule=module)
     last = trainer.test(task, datamodule=module, ckpt_path=None, verbose=False)
     assert (logits_on(task, module).argmax(1) == 2).all()  # the last epoch knows one emotion
@@ -366,7 +353,7 @@ def test_rows_of_a_cut_test_are_not_reported(data, tmp_path):
 
 
 def test_half_precision_trains(data, tmp_path):
-    trainer = trainer_in(tmp_path, epochs=1, precision="bf16-mixed")
+    trainer = trainer_in(tmp_path, precision="bf16-mixed")
     task, module = teacher_task(), teacher_data(data)
     trainer.fit(task, datamodule=module)
     trainer.test(task, datamodule=module, verbose=False)

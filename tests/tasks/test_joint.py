@@ -10,6 +10,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from made_batches import make_batch
+from quiet_trainer import trainer_in
 from tiny_lips import SIZE, still, talk, write_stores
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -340,21 +341,6 @@ def conversations(data, stores, graphs=("audio", "visual"), lips=None, **options
     if lips is None:
         return ConversationDataModule(data / "corpus.json", stores, graphs, **options)
     return JointDataModule(lips, corpus=data / "corpus.json", stores=stores, graphs=graphs, **options)
-
-
-def trainer_in(folder, *callbacks, epochs=1, **options):
-    return L.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        **options,
-    )
 
 
 def staged(task, module, folder, outputs):

@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet_trainer import trainer_in
 from tiny_lips import SIZE, still, talk, write_stores
 
 from merc.callbacks import StoreWriterCallback
@@ -79,18 +80,6 @@ def trained(stores, tmp_path_factory):
     return model, trainer.callback_metrics, best.best_model_path
 
 
-def quiet_trainer(folder, *callbacks):
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-
-
 def known(stores):
     source, folder = stores
     return LipSyncDataModule([LipSyncSource(**source, speaker=str(folder / "speaker"))])
@@ -105,7 +94,7 @@ def test_own_lips_win_over_others_and_over_still_ones(trained):
 
 def test_the_speaker_is_chosen_better_than_by_the_first_face(trained, stores, tmp_path):
     model, _, _ = trained
-    [scores] = quiet_trainer(tmp_path).test(model, datamodule=known(stores), verbose=False)
+    [scores] = trainer_in(tmp_path).test(model, datamodule=known(stores), verbose=False)
     assert scores["test/choice_accuracy"] > 0.8 > scores["test/first_face_accuracy"]
 
 
@@ -120,7 +109,7 @@ def test_the_threshold_is_between_own_and_foreign_scores_and_travels_in_the_chec
 def test_prediction_writes_who_speaks(trained, stores, tmp_path):
     model, _, _ = trained
     out = tmp_path / "speaker"
-    quiet_trainer(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
         model,
         datamodule=LipSyncDataModule([LipSyncSource(**stores[0])], predict_splits=["test"]),
         return_predictions=False,
@@ -146,7 +135,7 @@ def test_a_clip_that_could_not_be_read_keeps_its_reason(trained, stores, tmp_pat
                 writer.add([key], sound.sequence(key), [len(sound.sequence(key))])
         writer.skip(deaf, "no audio")
     out = tmp_path / "speaker"
-    quiet_trainer(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
         model,
         datamodule=LipSyncDataModule(
             [LipSyncSource(**{**stores[0], "sound": str(tmp_path / "sound")})], predict_splits=["test"]
@@ -163,7 +152,7 @@ def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
     model = task()
     model.threshold.fill_(0.5)  # no score is above 0
     out = tmp_path / "speaker"
-    quiet_trainer(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
         model,
         datamodule=LipSyncDataModule([LipSyncSource(**stores[0])], predict_splits=["val"]),
         return_predictions=False,
@@ -175,11 +164,11 @@ def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
 def test_crops_of_another_size_are_refused(stores, tmp_path):
     other = LipSyncTask(LipSyncNet(size=32, width=4, hidden=8))
     with pytest.raises(ValueError, match="looks at crops of 32 x 32 pixels, the store has 16 x 16"):
-        quiet_trainer(tmp_path).test(other, datamodule=known(stores), verbose=False)
+        trainer_in(tmp_path).test(other, datamodule=known(stores), verbose=False)
 
 
 def test_the_checkpoint_of_another_network_is_refused(trained, stores, tmp_path):
     _, _, path = trained
     other = LipSyncTask(LipSyncNet(size=SIZE, width=4, hidden=8))
     with pytest.raises(ValueError, match="checkpoint is of another model"):
-        quiet_trainer(tmp_path).test(other, datamodule=known(stores), ckpt_path=path, weights_only=True, verbose=False)
+        trainer_in(tmp_path).test(other, datamodule=known(stores), ckpt_path=path, weights_only=True, verbose=False)
