@@ -249,7 +249,7 @@ def test_sound_alone_is_told_and_gives_no_film(run, film, tmp_path):
 
 def test_a_stage_of_text_alone_looks_at_no_faces(run, film, tmp_path, capsys):
     args = command(film, run, tmp_path, "--stage", "teacher", "--film", "false")
-    assert stages_that_run(capsys, args) == ["data", "words", "text", "teacher"]
+    assert stages_that_run(capsys, args) == ["data", "words", "written", "text", "teacher"]
     told = json.loads((tmp_path / "annotation.json").read_text())["lines"]
     assert all(line["used"] == ["text"] and line["no_face"] == "this run does not look at faces" for line in told)
     assert not (tmp_path / "annotated.mp4").exists()
@@ -305,7 +305,7 @@ def test_where_a_training_started_is_needed_in_training_alone():
     joint = Stage("joint", "fit", "joint.yaml", {**start, "data.stores": stores})
     found = [*made_of(), joint]
     needed = [stage.name for stage in _needed(found, _target(found, None))]
-    assert needed == ["data", "words", "voice", "text", "teacher", "joint"]
+    assert needed == ["data", "words", "voice", "written", "text", "teacher", "joint"]
 
 
 @pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
@@ -314,6 +314,14 @@ def test_the_shipped_chains_can_be_applied(name):
     needed = [stage.name for stage in _needed(found, _target(found, None))]
     assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
     assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
+
+
+def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
+    found = read_pipeline(find_config("meld/minilm_systems.yaml")).stages
+    needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
+    assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
+    with pytest.raises(PipelineError, match="'prosody' takes its numbers from a table"):
+        _needed(found, _target(found, "lfvd"))
 
 
 # --- the record of a run

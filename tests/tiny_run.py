@@ -106,7 +106,8 @@ def stages():
             **more,
         }
 
-    evidence = {"features": "{words}/features", "corpus": "{data}/corpus.json"}
+    writing = {"features": "{words}/features", "corpus": "{data}/corpus.json"}
+    evidence = {"features": "{written}", "corpus": "{data}/corpus.json"}
     audio = {**CORPUS, "data.stores": {"audio": "{voice}/features", "teacher": "{teacher}/logits"}}
     visual = {**CORPUS, "data.stores": {"visual": "{face}/features", "teacher": "{teacher}/logits"}}
     return [
@@ -116,6 +117,7 @@ def stages():
         stage("words", "predict", CORPUS, ["features"]),
         stage("voice", "predict", CORPUS, ["features"]),
         stage("face", "predict", {**CORPUS, **READER}, ["features"]),
+        stage("written", "import", writing, config="writing"),
         stage("text", "import", evidence, config="evidence"),
         stage("teacher", "fit", {**CORPUS, "data.stores": {"text": "{text}"}}, ["hidden", "logits"], once=False),
         stage("audio_student", "fit", audio, ["hidden"], once=False),
@@ -124,7 +126,7 @@ def stages():
     ]
 
 
-TEXT_ONLY = ("data", "words", "text", "teacher")
+TEXT_ONLY = ("data", "words", "written", "text", "teacher")
 
 
 def write_pipeline(folder, names=None):

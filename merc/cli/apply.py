@@ -22,7 +22,7 @@ from merc.labels import LabelSet
 from merc.pipeline import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
 
-_FEATURES_OF_A_CORPUS = ("evidence",)
+_FEATURES_OF_A_CORPUS = ("evidence", "writing")
 """Imports that make features from features; the others bring a corpus, or numbers that only it has."""
 
 
@@ -90,8 +90,8 @@ def apply_pipeline(
     """Apply a finished run of ``merc run`` to a new corpus, which needs no labels.
 
     The new corpus takes the place of the imported one. Stages of ``predict`` run as they did, stages of ``fit``
-    predict with their best checkpoint, and evidence is that of the training split's fit. Only what the chosen stage
-    builds on is run. What is finished and unchanged in ``out`` is skipped, what was cut goes on.
+    predict with their best checkpoint, evidence is that of the training split's fit, and writing is measured. Only what
+    the chosen stage builds on is run. What is finished and unchanged in ``out`` is skipped, what was cut goes on.
 
     Args:
         run_folder: The folder that ``merc run`` was given as ``--out``.
@@ -251,6 +251,8 @@ class _Application:
         run.begin()
         if _brings_corpus(stage):
             self.corpus.save(run.folder / CORPUS_FILE)
+        elif stage.command == "import" and stage.config == "writing":
+            self._writing(run)
         elif stage.command == "import":
             self._evidence(run)
         else:
@@ -275,6 +277,13 @@ class _Application:
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         return StageRun(filled, folder, self.seed, fingerprint)
+
+    def _writing(self, run: StageRun) -> None:
+        """How the new utterances are written."""
+        from merc.encoders.writing import writing_table
+
+        features = run.stage.options.get("features")
+        writing_table(self.corpus, None if features is None else FeatureStore(features)).save(run.folder)
 
     def _evidence(self, run: StageRun) -> None:
         """Evidence of the new features, by the fit to those that the run was trained on."""
