@@ -102,7 +102,8 @@ def exact_evidence(folder: Path, corpus_seed: int) -> dict[str, str]:
 def pipeline(out: Path, systems: list[str], corpus_seed: int, exact: bool) -> Path:
     """The corpus, its evidence and the systems, as a config."""
     demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
-    stages = [stage for stage in demo if stage["command"] == "import"]
+    replaced = MODALITIES if exact else ()
+    stages = [stage for stage in demo if stage["command"] == "import" and stage["name"] not in replaced]
     stages[0]["options"] = {"seed": corpus_seed}
     for name in systems:
         stages += SYSTEMS[name]

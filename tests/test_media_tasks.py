@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 
+from quiet_trainer import trainer_in
 from tiny_clips import GREEN, RED, Colour, Loudness, SquareDetector, clips_corpus
 
 from merc.callbacks import StoreWriterCallback
@@ -53,16 +54,7 @@ def predict(folder, task, reader, corpus, outputs, callbacks=(), **options):
     options = {"workers": 0, "batch_seconds": 4.0, **options}
     data = MediaDataModule(corpus, reader, **options)
     writer = StoreWriterCallback({kind: str(folder / kind) for kind in outputs}, shard_rows=6)
-    L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[*callbacks, writer],
-    ).predict(task, datamodule=data, return_predictions=False)
+    trainer_in(folder, *callbacks, writer).predict(task, datamodule=data, return_predictions=False)
     return [FeatureStore(folder / kind) for kind in outputs]
 
 

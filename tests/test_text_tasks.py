@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet_trainer import trainer_in
 from tiny_text import conversation, tiny_bert, tiny_corpus
 from torch import nn
 
@@ -38,18 +39,6 @@ def corpus():
     return tiny_corpus()
 
 
-def trainer(folder, **options):
-    options = {"logger": False, "enable_checkpointing": False, **options}
-    return L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
 def tuned(bert, **options):
     settings = {"context": "symmetric", "prompt": PROMPT, "pooling": "mask", "max_tokens": 40, **options}
     return TextEncoderTask(
@@ -63,7 +52,7 @@ def fine_tuned(bert, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     L.seed_everything(0, verbose=False)
     keep = ModelCheckpoint(folder, "best", monitor="val/weighted_f1", mode="max")
-    run = trainer(folder, max_epochs=30, enable_checkpointing=True, callbacks=[keep], gradient_clip_val=1.0)
+    run = trainer_in(folder, keep, epochs=30, gradient_clip_val=1.0)
     task = tuned(bert)
     run.fit(task, datamodule=TextDataModule(corpus, batch_size=8))
     return Path(keep.best_model_path), dict(run.callback_metrics), float(keep.best_model_score)
@@ -83,13 +72,13 @@ def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus
         path, encoder=TextEncoder(bert, **settings), num_classes=7, weights_only=True
     )
     data = TextDataModule(corpus, batch_tokens=50)
-    (from_python,) = trainer(tmp_path).validate(task, datamodule=data, verbose=False)
-    (by_trainer,) = trainer(tmp_path).validate(
+    (from_python,) = trainer_in(tmp_path).validate(task, datamodule=data, verbose=False)
+    (by_trainer,) = trainer_in(tmp_path).validate(
         tuned(bert), datamodule=data, ckpt_path=path, weights_only=True, verbose=False
     )
     assert from_python["val/weighted_f1"] == pytest.approx(best, abs=1e-6)
     assert by_trainer == pytest.approx(from_python)
-    (tested,) = trainer(tmp_path).test(task, datamodule=data, verbose=False)
+    (tested,) = trainer_in(tmp_path).test(task, datamodule=data, verbose=False)
     assert 0 <= tested["test/weighted_f1"] <= 1
 
 
@@ -97,18 +86,18 @@ def test_a_checkpoint_of_another_reading_or_task_is_refused(fine_tuned, bert, co
     path, _, _ = fine_tuned
     data = TextDataModule(corpus)
     with pytest.raises(ValueError, match=r"max_tokens: expected 41, found 40"):
-        trainer(tmp_path).test(tuned(bert, max_tokens=41), datamodule=data, ckpt_path=path)
+        trainer_in(tmp_path).test(tuned(bert, max_tokens=41), datamodule=data, ckpt_path=path)
     foreign = torch.load(path, weights_only=True)
     del foreign["merc"]
     torch.save(foreign, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match=r"another model.*task: expected TextEncoderTask"):
-        trainer(tmp_path).test(tuned(bert), datamodule=data, ckpt_path=tmp_path / "foreign.ckpt")
+        trainer_in(tmp_path).test(tuned(bert), datamodule=data, ckpt_path=tmp_path / "foreign.ckpt")
 
 
 def test_the_classes_must_fit_the_corpus(bert, corpus, tmp_path):
     task = TextEncoderTask(TextEncoder(bert), 6)
     with pytest.raises(ValueError, match="tells 6 classes apart, corpus 'tiny' has 7"):
-        trainer(tmp_path).validate(task, datamodule=TextDataModule(corpus))
+        trainer_in(tmp_path).validate(task, datamodule=TextDataModule(corpus))
 
 
 def test_default_schedule_warms_up_and_ends_at_zero(bert, corpus, tmp_path):
@@ -119,7 +108,7 @@ def test_default_schedule_warms_up_and_ends_at_zero(bert, corpus, tmp_path):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     task = TextEncoderTask(TextEncoder(bert), 7, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), warmup=0.25)
-    trainer(tmp_path, max_epochs=2, callbacks=[Note()]).fit(task, datamodule=TextDataModule(corpus, batch_size=5))
+    trainer_in(tmp_path, Note(), epochs=2).fit(task, datamodule=TextDataModule(corpus, batch_size=5))
     steps = len(rates)
     warm = round(0.25 * steps)
     expected = [s / warm if s < warm else (steps - s) / (steps - warm) for s in range(steps)]
@@ -134,7 +123,7 @@ def test_loss_and_schedule_are_injected(bert, corpus, tmp_path):
         optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.1),
     )
-    run = trainer(tmp_path, max_steps=3, precision="bf16-mixed")
+    run = trainer_in(tmp_path, epochs=-1, max_steps=3, precision="bf16-mixed")
     run.fit(task, datamodule=TextDataModule(corpus, batch_size=4))
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3)
     assert run.callback_metrics["train/loss"].isfinite()
@@ -142,7 +131,7 @@ def test_loss_and_schedule_are_injected(bert, corpus, tmp_path):
 
 def test_unlabelled_utterances_are_predicted_but_not_scored(bert, corpus, tmp_path):
     data = TextDataModule(corpus)
-    data.trainer = trainer(tmp_path)
+    data.trainer = trainer_in(tmp_path)
     data.trainer.strategy.connect(ExtractTask(TextEncoder(bert)))
     data.setup()
     labelled = sum(u.label is not None for c in corpus["train"] for u in c.utterances)
@@ -183,7 +172,7 @@ def test_shuffled_buckets_hold_everything_once_and_differ_each_epoch(lengths, si
 def extract(encoder, corpus, out, callbacks=(), **options):
     writer = StoreWriterCallback({"features": str(out)}, shard_rows=10)
     data = TextDataModule(corpus, batch_tokens=60, **options)
-    run = trainer(Path(out).parent, callbacks=[*callbacks, writer])
+    run = trainer_in(Path(out).parent, *callbacks, writer)
     run.predict(ExtractTask(encoder), datamodule=data, return_predictions=False)
     return run
 
@@ -294,7 +283,7 @@ def test_a_fine_tuned_encoder_gives_features_and_logits(fine_tuned, bert, corpus
     path, _, _ = fine_tuned
     task = tuned(bert)
     writer = StoreWriterCallback({"features": str(tmp_path / "f"), "logits": str(tmp_path / "l")})
-    trainer(tmp_path, callbacks=[writer]).predict(task, datamodule=TextDataModule(corpus), ckpt_path=path)
+    trainer_in(tmp_path, writer).predict(task, datamodule=TextDataModule(corpus), ckpt_path=path)
     features, logits = FeatureStore(tmp_path / "f"), FeatureStore(tmp_path / "l")
     features.require(kind="features", dim=16)
     logits.require(kind="logits", dim=7, classes=corpus.labels.names)
@@ -309,7 +298,7 @@ def test_a_fine_tuned_encoder_gives_features_and_logits(fine_tuned, bert, corpus
 
 def test_predicting_without_fine_tuning_warns(bert, corpus, tmp_path):
     with pytest.warns(UserWarning, match="pass the checkpoint with --ckpt_path"):
-        trainer(tmp_path, fast_dev_run=True).predict(tuned(bert), datamodule=TextDataModule(corpus))
+        trainer_in(tmp_path, fast_dev_run=True).predict(tuned(bert), datamodule=TextDataModule(corpus))
 
 
 class Rows(L.LightningModule):
@@ -326,7 +315,7 @@ class Rows(L.LightningModule):
 
 def write(folder, task, *kinds):
     writer = StoreWriterCallback({kind: str(folder / kind) for kind in kinds})
-    trainer(folder, callbacks=[writer]).predict(task, dataloaders=torch.utils.data.DataLoader([0]))
+    trainer_in(folder, writer).predict(task, dataloaders=torch.utils.data.DataLoader([0]))
 
 
 def test_a_prediction_that_is_told_to_end_ends_and_goes_on_later(tmp_path):
@@ -340,7 +329,7 @@ def test_a_prediction_that_is_told_to_end_ends_and_goes_on_later(tmp_path):
 
     def predict(told):
         task, writer = Told(told, lambda: {}), StoreWriterCallback({"hidden": str(tmp_path / "hidden")})
-        trainer(tmp_path, callbacks=[writer]).predict(task, dataloaders=torch.utils.data.DataLoader([0, 1, 2]))
+        trainer_in(tmp_path, writer).predict(task, dataloaders=torch.utils.data.DataLoader([0, 1, 2]))
         return writer
 
     with pytest.raises(SystemExit) as end:
@@ -373,7 +362,7 @@ def test_rows_that_a_cut_run_left_are_not_written_twice(tmp_path):
 
 
 def test_the_default_schedule_needs_an_end(bert, corpus, tmp_path):
-    run = trainer(tmp_path, max_epochs=-1, max_time={"seconds": 1})
+    run = trainer_in(tmp_path, epochs=-1, max_time={"seconds": 1})
     with pytest.raises(ValueError, match="set max_epochs or max_steps"):
         run.fit(TextEncoderTask(TextEncoder(bert), 7), datamodule=TextDataModule(corpus))
 
@@ -396,7 +385,7 @@ def test_bad_use_of_the_store_writer(tmp_path, bert):
 
 def test_a_task_without_a_text_encoder_is_refused(corpus, tmp_path):
     with pytest.raises(TypeError, match="Rows has NoneType as its encoder"):
-        trainer(tmp_path).predict(Rows({}, dict), datamodule=TextDataModule(corpus))
+        trainer_in(tmp_path).predict(Rows({}, dict), datamodule=TextDataModule(corpus))
 
 
 def test_real_minilm_on_real_meld(minilm, real_meld, tmp_path):

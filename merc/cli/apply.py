@@ -23,7 +23,7 @@ from merc.pipeline import MARK, FinishedRun, PipelineError, Stage, StageRun, fil
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
 
 _FEATURES_OF_A_CORPUS = ("evidence", "writing")
-"""Imports that make features from features; the others bring a corpus, or numbers that only it has."""
+"""Imports that make features of any corpus; the others bring a corpus, or numbers that only it has."""
 
 
 @dataclass(frozen=True)

@@ -65,15 +65,7 @@ def trained(stores, tmp_path_factory):
     L.seed_everything(0)
     torch.set_num_threads(1)
     best = ModelCheckpoint(monitor="val/pair_loss", dirpath=tmp_path_factory.mktemp("checkpoints"))
-    trainer = L.Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[best],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = trainer_in(folder, best, epochs=4)
     model = task()
     data = LipSyncDataModule([LipSyncSource(**source)], window=24, batch_size=12, batches_per_epoch=20)
     trainer.fit(model, datamodule=data)
