@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,34 +21,55 @@ class Turns(NamedTuple):
     Attributes:
         row: ``(N,)`` which utterance of the batch comes when.
         back: ``(N,)`` its inverse.
+        cell: ``(N,)`` where it stands in a table of turns and conversations, ``(T, B)``, row after row.
         sizes: For each of the T turns, in how many conversations it is.
         first: For each turn the earliest one that any of its edges comes from.
-        incoming: ``(B, T, T)`` booleans, longest conversation first: whether turn i (second axis) has an edge from j.
-        same: ``(B, T, T)`` booleans: whether both have one speaker.
+        deaf: For each turn ``(b, t - f)``: of its b conversations and the turns from its earliest edge f to the one
+            before it, 0 where there is an edge and minus infinity elsewhere.
+        kinds: For each turn ``(b, 2, t - f)``: 1 where the other turn is of another, and of the same speaker.
     """
 
     row: Tensor
     back: Tensor
-    sizes: Sequence[int]
+    cell: Tensor
+    sizes: list[int]
     first: Sequence[int]
-    incoming: Tensor
-    same: Tensor
+    deaf: Sequence[Tensor]
+    kinds: Sequence[Tensor]
 
     @classmethod
-    def of(cls, batch: ConversationBatch, incoming: Tensor, same: Tensor) -> Turns:
-        """The turns of a batch with these edges."""
+    def of(cls, batch: ConversationBatch, incoming: Tensor, same: Tensor, dtype: torch.dtype) -> Turns:
+        """The turns of a batch.
+
+        Args:
+            batch: Its conversations.
+            incoming: ``(B, T, T)`` booleans: whether turn i (second axis) has an edge from j.
+            same: ``(B, T, T)`` booleans: whether both have one speaker.
+            dtype: Of the states that will be encoded.
+        """
         lengths = batch.lengths
         longest_first = lengths.argsort(descending=True, stable=True)
         rank = longest_first.argsort()
-        row = torch.argsort(batch.position * len(lengths) + rank[batch.conversation])
+        cell = batch.position * len(lengths) + rank[batch.conversation]
+        row = torch.argsort(cell)
+        sizes = (lengths[:, None] > torch.arange(incoming.shape[1], device=lengths.device)).sum(0).tolist()
+        first = incoming.any(0).int().argmax(-1).tolist()
+        deaf = torch.zeros_like(incoming, dtype=dtype).masked_fill_(~incoming, -torch.inf)[longest_first]
+        kinds = torch.stack([~same, same], dim=2).to(dtype)[longest_first]
+        windows = list(enumerate(zip(sizes, first, strict=True)))
         return cls(
             row,
             row.argsort(),
-            (lengths[:, None] > torch.arange(incoming.shape[1], device=lengths.device)).sum(0).tolist(),
-            incoming.any(0).int().argmax(-1).tolist(),
-            incoming[longest_first],
-            same[longest_first],
+            cell[row],
+            sizes,
+            first,
+            [deaf[:size, turn, start:turn] for turn, (size, start) in windows],
+            [kinds[:size, turn, :, start:turn] for turn, (size, start) in windows],
         )
+
+    def split(self, *tables: Tensor) -> list[Sequence[Tensor]]:
+        """Tables ``(N, ...)`` in the order of the turns as what belongs to each of them, without a copy."""
+        return [torch.split(table, self.sizes) for table in tables]
 
 
 class DAGLayer(nn.Module):
@@ -90,26 +111,25 @@ class DAGLayer(nn.Module):
             # What both cells take from the layer below needs no turn to wait for.
             ahead = F.linear(
                 below,
-                _by_gate(content.weight_ih, context.weight_hh),
-                _by_gate(content.bias_ih, context.bias_hh),
+                torch.cat([content.weight_ih, context.weight_hh]),
+                torch.cat([content.bias_ih, context.bias_hh]),
             )
             states = _Recurrence.apply(
                 below,
                 ahead,
                 self.score.weight[0],
                 torch.cat(self.relate.weight.chunk(2), dim=1),
-                _by_gate(content.weight_hh, context.weight_ih),
-                _by_gate(content.bias_hh, context.bias_ih),
+                torch.cat([content.weight_hh, context.weight_ih]),
+                torch.cat([content.bias_hh, context.bias_ih]),
                 turns,
             )
         return cast(Tensor, states)
 
 
-def _by_gate(content: Tensor, context: Tensor) -> Tensor:
-    """The weights of both cells: reset and update of either, then new of either."""
-    sizes = [2 * len(content) // 3, len(content) // 3]
-    (old_c, new_c), (old_p, new_p) = torch.split(content, sizes), torch.split(context, sizes)
-    return torch.cat([old_c, old_p, new_c, new_p])
+def _parts(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of ``(N, 6 d)``, what concerns reset and update of both cells ``(N, 2, 2, d)``, and new of either ``(N, d)``."""
+    by_cell = table.view(len(table), 2, 3, -1)
+    return by_cell[:, :, :2], by_cell[:, 0, 2], by_cell[:, 1, 2]
 
 
 class _Recurrence(torch.autograd.Function):
@@ -135,97 +155,100 @@ class _Recurrence(torch.autograd.Function):
         Args:
             ctx: Keeps what the gradient needs.
             below: ``(N, d)`` states of the layer below.
-            ahead: ``(N, 6 d)`` their share in the gates, in the order of :func:`_by_gate`.
+            ahead: ``(N, 6 d)`` their share in reset, update and new of the one cell, then of the other.
             score: ``(d,)`` w.
             relate: ``(d, 2 d)`` the weights of both relations side by side.
             weight: ``(6 d, d)`` from what was gathered to the gates.
             bias: ``(6 d,)``.
             turns: Who speaks when, and hears whom.
         """
-        (total, dim), (conversations, longest, _) = below.shape, turns.incoming.shape
+        total, dim = below.shape
+        longest, conversations = len(turns.sizes), turns.sizes[0]
         states = below.new_zeros(longest, conversations, dim)
-        scores = below.new_zeros(conversations, longest)
+        scores = below.new_zeros(longest, conversations)
         heard, gathered = below.new_zeros(total, 2 * dim), below.new_zeros(total, dim)
-        late, gate, new = torch.empty_like(ahead), below.new_empty(total, 4 * dim), below.new_empty(total, 2 * dim)
-        shares: list[Tensor] = []
-        for turn, (rows, size, start) in enumerate(_steps(turns)):
-            if turn:
-                incoming, same = turns.incoming[:size, turn, start:turn], turns.same[:size, turn, start:turn]
-                alpha = scores[:size, start:turn].masked_fill(~incoming, -torch.inf).softmax(-1)
-                share = torch.stack([alpha.masked_fill(same, 0.0), alpha.masked_fill(~same, 0.0)], dim=1)
-                shares.append(share)
-                torch.bmm(share, states[start:turn, :size].transpose(0, 1), out=heard[rows].view(size, 2, dim))
-                torch.mm(heard[rows], relate.T, out=gathered[rows])
-            torch.addmm(bias, gathered[rows], weight.T, out=late[rows])
-            torch.add(ahead[rows, : 4 * dim], late[rows, : 4 * dim], out=gate[rows]).sigmoid_()
-            content, context = new[rows].chunk(2, dim=1)
-            reset, update, reset_p, update_p = gate[rows].chunk(4, dim=1)
-            torch.addcmul(ahead[rows, 4 * dim : 5 * dim], reset, late[rows, 4 * dim : 5 * dim], out=content).tanh_()
-            torch.addcmul(late[rows, 5 * dim :], reset_p, ahead[rows, 5 * dim :], out=context).tanh_()
-            state = torch.lerp(content, gathered[rows], update) + torch.lerp(context, below[rows], update_p)
-            states[turn, :size] = state
-            scores[:size, turn] = state @ score
+        late, gate, new = torch.empty_like(ahead), below.new_empty(total, 2, 2, dim), below.new_empty(total, 2, dim)
+        # Every table once more as a list of what belongs to each turn.
+        below_at, heard_at, gathered_at, late_at, gate_at, new_at = turns.split(below, heard, gathered, late, gate, new)
+        ahead_gates, ahead_content, ahead_context = turns.split(*_parts(ahead))
+        late_gates, late_content, late_context = turns.split(*_parts(late))
+        reset, update, reset_p, update_p = turns.split(*gate.flatten(1, 2).unbind(1))
+        content, context = turns.split(*new.unbind(1))
+        alphas: list[Tensor] = []
+        for t, (size, start) in enumerate(zip(turns.sizes, turns.first, strict=True)):
+            if t:
+                alpha = (scores[start:t, :size].T + turns.deaf[t]).softmax(-1)
+                alphas.append(alpha)
+                share = alpha[:, None] * turns.kinds[t]
+                torch.bmm(share, states[start:t, :size].transpose(0, 1), out=heard_at[t].view(size, 2, dim))
+                torch.mm(heard_at[t], relate.T, out=gathered_at[t])
+                torch.addmm(bias, gathered_at[t], weight.T, out=late_at[t])
+            else:  # there is nothing to hear
+                late_at[t].copy_(bias.expand_as(late_at[t]))
+            torch.add(ahead_gates[t], late_gates[t], out=gate_at[t]).sigmoid_()
+            torch.addcmul(ahead_content[t], reset[t], late_content[t], out=content[t])
+            torch.addcmul(late_context[t], reset_p[t], ahead_context[t], out=context[t])
+            new_at[t].tanh_()
+            state = states[t, :size]
+            torch.add(content[t].lerp(gathered_at[t], update[t]), context[t].lerp(below_at[t], update_p[t]), out=state)
+            torch.mv(state, score, out=scores[t, :size])
         ctx.turns = turns
-        ctx.save_for_backward(below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *shares)
-        return torch.cat([states[turn, :size] for turn, size in enumerate(turns.sizes)])
+        ctx.save_for_backward(below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *alphas)
+        return states.flatten(0, 1).index_select(0, turns.cell)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - untyped in PyTorch
         """Gradients of the arguments of :meth:`forward`, the last of which has none."""
-        below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *shares = ctx.saved_tensors
+        below, ahead, score, relate, weight, states, heard, gathered, late, gate, new, *alphas = ctx.saved_tensors
         dim = below.shape[1]
-        content, context = new.chunk(2, dim=1)
-        reset, update, reset_p, update_p = gate.chunk(4, dim=1)
-        # Derivatives of the state by what enters the six gates, one after another; first the two new ones.
+        content, context = new.unbind(1)
+        reset, update, reset_p, update_p = gate.flatten(1, 2).unbind(1)
         by_content = (1 - update) * (1 - content.square())
         by_context = (1 - update_p) * (1 - context.square())
-        slope = torch.stack(
-            [
-                by_content * late[:, 4 * dim : 5 * dim] * reset * (1 - reset),
-                (gathered - content) * update * (1 - update),
-                by_context * ahead[:, 5 * dim :] * reset_p * (1 - reset_p),
-                (below - context) * update_p * (1 - update_p),
-                by_content * reset,
-                by_context,
-            ],
-            dim=1,
-        )
-        to_states, to_scores = torch.zeros_like(states), below.new_zeros(states.shape[1::-1])
+        # Derivatives of the state by what enters the gates; in place they become the gradients of that.
+        to_gates = torch.empty_like(late).view(-1, 6, dim)
+        slope_c, slope_u, slope_n, slope_p, slope_up, slope_np = to_gates.unbind(1)
+        torch.mul(by_content, reset, out=slope_n)
+        torch.mul(slope_n, _parts(late)[1], out=slope_c).mul_(1 - reset)
+        torch.mul(gathered - content, update, out=slope_u).mul_(1 - update)
+        torch.mul(by_context, _parts(ahead)[2], out=slope_p).mul_(reset_p).mul_(1 - reset_p)
+        torch.mul(below - context, update_p, out=slope_up).mul_(1 - update_p)
+        slope_np.copy_(by_context)
+        to_states, to_scores = torch.zeros_like(states), below.new_zeros(states.shape[:2])
         to_state, to_gathered = from_above.clone(), torch.empty_like(below)
-        to_gates = torch.empty_like(slope)
-        for turn, (rows, size, start) in reversed(list(enumerate(_steps(ctx.turns)))):
-            here = to_state[rows]
-            here += to_states[turn, :size]
-            here.addcmul_(to_scores[:size, turn, None], score)
-            torch.mul(slope[rows], here[:, None], out=to_gates[rows])
-            if turn == 0:
+        turns: Turns = ctx.turns
+        here_at, slopes_at, gates_at = turns.split(to_state, to_gates, to_gates.flatten(1))
+        update_at, gathered_at = turns.split(update, to_gathered)
+        for t, (size, start) in reversed(list(enumerate(zip(turns.sizes, turns.first, strict=True)))):
+            here = here_at[t]
+            here += to_states[t, :size]
+            here.addcmul_(to_scores[t, :size, None], score)
+            slopes_at[t].mul_(here[:, None])
+            if t == 0:
                 break
-            torch.addmm(here * update[rows], to_gates[rows].flatten(1), weight, out=to_gathered[rows])
-            to_heard = (to_gathered[rows] @ relate).view(size, 2, dim)
-            share, window = shares[turn - 1], states[start:turn, :size].transpose(0, 1)
-            to_states[start:turn, :size] += (share.mT @ to_heard).transpose(0, 1)
+            torch.addmm(here * update_at[t], gates_at[t], weight, out=gathered_at[t])
+            to_heard = (gathered_at[t] @ relate).view(size, 2, dim)
+            alpha, window = alphas[t - 1], states[start:t, :size].transpose(0, 1)
+            share = alpha[:, None] * turns.kinds[t]
+            to_states[start:t, :size] += (share.mT @ to_heard).transpose(0, 1)
             pull = (share * (to_heard @ window.mT)).sum(1)
-            to_scores[:size, start:turn] += pull - share.sum(1) * pull.sum(1, keepdim=True)
+            to_scores[start:t, :size] += (pull - alpha * pull.sum(1, keepdim=True)).T
         everywhere = to_gates.flatten(1)
-        to_gathered[: ctx.turns.sizes[0]] = 0.0  # in the first turn there is nothing to gather
+        to_gathered[: turns.sizes[0]] = 0.0  # in the first turn there is nothing to gather
+        to_weight, to_bias = everywhere.T @ gathered, everywhere.sum(0)
+        # The layer below enters the same gates, only the new ones in the other place.
+        torch.mul(to_state, by_content, out=slope_n)
+        slope_np.mul_(reset_p)
         return (
             to_state * update_p,
-            torch.cat([everywhere[:, : 4 * dim], to_state * by_content, everywhere[:, 5 * dim :] * reset_p], dim=1),
-            to_scores.T.flatten() @ states.flatten(0, 1),
+            everywhere,
+            to_scores.flatten() @ states.flatten(0, 1),
             to_gathered.T @ heard,
-            everywhere.T @ gathered,
-            everywhere.sum(0),
+            to_weight,
+            to_bias,
             None,
         )
-
-
-def _steps(turns: Turns) -> Iterator[tuple[slice, int, int]]:
-    """For each turn its rows, how many they are, and the earliest turn that it hears."""
-    stop = 0
-    for size, start in zip(turns.sizes, turns.first, strict=True):
-        yield slice(stop, stop + size), size, start
-        stop += size
 
 
 class DAGEncoder(nn.Module):
@@ -272,9 +295,9 @@ class DAGEncoder(nn.Module):
 
     def forward(self, values: Tensor, batch: ConversationBatch) -> Tensor:
         """Encode ``(N, dim)`` values of whole conversations as ``(N, dim)``."""
-        turns = Turns.of(batch, *self.edges(batch))
-        states = [values[turns.row]]
+        turns = Turns.of(batch, *self.edges(batch), torch.promote_types(values.dtype, torch.float32))
+        states = [values.index_select(0, turns.row)]
         for layer in self.layers:
             states.append(cast(Tensor, layer(states[-1], turns)))
-        joined: Tensor = self.join(torch.cat(states, dim=-1))[turns.back]
+        joined: Tensor = self.join(torch.cat(states, dim=-1)).index_select(0, turns.back)
         return joined
