@@ -303,6 +303,7 @@ class _Application:
             self.corpus,
             append=bool(stage.options.get("append", False)),
             standardise=bool(stage.options.get("standardise", False)),
+            label_noise=bool(stage.options.get("label_noise", False)),
             fitted_on=(source, corpus),
         )
         table.save(run.folder)

@@ -154,7 +154,13 @@ def import_table(
 
 
 def import_evidence(
-    features: Path, *, corpus: Path, out: Path, append: bool = False, standardise: bool = False
+    features: Path,
+    *,
+    corpus: Path,
+    out: Path,
+    append: bool = False,
+    standardise: bool = False,
+    label_noise: bool = False,
 ) -> None:
     """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
 
@@ -164,11 +170,15 @@ def import_evidence(
         out: Folder of the new store.
         append: Keep the features in front of the evidence.
         standardise: Measure every column by its deviation within the emotions: for numbers with units.
+        label_noise: Estimate which annotations are wrong, if that foretells the annotations of others better.
     """
     from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
 
     loaded = _load(corpus)
-    store = evidence_table(FeatureStore(features), loaded, append=append, standardise=standardise).save(out)
+    table = evidence_table(
+        FeatureStore(features), loaded, append=append, standardise=standardise, label_noise=label_noise
+    )
+    store = table.save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
