@@ -4,8 +4,8 @@
     python benchmarks/meld_systems.py runs/minilm
 
 reads the predictions that the run has left and prints, for every system, its parameters, its weighted F1 on the test
-split, and its difference from the text teacher by a paired bootstrap over dialogues and seeds; the same for the average
-of the systems' probabilities, seed by seed; then the differences that say what brings how much.
+split, and its difference from the text teacher by a paired bootstrap over dialogues and seeds; the same for averages
+of their probabilities, seed by seed; then the differences that say what brings how much.
 
     python benchmarks/meld_systems.py runs/minilm --folds 5
 
@@ -28,9 +28,6 @@ from merc.evaluation import Predictions, ensemble, paired_bootstrap, read_predic
 from merc.store import FeatureStore
 
 SYSTEMS = ("concat", "hierarchical", "telme", "lfvd", "cmath")
-AVERAGED = ("hierarchical", "lfvd")
-"""The systems whose probabilities are averaged: chosen on held-out dialogues of train and on val."""
-
 WITHOUT_PROSODY = {name: f"{name}_text" for name in ("hierarchical", "lfvd", "concat")}
 
 
@@ -98,18 +95,19 @@ def main() -> None:
     run = given.run
     seeds = sorted(run.glob("seed-*"))
     stages = ("teacher", "written_teacher", "audio_student", "telme_student", *SYSTEMS, *WITHOUT_PROSODY.values())
-    found = {name: [read_predictions(seed / name / "report") for seed in seeds] for name in stages}
+    averaged = ("averaged", "averaged_text")
+    found = {name: [read_predictions(seed / name / "report") for seed in seeds] for name in (*stages, *averaged)}
 
     def average(names: Sequence[str]) -> list[Predictions]:
         return [ensemble([found[name][index] for name in names]) for index in range(len(seeds))]
 
-    ours, alone = average(AVERAGED), average([WITHOUT_PROSODY[name] for name in AVERAGED])
+    ours, alone = found["averaged"], found["averaged_text"]
     print(f"{len(seeds)} seeds, test split, weighted F1 in percent\n")
     print("| system | parameters | weighted F1 | against the text teacher | 95 % | p |\n|---|---:|---:|---:|---:|---:|")
     for name in stages:
         against = None if name == "teacher" else found["teacher"]
         print(line(name, found[name], against, parameters(seeds[0] / name)))
-    print(line(" and ".join(AVERAGED), ours, found["teacher"]))
+    print(line("averaged: hierarchical and lfvd", ours, found["teacher"]))
     print(line("the same without prosody", alone, found["teacher"]))
     print(line("both teachers", average(["teacher", "written_teacher"]), found["teacher"]))
     print(line("all five systems", average(SYSTEMS), found["teacher"]))

@@ -1,4 +1,4 @@
-"""The four systems and early fusion on the simulated corpus whose optimum is known: how near, and by how much better?
+"""The systems and early fusion on the simulated corpus whose optimum is known: how near, and by how much better?
 
 Every system is trained as its shipped config says, over all modalities and over the text alone, for several seeds, and
 its weighted F1 on 1,000 unseen dialogues stands beside the optimum. Each is compared with its own text-only variant and
@@ -7,9 +7,10 @@ with ConcatFusion by a paired bootstrap over dialogues:
     python benchmarks/systems.py --out runs/systems --seeds 0 1 2 3 4
 
 Every run leaves its scores in ``OUT/seed-N/NAME/report/metrics.json`` and its predictions beside them. Interrupt it at
-will: the same command goes on. ``--systems lfvd cmath`` runs these and early fusion alone; ``--corpus-seed`` draws
-another corpus. ``--exact`` puts what a modality of an utterance says exactly, which only the corpus knows, in the place
-of the evidence that is estimated from the training split: what is lacking then, the network lacks.
+will: the same command goes on. ``--systems lfvd cmath`` runs these and early fusion alone, and with hierarchical and
+lfvd among them also the mean of both; ``--corpus-seed`` draws another corpus. ``--exact`` puts what a modality of an
+utterance says exactly, which only the corpus knows, in the place of the evidence that is estimated from the training
+split: what is lacking then, the network lacks.
 """
 
 from __future__ import annotations
@@ -75,12 +76,25 @@ def telme() -> list[dict[str, Any]]:
     ]
 
 
+def averaged(name: str, members: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The mean of what several systems say, and of their text-only variants."""
+    return [
+        {"name": f"{name}{ending}", "command": "ensemble", "options": {"members": together}, "optimum": optimum}
+        for ending, optimum in (("", "+".join(MODALITIES)), ("_text", "text"))
+        for together in [[f"{{{member}{ending}}}" for member in members]]
+    ]
+
+
+AVERAGED = ("hierarchical", "lfvd")
+"""The same two as in meld/minilm_systems.yaml."""
+
 SYSTEMS = {
     "hierarchical": hierarchical(),
     "telme": telme(),
     "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE, 7),
     # One classifier of a modality instead of three, each with weight 1.
     "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, 7, **{"model.init_args.aux_weight": 1.0}),
+    "averaged": averaged("averaged", AVERAGED),
     "concat": fused("concat", "simulated/concat.yaml", EVIDENCE, 7),
 }
 
@@ -149,7 +163,8 @@ def table(out: Path, systems: list[str], seeds: list[int]) -> str:
     lines = []
     for name in systems:
         row, text = rows[name], rows[f"{name}_text"]
-        size = sum(parameters(stage["config"]) for stage in SYSTEMS[name] if not stage["name"].endswith("_text"))
+        stages = [stage for one in (AVERAGED if name == "averaged" else (name,)) for stage in SYSTEMS[one]]
+        size = sum(parameters(stage["config"]) for stage in stages if not stage["name"].endswith("_text"))
         over_text = difference(found[text.name], found[name])
         over_concat = "" if name == "concat" else difference(found["concat"], found[name])
         cells = [name, f"{size:,}", row.cell("weighted_f1"), f"{row.share:.1f} %", text.cell("weighted_f1")]
@@ -167,7 +182,8 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true", help="exact evidence instead of estimated; give another --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    systems = [*(name for name in args.systems if name != "concat"), "concat"]
+    alone = [name for name in args.systems if name not in ("averaged", "concat")]
+    systems = [*alone, *(["averaged"] if {*AVERAGED} <= {*alone} else []), "concat"]
     run_pipeline(pipeline(args.out, systems, args.corpus_seed, args.exact), out=args.out, seeds=args.seeds)
     best = json.loads((args.out / "data/optimum.json").read_text(encoding="utf-8"))["test"]
     text, every = (best[names]["context"] for names in ("text", "+".join(MODALITIES)))

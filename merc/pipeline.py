@@ -39,21 +39,22 @@ class Stage:
     Args:
         name: Names the stage, its folder, and the placeholder by which later stages refer to that folder.
         command: ``import`` calls a corpus import, ``doctor`` checks a corpus on disk and says what it found, ``fit``
-            trains, tests and writes stores, ``predict`` writes stores with a network as it is.
+            trains, tests and writes stores, ``predict`` writes stores with a network as it is, ``ensemble`` averages
+            what earlier stages say.
         config: Config of the stage, a path or a short name (``fit``, ``predict``), or which corpus (``import``,
-            ``doctor``).
+            ``doctor``); nothing for ``ensemble``.
         options: Options as on the command line. ``{root}`` and ``{seed}`` are those of the run, ``{NAME}`` is the
             folder of the earlier stage NAME.
         outputs: What ``fit`` and ``predict`` store for later stages, of features, hidden, logits; each becomes
-            a feature store of that name in the stage's folder.
+            a feature store of that name in the stage's folder. ``ensemble`` stores logits if all its members do.
         once: Whether the stage is the same for every seed, and so is run once.
-        report: Whether ``fit`` tests the best checkpoint and reports it.
+        report: Whether ``fit`` tests the best checkpoint and reports it, and whether an ensemble's report counts.
         optimum: Modalities by whose optimum the stage is judged on simulated data, for example ``text+audio``.
     """
 
     name: str
-    command: Literal["import", "doctor", "fit", "predict"]
-    config: str
+    command: Literal["import", "doctor", "fit", "predict", "ensemble"]
+    config: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     once: bool = False
@@ -62,8 +63,13 @@ class Stage:
 
     @property
     def on_data(self) -> bool:
-        """Whether it calls a function of :mod:`merc.corpora.commands`, and not Lightning."""
-        return self.command in ("import", "doctor")
+        """Whether it calls a function, of :mod:`merc.corpora.commands` but for the ensemble, and not Lightning."""
+        return self.command not in ("fit", "predict")
+
+    @property
+    def tested(self) -> bool:
+        """Whether it leaves a report."""
+        return self.report and self.command in ("fit", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,21 @@ class Pipeline:
             varying = {"seed"} | {other.name for other in self.stages if not other.once}
             if stage.once and varying & references(stage.options):
                 raise PipelineError(f"Stage {stage.name!r} runs once, but refers to what differs between seeds.")
+            if stage.command == "ensemble":
+                self._check_members(stage)
             known.add(stage.name)
+
+    def _check_members(self, stage: Stage) -> None:
+        """Refuse an ensemble of what was not tested, or one that is to store more than its members do."""
+        members = [other for other in self.stages if other.name in references(stage.options)]
+        if untested := [member.name for member in members if not member.tested]:
+            raise PipelineError(f"Stage {stage.name!r} averages {', '.join(untested)}, which is not tested.")
+        stored = set.intersection(*(set(member.outputs) for member in members), {"logits"})
+        if lacking := set(stage.outputs) - stored:
+            raise PipelineError(
+                f"Stage {stage.name!r} has the outputs {', '.join(sorted(lacking))}: expected logits, if every member "
+                "has them among its outputs, or none."
+            )
 
 
 @dataclass(frozen=True)
@@ -246,7 +266,7 @@ class StageRun:
     @property
     def tested(self) -> bool:
         """Whether the stage leaves a report."""
-        return self.stage.command == "fit" and self.stage.report
+        return self.stage.tested
 
     @property
     def metrics(self) -> Path:

@@ -110,6 +110,30 @@ def test_applied_to_its_own_test_clips_a_run_says_what_it_said_in_its_test(run, 
     assert sorted(applied.inputs) == ["audio", "text", "visual"] and applied.run["stage"] == "fusion"
 
 
+def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((copied / RECORD).read_text())
+    members = ("teacher", "audio_student")
+    options = {"members": [f"{{{name}}}" for name in members]}
+    record["stages"].append({"name": "together", "command": "ensemble", "options": options})
+    (copied / RECORD).write_text(json.dumps(record))
+    (copied / "seed-0/together").mkdir()
+    (copied / "seed-0/together/stage.json").write_text(json.dumps({"finished": True, "fingerprint": "together"}))
+    corpus = Corpus.load(run / "data/corpus.json")
+    new = replace(corpus, splits={"test": corpus["test"]})
+    applied = apply_pipeline(copied, new, tmp_path / "out")
+    teacher, student = (apply_pipeline(run, new, tmp_path / name, stage=name) for name in members)
+    keys = teacher.logits.keys
+    mean = (teacher.logits.gather(keys)[0].softmax(-1) + student.logits.gather(keys)[0].softmax(-1)) / 2
+    torch.testing.assert_close(applied.logits.gather(keys)[0].softmax(-1), mean)
+    assert sorted(applied.inputs) == ["audio", "text"] and applied.run["stage"] == "together"
+    checkpoints = [one.run["checkpoint"].replace(str(run), str(copied)) for one in (teacher, student)]
+    assert applied.run["members"] == dict(zip(members, checkpoints, strict=True))
+    before = (tmp_path / "out/together/logits/manifest.json").stat().st_mtime_ns
+    apply_pipeline(copied, new, tmp_path / "out")
+    assert (tmp_path / "out/together/logits/manifest.json").stat().st_mtime_ns == before
+
+
 def test_every_line_has_its_face_emotion_and_modalities(finished):
     told = json.loads((finished / "annotation.json").read_text())
     assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
@@ -320,8 +344,11 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
     found = read_pipeline(find_config("meld/minilm_systems.yaml")).stages
     needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
     assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
-    with pytest.raises(PipelineError, match="'prosody' takes its numbers from a table"):
-        _needed(found, _target(found, "lfvd"))
+    together = [stage.name for stage in _needed(found, _target(found, None))]
+    assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
+    for name in ("lfvd", "averaged"):
+        with pytest.raises(PipelineError, match="'prosody' takes its numbers from a table"):
+            _needed(found, _target(found, name))
 
 
 # --- the record of a run

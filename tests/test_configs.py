@@ -267,7 +267,7 @@ def imports(monkeypatch):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pipeline(name, tmp_path, standins, imports):
     pipeline = CONFIGS[name]
-    if any(stage["config"] in MEDIA_STAGES for stage in pipeline["stages"]):
+    if any(stage.get("config") in MEDIA_STAGES for stage in pipeline["stages"]):
         for package in ("av", "torchaudio", "facenet_pytorch"):
             pytest.importorskip(package, reason="needs pip install 'merc[media]', and facenet-pytorch without deps")
     root = tmp_path / "root"
@@ -279,7 +279,7 @@ def test_pipeline(name, tmp_path, standins, imports):
                 stage.setdefault("options", {}).update(dialogues=DIALOGUES)
             if stage["config"] == "lips":
                 stage["options"] |= {"talking": {"train": 2}, "silent": {"train": 1}, "seconds": 1.6, "workers": 0}
-        elif stage["command"] != "doctor":
+        elif stage["command"] in ("fit", "predict"):
             stage["options"] |= standin(CONFIGS[stage["config"]], standins)
             if stage.get("outputs") == ["faces", "crops", "sound"]:
                 stage["options"] |= MEDIA_OPTIONS
@@ -293,7 +293,7 @@ def test_pipeline(name, tmp_path, standins, imports):
     report = run_pipeline(file, out=tmp_path / "out", root=root if "{root}" in given else None, trainer_options=cpu)
 
     scores = json.loads((tmp_path / "out/summary.json").read_text())
-    tested = [s["name"] for s in pipeline["stages"] if s["command"] == "fit" and s.get("report", True)]
+    tested = [s["name"] for s in pipeline["stages"] if s["command"] in ("fit", "ensemble") and s.get("report", True)]
     assert list(scores) == tested and {"fusion", "hierarchical"} & set(tested)
     for stage in pipeline["stages"]:
         folder = tmp_path / "out" / (stage["name"] if stage.get("once") else f"seed-0/{stage['name']}")

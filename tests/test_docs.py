@@ -9,6 +9,7 @@ import yaml
 
 import merc.cli.ablate
 import merc.cli.annotate
+import merc.cli.ensemble
 import merc.cli.run
 from merc.ablation import parts_of, shipped_rows
 from merc.annotate import Annotation
@@ -95,7 +96,7 @@ def test_code_runs(page, runs):
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
-    known = {"ablate", "annotate", "configs", "doctor", "fit", "import", "predict", "run", "test"}
+    known = {"ablate", "annotate", "configs", "doctor", "ensemble", "fit", "import", "predict", "run", "test"}
     assert {words[0] for _, words in COMMANDS} == known
 
 
@@ -156,6 +157,18 @@ def test_commands_of_ablations_parse(words, monkeypatch):
     assert find_config(pipeline) and options["seeds"]
     for part in options["rows"]:
         assert list(parts_of(list(shipped_rows()), part))
+
+
+@pytest.mark.parametrize("words", of("ensemble"))
+def test_commands_of_ensembles_parse(words, monkeypatch):
+    asked = []
+
+    def average(members, *, out):
+        asked.append((members, out))
+        raise FileNotFoundError("the systems are those of the reader")
+
+    monkeypatch.setattr(merc.cli.ensemble, "ensemble_systems", average)
+    assert main(words) == 1 and len(asked) == 1
 
 
 @pytest.mark.parametrize("words", of("annotate"))

@@ -174,6 +174,18 @@ def test_results_that_are_gone_or_cut_are_not_finished(made):
         ([DATA, STUDENT, TEACHER], r"refers to \{teacher\}"),
         ([Stage("a", "fit", "x", {"s": "{seed}"}, once=True)], "runs once, but refers to what differs"),
         ([Stage("a", "fit", "x"), Stage("b", "fit", "x", {"s": ["{a}"]}, once=True)], "runs once, but refers"),
+        ([DATA, Stage("a", "ensemble", options={"members": ["{data}"]})], "averages data, which is not tested"),
+        (
+            [Stage("a", "fit", "x"), Stage("b", "ensemble", options={"members": ["{a}"]}, outputs=["logits"])],
+            "'b' has the outputs logits: expected logits, if every member has them",
+        ),
+        (
+            [
+                Stage("a", "fit", "x", outputs=["hidden", "logits"]),
+                Stage("b", "ensemble", options={"members": ["{a}"]}, outputs=["hidden"]),
+            ],
+            "'b' has the outputs hidden",
+        ),
     ],
 )
 def test_what_does_not_hold_together_is_refused(stages, message):

@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate and annotate."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, ensemble and annotate."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
   ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
+  ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
 
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
@@ -122,6 +123,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.ablate import ablate_command
 
         return ablate_command(args[1:])
+    if command == "ensemble":
+        from merc.cli.ensemble import ensemble_command
+
+        return ensemble_command(args[1:])
     if command == "annotate":
         from merc.cli.annotate import annotate_command
 

@@ -18,6 +18,7 @@ from merc.cli.lightning import MercCLI, add_store_writer, check_checkpoint, mann
 from merc.cli.run import end_averaging, stage_arguments
 from merc.conversation import Corpus, UtteranceKey
 from merc.corpora.featured import CORPUS_FILE
+from merc.evaluation import ensemble_logits
 from merc.labels import LabelSet
 from merc.pipeline import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
@@ -32,14 +33,18 @@ class AppliedRun:
 
     Args:
         corpus: The corpus.
-        stage: The stage that tells the emotions; its options name the stores that it reads.
+        stage: The stage that tells the emotions.
+        reading: The stages that do so by reading features, whose options name the stores: itself, or the members of an
+            ensemble.
         logits: Its logits.
         stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
-        run: What was applied, in plain values: folder, seed, stage, checkpoint.
+        run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
+            ensemble.
     """
 
     corpus: Corpus
     stage: Stage
+    reading: Sequence[Stage]
     logits: FeatureStore
     stores: Mapping[str, Path]
     run: Mapping[str, Any]
@@ -51,10 +56,12 @@ class AppliedRun:
 
     @cached_property
     def inputs(self) -> dict[str, FeatureStore]:
-        """The modalities that the last stage reads, by name; none if it reads text as it is."""
-        named = dict(self.stage.options.get("data.stores", {}))
-        prefix = "data.stores."
-        named |= {name.removeprefix(prefix): p for name, p in self.stage.options.items() if name.startswith(prefix)}
+        """The modalities that the emotions rest on, by name; none if a text encoder tells them itself."""
+        named: dict[str, str] = {}
+        for stage in self.reading:
+            named |= stage.options.get("data.stores", {})
+            prefix = "data.stores."
+            named |= {name.removeprefix(prefix): p for name, p in stage.options.items() if name.startswith(prefix)}
         opened = {name: FeatureStore(path) for name, path in named.items()}
         usual = ("text", "audio", "visual")
         names = sorted(opened, key=lambda name: usual.index(name) if name in usual else len(usual))
@@ -90,15 +97,16 @@ def apply_pipeline(
     """Apply a finished run of ``merc run`` to a new corpus, which needs no labels.
 
     The new corpus takes the place of the imported one. Stages of ``predict`` run as they did, stages of ``fit``
-    predict with their best checkpoint, evidence is that of the training split's fit, and writing is measured. Only what
-    the chosen stage builds on is run. What is finished and unchanged in ``out`` is skipped, what was cut goes on.
+    predict with their best checkpoint, an ensemble averages what its members say, evidence is that of the training
+    split's fit, and writing is measured. Only what the chosen stage builds on is run. What is finished and unchanged in
+    ``out`` is skipped, what was cut goes on.
 
     Args:
         run_folder: The folder that ``merc run`` was given as ``--out``.
         corpus: The new conversations; their emotions must be those of the run.
         out: Folder for the stores, one folder a stage.
         seed: Which of the run's seeds. Default: the first.
-        stage: The ``fit`` stage that tells the emotions. Default: the last.
+        stage: The ``fit`` or ``ensemble`` stage that tells the emotions. Default: the last.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
@@ -115,17 +123,22 @@ def apply_pipeline(
         for number, one in enumerate(needed, start=1):
             application.apply(one, f"stage {number} of {len(needed)}: {one.name}")
     last = application.applied[target.name]
+    networks = _networks({stage.name: stage for stage in needed}, target)
+    checkpoints = {stage.name: application.checkpoint(stage) for stage in networks}
     stores = {f"{run.stage.name}/{name}": run.folder / name for run in application.runs for name in run.stage.outputs}
     return AppliedRun(
         corpus=corpus,
         stage=last.stage,
+        reading=[application.applied[network.name].stage for network in networks],
         logits=FeatureStore(last.folder / "logits"),
         stores=stores,
         run={
             "folder": str(run.folder),
             "seed": seed,
             "stage": target.name,
-            "checkpoint": application.checkpoint(target),
+            **(
+                {"members": checkpoints} if target.name not in checkpoints else {"checkpoint": checkpoints[target.name]}
+            ),
         },
     )
 
@@ -136,16 +149,15 @@ def _brings_corpus(stage: Stage) -> bool:
 
 def _target(stages: Sequence[Stage], name: str | None) -> Stage:
     """The stage that tells the emotions."""
-    fits = [stage for stage in stages if stage.command == "fit"]
-    if not fits:
+    telling = [stage for stage in stages if stage.command in ("fit", "ensemble")]
+    if not telling:
         raise PipelineError("The run trains nothing: expected a stage `fit` that tells emotions.")
-    tested = [stage for stage in fits if stage.report]  # what is tested tells emotions
-    chosen = (tested or fits) if name is None else [stage for stage in fits if stage.name == name]
+    tested = [stage for stage in telling if stage.tested]  # what is tested tells emotions
+    chosen = (tested or telling) if name is None else [stage for stage in telling if stage.name == name]
     if not chosen:
-        raise PipelineError(f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in fits)}.")
-    target = chosen[-1]
-    outputs = list(dict.fromkeys([*target.outputs, "logits"]))
-    return replace(target, outputs=outputs, options=_for_new(target.options))
+        raise PipelineError(f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in telling)}.")
+    target = _telling(chosen[-1])
+    return replace(target, options=_for_new(target.options))
 
 
 def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
@@ -166,11 +178,29 @@ def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
             raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
         if stage.name not in corpora:
             names |= references(stage.options)
-    return [stage for stage in new.values() if stage.name in names]
+    members = {member.name for stage in new.values() if stage.name in names for member in _members(new, stage)}
+    return [_telling(stage) if stage.name in members else stage for stage in new.values() if stage.name in names]
+
+
+def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
+    """The stages that an ensemble averages; none of any other stage."""
+    averaged = references(stage.options) if stage.command == "ensemble" else set()
+    return [other for name, other in stages.items() if name in averaged]
+
+
+def _telling(stage: Stage) -> Stage:
+    """A stage with its logits among its outputs."""
+    return replace(stage, outputs=list(dict.fromkeys([*stage.outputs, "logits"])))
+
+
+def _networks(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
+    """The networks that tell the emotions: the stage itself, or those that its ensemble is made of."""
+    found = [network for member in _members(stages, stage) for network in _networks(stages, member)]
+    return found or [stage]
 
 
 def _not_of_new(stage: Stage, why: str, stages: Sequence[Stage]) -> PipelineError:
-    others = ", ".join(s.name for s in stages if s.command == "fit" and s.report)
+    others = ", ".join(stage.name for stage in stages if stage.tested)
     return PipelineError(
         f"Stage {stage.name!r} {why}: nobody can compute that of new clips. Apply a run whose features come from "
         f"encoders, or choose another of its stages ({others}) if one does without."
@@ -255,6 +285,11 @@ class _Application:
             self._writing(run)
         elif stage.command == "import":
             self._evidence(run)
+        elif stage.command == "ensemble":
+            members = {
+                Path(member).name: FeatureStore(Path(member) / "logits") for member in run.stage.options["members"]
+            }
+            ensemble_logits(members, out=run.folder / "logits")
         else:
             self._predict(run)
         run.mark(finished=True)

@@ -25,9 +25,9 @@ from rich.console import Console
 from merc.cli import find_config
 from merc.cli.lightning import MercCLI, MercParser, add_store_writer, callbacks_of, check_checkpoint, manners
 from merc.corpora.commands import DOCTORS, IMPORTS
-from merc.evaluation import compare_seeds
+from merc.evaluation import compare_seeds, ensemble_systems
 from merc.files import write_json, write_text
-from merc.pipeline import FinishedRun, Pipeline, PipelineError, StageRun, plan
+from merc.pipeline import FinishedRun, Pipeline, PipelineError, Stage, StageRun, plan
 
 
 def run_command(args: list[str]) -> int:
@@ -166,10 +166,9 @@ def finish(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Co
         if run.stage.on_data:
             parser, options = data_options(run)
             given = parser.instantiate_classes(options)
-            if run.stage.command == "import":
-                IMPORTS[run.stage.config](**given, out=run.folder)
-            else:  # what it finds is for the user to judge: broken clips become missing utterances later on
-                DOCTORS[run.stage.config](**given)
+            # What a doctor finds is for the user to judge: broken clips become missing utterances later on.
+            where = {} if run.stage.command == "doctor" else {"out": run.folder}
+            _functions(run.stage)[run.stage.config](**given, **where)
         else:
             _lightning(run, trainer_options, console)
         run.mark(finished=True)
@@ -256,14 +255,20 @@ def check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
         raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
 
+def _functions(stage: Stage) -> Mapping[str, Callable[..., Any]]:
+    """What a stage can call that is none of Lightning's, by its config."""
+    if stage.command == "ensemble":
+        return {"": ensemble_systems}
+    return IMPORTS if stage.command == "import" else DOCTORS
+
+
 def data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
     """The arguments of an import or a doctor as their types say, with the parser that knows them."""
     stage = run.stage
-    functions: Mapping[str, Callable[..., Any]] = IMPORTS if stage.command == "import" else DOCTORS
+    functions = _functions(stage)
     if stage.config not in functions:
-        raise PipelineError(
-            f"Stage {stage.name!r} {stage.command}s {stage.config!r}: expected one of {', '.join(functions)}."
-        )
+        expected = f"one of {', '.join(functions)}" if any(functions) else "no config"
+        raise PipelineError(f"Stage {stage.name!r} {stage.command}s {stage.config!r}: expected {expected}.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(functions[stage.config], skip={"out"})
     return parser, parser.parse_object(deepcopy(stage.options))  # which it fills with paths, in place

@@ -9,6 +9,7 @@ from merc.evaluation.comparison import (
     ensemble,
     paired_bootstrap,
 )
+from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
 from merc.evaluation.plots import confusion_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions
@@ -30,6 +31,8 @@ __all__ = [
     "confusion_figure",
     "confusion_matrix",
     "ensemble",
+    "ensemble_logits",
+    "ensemble_systems",
     "paired_bootstrap",
     "read_predictions",
     "scores",

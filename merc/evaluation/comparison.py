@@ -236,8 +236,8 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
         predictions: At least one, for the same utterances in any order.
 
     Returns:
-        The ensemble's predictions in the order of the first, to be scored by ``.metrics()``; presence is that
-        of the first.
+        The ensemble's predictions in the order of the first, to be scored by ``.metrics()``; a modality is present
+        where any of them had it.
 
     Raises:
         PredictionsError: They differ in classes, utterances or gold labels.
@@ -246,8 +246,12 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     if not predictions:
         raise ValueError("An ensemble needs at least one set of predictions.")
     first = predictions[0]
-    mean = torch.stack([_aligned(first, other).probabilities for other in predictions]).mean(dim=0)
-    return Predictions(first.labels, first.keys, first.gold, mean, first.present)
+    aligned = [_aligned(first, other) for other in predictions]
+    mean = torch.stack([one.probabilities for one in aligned]).mean(dim=0)
+    present: dict[str, Tensor] = {}
+    for one in aligned:
+        present |= {name: there | present.get(name, there) for name, there in one.present.items()}
+    return Predictions(first.labels, first.keys, first.gold, mean, present)
 
 
 def _aligned(reference: Predictions, other: Predictions) -> Predictions:

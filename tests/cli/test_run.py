@@ -243,6 +243,24 @@ def test_of_averaged_weights_the_chosen_ones_are_tested(place):
     torch.testing.assert_close(here.probabilities, there.probabilities)
 
 
+def test_an_ensemble_is_a_stage_like_others(done, capsys):
+    members = ["{teacher}", "{student}"]
+    student_of_logits = {**STAGES[3], "outputs": ["logits"]}
+    together = {"name": "together", "command": "ensemble", "options": {"members": members}, "outputs": ["logits"]}
+    write("pipeline.yaml", {"stages": [*STAGES[:3], student_of_logits, together]})
+    assert stages_that_run(capsys) == ["student", "together"]
+    assert stages_that_run(capsys) == []
+    tested = [read_predictions(done / "seed-0" / name / "report") for name in ("teacher", "student", "together")]
+    torch.testing.assert_close(tested[2].probabilities, (tested[0].probabilities + tested[1].probabilities) / 2)
+    stores = [FeatureStore(done / "seed-0" / name / "logits") for name in ("teacher", "student", "together")]
+    assert set(stores[2].keys) == {*stores[0].keys, *stores[1].keys}
+    assert scores(done)["together"] == [tested[2].metrics()["weighted_f1"]]
+    write("student.yaml", changed(student(), trainer__max_epochs=1))
+    assert stages_that_run(capsys) == ["student", "together"]
+    (done / "seed-0/together/report/metrics.json").unlink()
+    assert stages_that_run(capsys) == ["together"]
+
+
 def test_several_seeds(done, capsys):
     assert stages_that_run(capsys, [*RUN, "--seed", "0", "1"]) == ["teacher", "student"]
     found = scores(done)
@@ -454,6 +472,8 @@ def test_a_misspelt_key_of_the_pipeline(place, capsys):
         ({"command": "import", "config": "melt"}, "imports 'melt': expected one of meld, iemocap"),
         ({"command": "import", "config": "meld", "options": {"rot": "x"}}, "rot"),
         ({"command": "import", "config": "simulated", "options": {"dialogs": 3}}, "dialogs"),
+        ({"command": "ensemble", "options": {"members": ["{teacher}"]}}, "'student.yaml': expected no config"),
+        ({"command": "ensemble", "config": "", "options": {"member": ["{teacher}"]}}, "member"),
     ],
 )
 def test_a_wrong_stage_is_refused_before_the_first_one_runs(change, message, place, capsys):

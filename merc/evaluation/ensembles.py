@@ -1,0 +1,156 @@
+"""Ensembles: the mean of what several systems say, with a report and a store like those of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merc.conversation import UtteranceKey
+from merc.evaluation.comparison import ensemble
+from merc.evaluation.predictions import PredictionsError, read_predictions
+from merc.evaluation.report import ReportInfo, StoreInfo, write_report
+from merc.store import MANIFEST, FeatureStore
+
+REPORT = "report"
+LOGITS = "logits"
+METRICS = "metrics.json"
+
+
+def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
+    """Average the probabilities of systems that were tested: other systems, or one trained with several seeds.
+
+    Every member counts the same: nothing is chosen on any split. The test is reported in ``out/report``. If every
+    member left a store of its logits, the ensemble's, the log of its probabilities, are stored in ``out/logits`` for
+    whoever reads logits.
+
+    Args:
+        members: Two or more folders of stages that ``merc run`` has finished, or of their reports.
+        out: Folder of the ensemble.
+
+    Returns:
+        What ``out/report/metrics.json`` holds.
+
+    Raises:
+        ValueError: There are fewer than two members, or one is twice among them.
+        FileNotFoundError: A member was not tested.
+        PredictionsError: The members were tested on different utterances, emotions or labels.
+        StoreError: A store of logits is damaged, or has other emotions.
+    """
+    folders = [Path(member) for member in members]
+    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+        raise ValueError(
+            f"An ensemble of {', '.join(map(str, folders)) or 'nothing'}: expected two different members or more."
+        )
+    infos = [_story(folder) for folder in folders]
+    ours = infos[0]
+    for folder, info in zip(folders, infos, strict=True):
+        if differing := [name for name in ("corpus", "split", "protocol") if info[name] != ours[name]]:
+            found = "; ".join(f"{name}: {ours[name]!r} and {info[name]!r}" for name in differing)
+            raise PredictionsError(f"{folders[0]} and {folder} were tested on different data ({found}).")
+    together = ensemble([read_predictions(report_of(folder)) for folder in folders])
+    names = names_of(folders)
+    stores = {name: folder / LOGITS for name, folder in zip(names, folders, strict=True)}
+    if all((path / MANIFEST).is_file() for path in stores.values()):
+        ensemble_logits({name: FeatureStore(path) for name, path in stores.items()}, out=out / LOGITS)
+    story = ReportInfo(
+        corpus=ours["corpus"],
+        split=ours["split"],
+        protocol=ours["protocol"],
+        notes=ours["notes"],
+        seed=ours["seed"] if all(info["seed"] == ours["seed"] for info in infos) else None,
+        model=f"Mean of the probabilities of {', '.join(names)}",
+        selected_on="; ".join(f"{name}: {info['selected_on']}" for name, info in zip(names, infos, strict=True)),
+        stores={
+            f"{name}: {store}": StoreInfo(found["path"], found["provenance"])
+            for name, info in zip(names, infos, strict=True)
+            for store, found in info["stores"].items()
+        },
+        missing={
+            modality: {
+                key: "the reports of the members say why"
+                for key, here in zip(together.keys, there.tolist(), strict=True)
+                if not here
+            }
+            for modality, there in together.present.items()
+        },
+    )
+    return write_report(
+        out / REPORT,
+        labels=together.labels,
+        keys=together.keys,
+        gold=together.gold,
+        probabilities=together.probabilities,
+        present=together.present,
+        info=story,
+    )
+
+
+def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> FeatureStore:
+    """The log of the mean probability of several systems, as a store of logits.
+
+    An utterance of which some members say nothing has the mean of the others.
+
+    Args:
+        members: Stores of logits by name.
+        out: Folder of the new store.
+
+    Raises:
+        StoreError: A member holds something else than logits, or has other emotions than the first.
+    """
+    first = next(iter(members.values()))
+    for store in members.values():
+        store.require(kind="logits", classes=first.provenance.get("classes", []))
+    keys = list(dict.fromkeys(key for store in members.values() for key in store.keys))
+    logits = _mean_probabilities(list(members.values()), keys).clamp(min=1e-30).log().float()
+    nowhere = {key for store in members.values() for key in store.missing}.difference(keys)
+    missing = {
+        key: "; ".join(dict.fromkeys(store.why_missing([key])[key] for store in members.values()))
+        for key in sorted(nowhere)
+    }
+    provenance = {
+        "source": "mean of probabilities",
+        "classes": first.provenance["classes"],
+        "of": {
+            name: {"path": str(store.path), "digest": store.digest, **store.provenance}
+            for name, store in members.items()
+        },
+    }
+    return FeatureStore.write(out, keys, logits, kind="logits", missing=missing, provenance=provenance)
+
+
+def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey]) -> Tensor:
+    """``(N, C)``, over the stores that have the utterance."""
+    total, there = torch.zeros(len(keys), stores[0].dim, dtype=torch.double), torch.zeros(len(keys), 1)
+    for store in stores:
+        logits, present = store.gather(keys)
+        total += torch.where(present[:, None], logits.double().softmax(-1), 0.0)
+        there += present[:, None]
+    return total / there
+
+
+def report_of(folder: Path) -> Path:
+    """The report of a finished stage, or the folder itself if it is one."""
+    return folder if (folder / METRICS).is_file() else folder / REPORT
+
+
+def _story(folder: Path) -> dict[str, Any]:
+    """What the report of a member says of its data and model."""
+    file = report_of(folder) / METRICS
+    if not file.is_file():
+        raise FileNotFoundError(f"No report in {folder}: expected a stage that `merc run` tested, or its report.")
+    info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["info"]
+    return info
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell the members apart."""
+    for depth in range(1, max(len(folder.resolve().parts) for folder in folders) + 1):
+        names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
