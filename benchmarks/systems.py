@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,10 @@ def telme() -> list[dict[str, Any]]:
     ]
 
 
-def averaged(name: str, members: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The mean of what several systems say, and of their text-only variants."""
-    return [
-        {"name": f"{name}{ending}", "command": "ensemble", "options": {"members": together}, "optimum": optimum}
-        for ending, optimum in (("", "+".join(MODALITIES)), ("_text", "text"))
-        for together in [[f"{{{member}{ending}}}" for member in members]]
-    ]
+def mean(name: str, members: Sequence[str], optimum: str) -> dict[str, Any]:
+    """A stage that averages what earlier stages say."""
+    options = {"members": [f"{{{member}}}" for member in members]}
+    return {"name": name, "command": "ensemble", "options": options, "optimum": optimum}
 
 
 AVERAGED = ("hierarchical", "lfvd")
@@ -94,7 +91,10 @@ SYSTEMS = {
     "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE, 7),
     # One classifier of a modality instead of three, each with weight 1.
     "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, 7, **{"model.init_args.aux_weight": 1.0}),
-    "averaged": averaged("averaged", AVERAGED),
+    "averaged": [
+        mean("averaged", AVERAGED, "+".join(MODALITIES)),
+        mean("averaged_text", [f"{name}_text" for name in AVERAGED], "text"),
+    ],
     "concat": fused("concat", "simulated/concat.yaml", EVIDENCE, 7),
 }
 
@@ -177,13 +177,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/systems"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    single = [name for name in SYSTEMS if name != "averaged"]
+    parser.add_argument("--systems", nargs="+", choices=single, default=single)
     parser.add_argument("--corpus-seed", type=int, default=0)
     parser.add_argument("--exact", action="store_true", help="exact evidence instead of estimated; give another --out")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    alone = [name for name in args.systems if name not in ("averaged", "concat")]
-    systems = [*alone, *(["averaged"] if {*AVERAGED} <= {*alone} else []), "concat"]
+    systems = [name for name in args.systems if name != "concat"]
+    systems += ["averaged", "concat"] if {*AVERAGED} <= {*systems} else ["concat"]
     run_pipeline(pipeline(args.out, systems, args.corpus_seed, args.exact), out=args.out, seeds=args.seeds)
     best = json.loads((args.out / "data/optimum.json").read_text(encoding="utf-8"))["test"]
     text, every = (best[names]["context"] for names in ("text", "+".join(MODALITIES)))

@@ -33,9 +33,8 @@ class AppliedRun:
 
     Args:
         corpus: The corpus.
-        stage: The stage that tells the emotions.
-        reading: The stages that do so by reading features, whose options name the stores: itself, or the members of an
-            ensemble.
+        networks: The stages that tell the emotions, whose options name the stores that they read: one, or the members
+            of an ensemble.
         logits: Its logits.
         stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
         run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
@@ -43,8 +42,7 @@ class AppliedRun:
     """
 
     corpus: Corpus
-    stage: Stage
-    reading: Sequence[Stage]
+    networks: Sequence[Stage]
     logits: FeatureStore
     stores: Mapping[str, Path]
     run: Mapping[str, Any]
@@ -58,7 +56,7 @@ class AppliedRun:
     def inputs(self) -> dict[str, FeatureStore]:
         """The modalities that the emotions rest on, by name; none if a text encoder tells them itself."""
         named: dict[str, str] = {}
-        for stage in self.reading:
+        for stage in self.networks:
             named |= stage.options.get("data.stores", {})
             prefix = "data.stores."
             named |= {name.removeprefix(prefix): p for name, p in stage.options.items() if name.startswith(prefix)}
@@ -122,23 +120,19 @@ def apply_pipeline(
     with manners(quiet=True):
         for number, one in enumerate(needed, start=1):
             application.apply(one, f"stage {number} of {len(needed)}: {one.name}")
-    last = application.applied[target.name]
     networks = _networks({stage.name: stage for stage in needed}, target)
     checkpoints = {stage.name: application.checkpoint(stage) for stage in networks}
     stores = {f"{run.stage.name}/{name}": run.folder / name for run in application.runs for name in run.stage.outputs}
     return AppliedRun(
         corpus=corpus,
-        stage=last.stage,
-        reading=[application.applied[network.name].stage for network in networks],
-        logits=FeatureStore(last.folder / "logits"),
+        networks=[application.applied[network.name].stage for network in networks],
+        logits=FeatureStore(application.applied[target.name].folder / "logits"),
         stores=stores,
         run={
             "folder": str(run.folder),
             "seed": seed,
             "stage": target.name,
-            **(
-                {"members": checkpoints} if target.name not in checkpoints else {"checkpoint": checkpoints[target.name]}
-            ),
+            **({"members": checkpoints} if target.command == "ensemble" else {"checkpoint": checkpoints[target.name]}),
         },
     )
 
@@ -286,10 +280,9 @@ class _Application:
         elif stage.command == "import":
             self._evidence(run)
         elif stage.command == "ensemble":
-            members = {
-                Path(member).name: FeatureStore(Path(member) / "logits") for member in run.stage.options["members"]
-            }
-            ensemble_logits(members, out=run.folder / "logits")
+            members = [Path(member) for member in run.stage.options["members"]]
+            stores = {member.name: FeatureStore(member / "logits") for member in members}
+            ensemble_logits(stores, out=run.folder / "logits")
         else:
             self._predict(run)
         run.mark(finished=True)

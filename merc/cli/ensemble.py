@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from merc.evaluation import compare_seeds, ensemble_systems
-from merc.evaluation.ensembles import names_of, report_of
+from merc.evaluation.ensembles import metrics_of, names_of, report_of
 
 
 def ensemble_command(args: list[str]) -> int:
@@ -25,10 +24,8 @@ def ensemble_command(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the ensemble")
     given = parser.parse_args(args)
     found = ensemble_systems(given.members, out=given.out)
-    scores = {
-        name: [json.loads((report_of(member) / "metrics.json").read_text(encoding="utf-8"))]
-        for name, member in zip(names_of(given.members), given.members, strict=True)
-    }
+    names = names_of(given.members)
+    scores = {name: [metrics_of(member)] for name, member in zip(names, given.members, strict=True)}
     comparison = compare_seeds({**scores, "ensemble": [found]})
     console = Console()
     console.print(comparison.table(f"{found['info']['corpus']}, {found['info']['split']} split", per_class=False))

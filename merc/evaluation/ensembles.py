@@ -46,7 +46,7 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
         raise ValueError(
             f"An ensemble of {', '.join(map(str, folders)) or 'nothing'}: expected two different members or more."
         )
-    infos = [_story(folder) for folder in folders]
+    infos = [metrics_of(folder)["info"] for folder in folders]
     ours = infos[0]
     for folder, info in zip(folders, infos, strict=True):
         if differing := [name for name in ("corpus", "split", "protocol") if info[name] != ours[name]]:
@@ -138,13 +138,13 @@ def report_of(folder: Path) -> Path:
     return folder if (folder / METRICS).is_file() else folder / REPORT
 
 
-def _story(folder: Path) -> dict[str, Any]:
-    """What the report of a member says of its data and model."""
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """The scores in the report of a finished stage, and its story under ``info``."""
     file = report_of(folder) / METRICS
     if not file.is_file():
         raise FileNotFoundError(f"No report in {folder}: expected a stage that `merc run` tested, or its report.")
-    info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["info"]
-    return info
+    metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return metrics
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:

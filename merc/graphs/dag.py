@@ -184,7 +184,7 @@ class _Recurrence(torch.autograd.Function):
                 torch.mm(heard_at[t], relate.T, out=gathered_at[t])
                 torch.addmm(bias, gathered_at[t], weight.T, out=late_at[t])
             else:  # there is nothing to hear
-                late_at[t].copy_(bias.expand_as(late_at[t]))
+                late_at[t].copy_(bias)
             torch.add(ahead_gates[t], late_gates[t], out=gate_at[t]).sigmoid_()
             torch.addcmul(ahead_content[t], reset[t], late_content[t], out=content[t])
             torch.addcmul(late_context[t], reset_p[t], ahead_context[t], out=context[t])
@@ -205,20 +205,20 @@ class _Recurrence(torch.autograd.Function):
         content, context = new.unbind(1)
         reset, update, reset_p, update_p = gate.flatten(1, 2).unbind(1)
         by_content = (1 - update) * (1 - content.square())
-        by_context = (1 - update_p) * (1 - context.square())
         # Derivatives of the state by what enters the gates; in place they become the gradients of that.
-        to_gates = torch.empty_like(late).view(-1, 6, dim)
+        everywhere = torch.empty_like(late)
+        to_gates = everywhere.view(-1, 6, dim)
         slope_c, slope_u, slope_n, slope_p, slope_up, slope_np = to_gates.unbind(1)
         torch.mul(by_content, reset, out=slope_n)
         torch.mul(slope_n, _parts(late)[1], out=slope_c).mul_(1 - reset)
         torch.mul(gathered - content, update, out=slope_u).mul_(1 - update)
-        torch.mul(by_context, _parts(ahead)[2], out=slope_p).mul_(reset_p).mul_(1 - reset_p)
+        torch.mul(1 - update_p, 1 - context.square(), out=slope_np)
+        torch.mul(slope_np, _parts(ahead)[2], out=slope_p).mul_(reset_p).mul_(1 - reset_p)
         torch.mul(below - context, update_p, out=slope_up).mul_(1 - update_p)
-        slope_np.copy_(by_context)
         to_states, to_scores = torch.zeros_like(states), below.new_zeros(states.shape[:2])
         to_state, to_gathered = from_above.clone(), torch.empty_like(below)
         turns: Turns = ctx.turns
-        here_at, slopes_at, gates_at = turns.split(to_state, to_gates, to_gates.flatten(1))
+        here_at, slopes_at, gates_at = turns.split(to_state, to_gates, everywhere)
         update_at, gathered_at = turns.split(update, to_gathered)
         for t, (size, start) in reversed(list(enumerate(zip(turns.sizes, turns.first, strict=True)))):
             here = here_at[t]
@@ -234,7 +234,6 @@ class _Recurrence(torch.autograd.Function):
             to_states[start:t, :size] += (share.mT @ to_heard).transpose(0, 1)
             pull = (share * (to_heard @ window.mT)).sum(1)
             to_scores[start:t, :size] += (pull - alpha * pull.sum(1, keepdim=True)).T
-        everywhere = to_gates.flatten(1)
         to_gathered[: turns.sizes[0]] = 0.0  # in the first turn there is nothing to gather
         to_weight, to_bias = everywhere.T @ gathered, everywhere.sum(0)
         # The layer below enters the same gates, only the new ones in the other place.
