@@ -13,8 +13,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if not training or dropped in (0, 256) or x.device.type != "cpu" or x.numel() == 0:
         return F.dropout(x, p, training)
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-    return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
+    random = words.view(torch.uint8)[: x.numel()].view(x.shape).to(x.dtype)  # exact, down to bfloat16
+    return x * random.ge_(dropped).mul_(256 / (256 - dropped))  # in place, as making booleans takes four times as long
 
 
 class Dropout(nn.Dropout):

@@ -13,16 +13,18 @@ from torch_geometric.nn import GATv2Conv
 
 from merc.batch import Edges
 
-BLOCK = 1024
-"""Edges whose vectors are held at a time on a CPU: as many as fit into the cache of a core."""
+BLOCK = 4096
+"""Edges whose vectors are held at a time on a CPU, or as many as there are nodes, if that is more; and how many edges a
+graph may have for them to be kept for the gradient."""
 
 
 def attend_along_edges(layer: GATv2Conv, hidden: Tensor, edges: Edges) -> Tensor:
     """What a :class:`torch_geometric.nn.GATv2Conv` gives, in less time and memory on a CPU.
 
     An edge costs what its vectors of width d cost to read and write, far more than their arithmetic. PyTorch Geometric
-    makes an array of ``(E, d)`` at each step, and keeps many for the gradient. Here no such array exists: on a CPU the
-    edges are gone through in blocks that stay in its cache, and what the gradient needs of them is computed once more.
+    makes an array of ``(E, d)`` at each step, and keeps many for the gradient. Here sums over edges are bags of rows,
+    of which no array is made; the one array that is left is kept for the gradient if it is small, and else made of some
+    edges at a time on a CPU, and once more for the gradient.
 
     Args:
         layer: The layer, with edge attributes, heads side by side, and no dropout of its own.
@@ -46,7 +48,14 @@ def attend_along_edges(layer: GATv2Conv, hidden: Tensor, edges: Edges) -> Tensor
 
 
 class _Attention(torch.autograd.Function):
-    """Scores, softmax over the incoming edges of each target, and the weighted sum of what the sources send."""
+    r"""Scores, softmax over the incoming edges of each target, and the weighted sum of what the sources send.
+
+    The edge e from s to t has :math:`x_e = sent_s + asked_t + W a_e`, whose score is
+    :math:`\alpha \cdot \mathrm{leaky}(x_e)`. With :math:`D_e` the slopes of the rectifier, which are 1 or ``slope``,
+    :math:`\mathrm{leaky}(x_e) = D_e x_e`. With :math:`r_e` the gradient of the score, all that the gradients need of
+    the edges are so the sums of :math:`r_e D_e` by source, by target and by attribute: times :math:`\alpha` they are
+    the gradients of sent, asked and W; times sent, asked and W, and added up, they are the gradient of :math:`\alpha`.
+    """
 
     @staticmethod
     def forward(
@@ -74,83 +83,107 @@ class _Attention(torch.autograd.Function):
             slope: Of the leaky rectifier.
         """
         heads, nodes = len(attention), len(sent)
-        by_head = _by_head(attention)
-        score = sent.new_empty(len(source), heads)
-        for rows in _blocks(source):
-            score[rows] = (by_head @ _mixed(sent, asked, weight, attributes, source, target, slope, rows).T).T
-        to_target = target[:, None].expand_as(score)
-        top = score.new_full((nodes, heads), -torch.inf).scatter_reduce_(0, to_target, score, "amax")
-        share = (score - top.index_select(0, target)).exp_()
-        share /= share.new_zeros(nodes, heads).scatter_add_(0, to_target, share).index_select(0, target)
-        messages = torch.zeros_like(sent)
-        for rows in _blocks(source):
-            _add_rows(messages, target[rows], _weighted(sent.index_select(0, source[rows]), share[rows]))
+        score = sent.new_empty(heads, len(source))
+        mixed = None
+        for rows, mixed in _mixed(sent, asked, weight, attributes, source, target):
+            by_head = F.leaky_relu_(mixed, slope).view(-1, *attention.shape)
+            score[:, rows] = (attention[:, None] @ by_head.permute(1, 2, 0))[:, 0]
+        to_target = target.expand_as(score)
+        top = score.new_full((heads, nodes), -torch.inf).scatter_reduce_(1, to_target, score, "amax")
+        share = (score - top.index_select(1, target)).exp_()
+        share /= share.new_zeros(heads, nodes).scatter_add_(1, to_target, share).index_select(1, target)
         ctx.slope = slope
-        ctx.save_for_backward(sent, asked, weight, attention, attributes, source, target, share)
-        return messages
+        kept = mixed if len(source) <= BLOCK else None
+        ctx.save_for_backward(sent, asked, weight, attention, attributes, source, target, share, kept)
+        return _weighted_sums(sent, source, share, target, nodes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_messages: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - untyped in PyTorch
         """Gradients of the arguments of :meth:`forward`, the last four of which have none."""
-        sent, asked, weight, attention, attributes, source, target, share = ctx.saved_tensors
-        by_head, whole = _by_head(attention), _by_head(torch.ones_like(attention))
+        sent, asked, weight, attention, attributes, source, target, share, kept = ctx.saved_tensors
+        heads, nodes = len(attention), len(sent)
         to_share = torch.empty_like(share)
-        for rows in _blocks(source):
+        for rows in _blocks(source, nodes):
             product = sent.index_select(0, source[rows]).mul_(to_messages.index_select(0, target[rows]))
-            to_share[rows] = (whole @ product.T).T
+            to_share[:, rows] = product.view(-1, *attention.shape).sum(-1).T
         to_share *= share
-        total = share.new_zeros(len(sent), len(attention)).scatter_add_(0, target[:, None].expand_as(share), to_share)
-        to_score = to_share - share * total.index_select(0, target)
+        total = share.new_zeros(heads, nodes).scatter_add_(1, target.expand_as(share), to_share)
+        to_score = to_share - share * total.index_select(1, target)
 
-        to_sent, to_asked = torch.zeros_like(sent), torch.zeros_like(sent)
-        to_weight, to_by_head = torch.zeros_like(weight.T), torch.zeros_like(by_head)
-        for rows in _blocks(source):
-            mixed = _mixed(sent, asked, weight, attributes, source, target, ctx.slope, rows)
-            to_by_head.addmm_(to_score[rows].T, mixed)
-            to_mixed = torch.ops.aten.leaky_relu_backward(to_score[rows] @ by_head, mixed, ctx.slope, True)
-            to_weight.addmm_(attributes[rows].T, to_mixed)
-            _add_rows(to_asked, target[rows], to_mixed)
-            to_heard = _weighted(to_messages.index_select(0, target[rows]), share[rows]).add_(to_mixed)
-            _add_rows(to_sent, source[rows], to_heard)
-        to_attention = (to_by_head * whole).sum(0).view_as(attention)
-        return to_sent, to_asked, to_weight.T, to_attention, None, None, None, None
+        by_source, by_target = torch.zeros_like(sent), torch.zeros_like(asked)
+        by_attribute = torch.zeros_like(weight.T, memory_format=torch.contiguous_format)
+        one = sent.new_ones(1, 1)
+        everything = _mixed(sent, asked, weight, attributes, source, target) if kept is None else [(slice(None), kept)]
+        for rows, mixed in everything:
+            slopes = torch.ops.aten.leaky_relu_backward(one.expand_as(mixed), mixed, ctx.slope, False)
+            slopes.view(-1, *attention.shape).mul_(to_score[:, rows].T[..., None])
+            by_attribute.addmm_(attributes[rows].T, slopes)
+            by_target += _sums(slopes, target[rows], nodes)
+            by_source += _sums(slopes, source[rows], nodes)
+        to_attention = (sent * by_source).sum(0) + (asked * by_target).sum(0) + (weight.T * by_attribute).sum(0)
+
+        to_sent = _weighted_sums(to_messages, target, share, source, nodes)
+        scale = attention.flatten()
+        return (
+            to_sent.addcmul_(by_source, scale),
+            by_target.mul_(scale),
+            by_attribute.mul_(scale).T,
+            to_attention.view_as(attention),
+            *(None,) * 4,
+        )
 
 
-def _blocks(source: Tensor) -> Iterator[slice]:
+def _blocks(source: Tensor, nodes: int) -> Iterator[slice]:
+    """As many edges as are held at a time; at least one for each node, as a sum over them is made for each."""
     edges = len(source)
-    size = BLOCK if source.device.type == "cpu" else max(edges, 1)
+    size = max(BLOCK, nodes) if source.device.type == "cpu" else max(edges, 1)
     return (slice(start, start + size) for start in range(0, edges, size))
 
 
-def _by_head(attention: Tensor) -> Tensor:
-    """``(H, d)``: a row for each head, zero outside of it; it stands first in a product, as the other way is slow."""
-    heads, width = attention.shape
-    rows = attention.new_zeros(heads, heads, width)
-    rows.diagonal().copy_(attention.T)
-    return rows.flatten(1)
-
-
 def _mixed(
-    sent: Tensor,
-    asked: Tensor,
-    weight: Tensor,
-    attributes: Tensor,
-    source: Tensor,
-    target: Tensor,
-    slope: float,
-    rows: slice,
-) -> Tensor:
-    """What is scored of some edges, ``(e, d)``."""
-    mixed = sent.index_select(0, source[rows]).add_(asked.index_select(0, target[rows]))
-    return F.leaky_relu_(mixed.addmm_(attributes[rows], weight.T), slope)
+    sent: Tensor, asked: Tensor, weight: Tensor, attributes: Tensor, source: Tensor, target: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """What is scored of an edge, before the rectifier: ``(e, d)`` of some edges at a time."""
+    table = torch.cat([sent, asked])
+    pairs = torch.stack([source, target + len(sent)], dim=1)
+    for rows in _blocks(source, len(sent)):
+        yield rows, F.embedding_bag(pairs[rows], table, mode="sum").addmm_(attributes[rows], weight.T)
 
 
-def _weighted(values: Tensor, share: Tensor) -> Tensor:
-    """The values ``(e, d)``, in place, by the share ``(e, H)`` of their head."""
-    torch.unflatten(values, 1, (share.shape[1], -1)).mul_(share[..., None])
-    return values
+def _sums(values: Tensor, node: Tensor, nodes: int) -> Tensor:
+    """For each of the nodes ``(N, d)`` the sum of the values ``(E, d)`` of its edges ``(E,)``."""
+    order, starts = _bags(node, nodes)
+    return F.embedding_bag(order, values, starts, mode="sum")
 
 
-def _add_rows(total: Tensor, index: Tensor, values: Tensor) -> None:
-    total.scatter_add_(0, index[:, None].expand_as(values), values)
+def _weighted_sums(values: Tensor, index: Tensor, weight: Tensor, node: Tensor, nodes: int) -> Tensor:
+    """For each of the nodes the sum over its edges of a row of the values, by the edge's weight of each head.
+
+    Args:
+        values: ``(V, d)``.
+        index: ``(E,)`` the row of each edge.
+        weight: ``(H, E)``.
+        node: ``(E,)`` the node of each edge.
+        nodes: Number of nodes N.
+
+    Returns:
+        ``(N, d)``.
+    """
+    (heads, edges), width = weight.shape, values.shape[1] // len(weight)
+    order, starts = _bags(node, nodes)
+    head = torch.arange(heads, device=node.device)[:, None]
+    sums: Tensor = F.embedding_bag(
+        (index.index_select(0, order) * heads + head).flatten(),
+        values.reshape(len(values) * heads, width),  # a head of a row is a row of its own
+        (starts + edges * head).flatten(),
+        mode="sum",
+        per_sample_weights=weight.index_select(1, order).flatten(),
+    )
+    return sums.view(heads, nodes, width).transpose(0, 1).flatten(1)
+
+
+def _bags(node: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """The edges in the order of their nodes, and where those of each node start."""
+    order = node.argsort(stable=True)
+    return order, torch.searchsorted(node.index_select(0, order), torch.arange(nodes, device=node.device))

@@ -147,7 +147,7 @@ class GraphBuilder:
                 yield (rows[:, None] * total + nodes[column])[found]
 
 
-def _angular(unit: Tensor, source: Tensor, target: Tensor, block: int = 8192) -> Tensor:
+def _angular(unit: Tensor, source: Tensor, target: Tensor, block: int = 512) -> Tensor:
     cosine = torch.empty(len(source))
     for start in range(0, len(source), block):
         here = slice(start, start + block)

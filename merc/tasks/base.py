@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -22,7 +21,7 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.optimizers import fused_on_cpu
-from merc.tasks.trainer import datamodule_of, log_terms, total
+from merc.tasks.trainer import TermsTask, datamodule_of, total
 from merc.weights import weights_digest
 
 
@@ -46,7 +45,7 @@ class Prediction:
         return total(self.terms)
 
 
-class EmotionTask(L.LightningModule):
+class EmotionTask(TermsTask):
     """Trains, validates, tests and predicts emotions of whole conversations.
 
     Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Testing writes a report beside
@@ -128,8 +127,8 @@ class EmotionTask(L.LightningModule):
         }
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
-        """The sum of the loss terms, each of them logged."""
-        return log_terms(self, self.predict(batch).terms, len(batch.label))
+        """The sum of the loss terms, whose means are logged."""
+        return self.add_terms(self.predict(batch).terms, len(batch.label))
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a validation batch."""

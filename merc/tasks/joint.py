@@ -21,7 +21,6 @@ from merc.tasks.fusion import FusionTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
-from merc.tasks.trainer import log_terms
 from merc.weights import weights_digest
 
 
@@ -158,12 +157,12 @@ class JointTask(EmotionTask):
         return self._predict_all(batch)[0]
 
     def training_step(self, batch: ConversationBatch | JointBatch, batch_idx: int) -> Tensor:
-        """The sum of the loss terms, each of them logged."""
+        """The sum of the loss terms, whose means are logged."""
         conversations = batch if isinstance(batch, ConversationBatch) else batch["conversations"]
         prediction = self.predict(conversations)
         if self.lipsync is not None and self.weights["sync"] and not isinstance(batch, ConversationBatch):
             prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.weights["sync"])
-        return log_terms(self, prediction.terms, len(conversations.label))
+        return self.add_terms(prediction.terms, len(conversations.label))
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """What stores take of the fusion, and under its modality of every encoder."""

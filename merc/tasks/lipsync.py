@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -16,11 +15,11 @@ from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
-from merc.tasks.trainer import datamodule_of, log_terms
+from merc.tasks.trainer import TermsTask, datamodule_of
 from merc.weights import weights_digest
 
 
-class LipSyncTask(L.LightningModule):
+class LipSyncTask(TermsTask):
     """Trains LipSyncNet on synchrony, and chooses the active speaker of clips (arXiv 2511.13731, section 3.2).
 
     Validation plays every sound of the split against its own face and against each other face: ``val/pair_accuracy``
@@ -114,8 +113,8 @@ class LipSyncTask(L.LightningModule):
         self.trained_on = self.data.trains_on
 
     def training_step(self, batch: LipSyncBatch, batch_idx: int) -> Tensor:
-        """The sum of the terms, each of them logged."""
-        return log_terms(self, self.terms(batch), len(batch.sound))
+        """The sum of the terms, whose means are logged."""
+        return self.add_terms(self.terms(batch), len(batch.sound))
 
     def terms(self, batch: LipSyncBatch) -> dict[str, Tensor]:
         """The weighted terms, whose sum is the loss: those of synchrony, and ``activity``, whether lips speak."""

@@ -36,20 +36,40 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-def log_terms(task: L.LightningModule, terms: Mapping[str, Tensor], size: int) -> Tensor:
-    """Log the terms of a training step and their sum, as means over the epoch.
+class TermsTask(L.LightningModule):
+    """A task that logs the terms of its loss, ``train/...``, as means over the epoch.
 
-    Args:
-        task: The task that trains.
-        terms: Terms of the loss by name, weighted.
-        size: By how much the batch counts.
-
-    Returns:
-        The sum of the terms, in float32.
+    They are added up here and logged at its end: Lightning's own sums take a third of a millisecond for each term of
+    each step, a tenth of the training of a small network.
     """
-    loss = total(terms)
-    for name, value in {"loss": loss, **terms}.items():
-        task.log(
-            f"train/{name}", value.detach(), prog_bar=name == "loss", on_step=False, on_epoch=True, batch_size=size
-        )
-    return loss
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._term_sums: dict[str, Tensor] = {}
+        self._term_sizes: dict[str, int] = {}
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the terms of the last epoch."""
+        self._term_sums, self._term_sizes = {}, {}
+
+    def add_terms(self, terms: Mapping[str, Tensor], size: int) -> Tensor:
+        """Count the terms of a training step and their sum.
+
+        Args:
+            terms: Terms of the loss by name, weighted.
+            size: By how much the batch counts.
+
+        Returns:
+            The sum of the terms, in float32.
+        """
+        loss = total(terms)
+        for name, value in {"loss": loss, **terms}.items():
+            weighted = value.detach().float() * size
+            self._term_sums[name] = self._term_sums[name] + weighted if name in self._term_sums else weighted
+            self._term_sizes[name] = self._term_sizes.get(name, 0) + size
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means."""
+        for name, value in self._term_sums.items():
+            self.log(f"train/{name}", value / self._term_sizes[name], prog_bar=name == "loss")

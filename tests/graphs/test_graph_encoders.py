@@ -91,6 +91,18 @@ def test_attention_along_edges_is_that_of_the_library(batch, block, monkeypatch)
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("nodes", [0, 3])
+def test_attention_without_edges_says_nothing(nodes):
+    layer = GATEncoder(6, 4, hidden_dim=8, num_layers=1).layers[0]
+    torch.nn.init.normal_(layer.bias)
+    edges = Edges(torch.zeros(2, 0, dtype=torch.long), torch.zeros(0, 8), torch.zeros(0), torch.zeros(2))
+    hidden = torch.randn(nodes, 8, requires_grad=True)
+    messages = attention.attend_along_edges(layer, hidden, edges)
+    torch.testing.assert_close(messages, layer.bias.expand(nodes, -1))
+    messages.sum().backward()
+    torch.testing.assert_close(hidden.grad, torch.zeros(nodes, 8))
+
+
 def test_what_an_edge_carries_reaches_the_output(batch):
     edges = batch.edges["text"]
     lighter = Edges(edges.index, edges.attributes, edges.weight.clone(), edges.ptr)

@@ -124,7 +124,10 @@ def step(task, batch):
     """The loss of a training step, and what it logs."""
     logged = {}
     task.log = lambda name, value, **options: logged.update({name: value})
-    return task.training_step(batch, 0), logged
+    task.on_train_epoch_start()
+    loss = task.training_step(batch, 0)
+    task.on_train_epoch_end()
+    return loss, logged
 
 
 @pytest.mark.parametrize("weight", [0.15, 0.0, 1.0])
