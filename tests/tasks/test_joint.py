@@ -520,11 +520,12 @@ def test_an_epoch_is_one_pass_through_the_conversations(data, chain, lips, batch
     assert all(len(batch["lipsync"].sound) == 4 for batch in found)
 
 
-def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision):
     task = joint(C, lipsync=lipsync(), warm_start=starts(chain))
     task.lipsync.threshold.fill_(-1.0)
     first, last = First(), ModelCheckpoint(tmp_path, filename="last")
-    trainer = trainer_in(tmp_path, first, last)
+    trainer = trainer_in(tmp_path, first, last, precision=precision)
     module = conversations(data, chain[1], lips=lips_data(lips))
     trainer.fit(task, datamodule=module)
     assert trainer.global_step == 3
