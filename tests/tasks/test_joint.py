@@ -545,6 +545,15 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision
     assert torch.isfinite(again.lipsync.threshold)
 
 
+def test_two_processes_train_together(data, chain, lips, tmp_path):
+    task, module = joint(C, lipsync=lipsync()), conversations(data, chain[1], lips=lips_data(lips))
+    first = [p.clone() for p in task.parameters()]
+    trainer = trainer_in(tmp_path, devices=2, strategy="ddp_spawn")
+    trainer.fit(task, datamodule=module)
+    assert {"train/lipsync/rank", "train/audio/kl", "val/weighted_f1"} <= trainer.callback_metrics.keys()
+    assert any(not torch.equal(p, old) for p, old in zip(task.parameters(), first, strict=True))
+
+
 def test_lipsync_starts_from_its_own_stage(data, chain, lips, tmp_path):
     alone, module = lipsync(), lips_data(lips)
     best = ModelCheckpoint(tmp_path, filename="lips", monitor="train/loss")
