@@ -49,7 +49,7 @@ class TermsTask(L.LightningModule):
         self._term_sizes: dict[str, int] = {}
 
     def on_train_epoch_start(self) -> None:
-        """Forget the terms of the last epoch."""
+        """Forget the terms of an epoch that was cut."""
         self._term_sums, self._term_sizes = {}, {}
 
     def add_terms(self, terms: Mapping[str, Tensor], size: int) -> Tensor:
@@ -73,3 +73,4 @@ class TermsTask(L.LightningModule):
         """Log the means."""
         for name, value in self._term_sums.items():
             self.log(f"train/{name}", value / self._term_sizes[name], prog_bar=name == "loss")
+        self._term_sums, self._term_sizes = {}, {}
