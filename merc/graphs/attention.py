@@ -14,8 +14,10 @@ from torch_geometric.nn import GATv2Conv
 from merc.batch import Edges
 
 BLOCK = 4096
-"""Edges whose vectors are held at a time on a CPU, or as many as there are nodes, if that is more; and how many edges a
-graph may have for them to be kept for the gradient."""
+"""Edges whose vectors are held at a time on a CPU, or as many as there are nodes, if that is more."""
+
+KEPT = 4096
+"""How many edges a graph may have for their vectors to be kept for the gradient."""
 
 
 def attend_along_edges(layer: GATv2Conv, hidden: Tensor, edges: Edges) -> Tensor:
@@ -23,8 +25,8 @@ def attend_along_edges(layer: GATv2Conv, hidden: Tensor, edges: Edges) -> Tensor
 
     An edge costs what its vectors of width d cost to read and write, far more than their arithmetic. PyTorch Geometric
     makes an array of ``(E, d)`` at each step, and keeps many for the gradient. Here sums over edges are bags of rows,
-    of which no array is made; the one array that is left is kept for the gradient if it is small, and else made of some
-    edges at a time on a CPU, and once more for the gradient.
+    of which no array is made. The one that is left, and three more for the gradient, are made of some edges at a time
+    on a CPU. If it is small the one is kept for the gradient, else it is computed once more.
 
     Args:
         layer: The layer, with edge attributes, heads side by side, and no dropout of its own.
@@ -84,6 +86,7 @@ class _Attention(torch.autograd.Function):
         """
         heads, nodes = len(attention), len(sent)
         score = sent.new_empty(heads, len(source))
+        assert slope >= 0  # so that the backward pass can tell from what is rectified here which side it was on
         mixed = None
         for rows, mixed in _mixed(sent, asked, weight, attributes, source, target):
             by_head = F.leaky_relu_(mixed, slope).view(-1, *attention.shape)
@@ -93,7 +96,7 @@ class _Attention(torch.autograd.Function):
         share = (score - top.index_select(1, target)).exp_()
         share /= share.new_zeros(heads, nodes).scatter_add_(1, to_target, share).index_select(1, target)
         ctx.slope = slope
-        kept = mixed if len(source) <= BLOCK else None
+        kept = mixed if len(source) <= KEPT else None
         ctx.save_for_backward(sent, asked, weight, attention, attributes, source, target, share, kept)
         return _weighted_sums(sent, source, share, target, nodes)
 

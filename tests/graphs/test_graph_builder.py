@@ -12,6 +12,7 @@ from made_batches import make_batch
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
 from merc.graphs import EDGE_ATTRIBUTES, GATEncoder, GCNEncoder, GraphBuilder
+from merc.graphs.build import _angular
 from merc.labels import MELD
 
 COLUMN = {name: column for column, name in enumerate(EDGE_ATTRIBUTES)}
@@ -107,6 +108,15 @@ def test_edges_follow_the_rules(batch, builder):
         # The arc cosine of a rounded 1 is off by the square root of the rounding.
         assert attributes[COLUMN["weight"]].item() == pytest.approx(weight, abs=3e-4)
     assert torch.equal(edges.weight, edges.attributes[:, COLUMN["weight"]])
+
+
+@pytest.mark.parametrize("block", [1, 3, 20])
+def test_edges_are_weighed_in_blocks(block):
+    unit = torch.nn.functional.normalize(torch.randn(6, 5), dim=1)
+    source, target = torch.randint(6, (2, 20))
+    cosine = (unit[source] * unit[target]).sum(1).masked_fill(source == target, 1.0)
+    expected = (1 - cosine.clamp(-1, 1).arccos() / math.pi).clamp(min=0.01)
+    torch.testing.assert_close(_angular(unit, source, target, block), expected)
 
 
 @given(batches(), builders())

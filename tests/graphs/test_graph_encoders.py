@@ -69,10 +69,11 @@ def test_layers_equal_their_slow_versions(batch, network, slow):
         torch.testing.assert_close(out.logits, model.classify(hidden), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("block", [1, 7, 1024])
-def test_attention_along_edges_is_that_of_the_library(batch, block, monkeypatch):
-    """The same messages and the same gradients as GATv2Conv, in blocks of any size."""
+@pytest.mark.parametrize(("block", "kept"), [(1, 0), (20, 0), (1024, 0), (1024, 1024)])
+def test_attention_along_edges_is_that_of_the_library(batch, block, kept, monkeypatch):
+    """The same messages and the same gradients as GATv2Conv: in blocks, at once, and with what was kept."""
     monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "KEPT", kept)
     torch.manual_seed(0)
     layer = GATEncoder(6, 4, hidden_dim=8, num_layers=1).layers[0].double()
     torch.nn.init.normal_(layer.bias)
@@ -82,13 +83,22 @@ def test_attention_along_edges_is_that_of_the_library(batch, block, monkeypatch)
     expected = layer(hidden, edges.index, attributes)
     found = attention.attend_along_edges(layer, hidden, edges)
     torch.testing.assert_close(found, expected)
-    weights = [hidden, *layer.parameters()]
+    weights, gradient = [hidden, *layer.parameters()], torch.randn(8, 14, dtype=torch.double).T
     for ours, theirs in zip(
-        torch.autograd.grad(found.square().sum(), weights),
-        torch.autograd.grad(expected.square().sum(), weights),
-        strict=True,
+        torch.autograd.grad(found, weights, gradient), torch.autograd.grad(expected, weights, gradient), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_attention_adds_up_in_full_precision_under_autocast(batch):
+    layer = GATEncoder(6, 4, hidden_dim=8, num_layers=1).layers[0]
+    edges, hidden = batch.edges["text"], torch.randn(14, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention.attend_along_edges(layer, hidden, edges)
+        sent, asked = layer.lin_l(hidden).float(), layer.lin_r(hidden).float()
+    assert found.dtype == torch.float32
+    layer.lin_l = layer.lin_r = torch.nn.Identity()
+    torch.testing.assert_close(found, layer((sent, asked), edges.index, edges.attributes))
 
 
 @pytest.mark.parametrize("nodes", [0, 3])

@@ -101,22 +101,58 @@ def logits_on(task, module, split="test"):
         return task.predict(module.split(split)).logits
 
 
-def test_terms_are_logged_as_means_over_the_utterances_of_the_epoch():
-    """Of two epochs, of batches of different size and of different terms; not of an epoch that was cut."""
-    task, logged = teacher_task(), {}
-    task.log = lambda name, value, **options: logged.update({name: float(value)})
-    for ce, kl in ((9.0, 9.0), (1.0, 4.0)):
-        loss = task.add_terms({"ce": torch.tensor(ce, requires_grad=True), "kl": torch.tensor(kl)}, 30)
-        loss.backward()
-        assert float(loss) == ce + kl
-        task.add_terms({"ce": torch.tensor(7.0, dtype=torch.bfloat16)}, 10)
-        task.on_train_epoch_end()
-    expected = {"train/loss": (30 * 5 + 10 * 7) / 40, "train/ce": (30 * 1 + 10 * 7) / 40, "train/kl": 4.0}
-    assert logged == expected
-    task.add_terms({"ce": torch.tensor(9.0)}, 30)
-    task.on_train_epoch_start()
-    task.on_train_epoch_end()
-    assert logged == expected
+class Given(TeacherTask):
+    """Has the terms of a loss that were given, by epoch and batch."""
+
+    def training_step(self, batch, batch_idx):
+        terms, size = self.given[self.current_epoch][batch_idx]
+        moved = 0 * next(self.parameters()).sum()
+        return self.add_terms({name: torch.tensor(value) + moved for name, value in terms.items()}, size)
+
+
+class Seen(L.Callback):
+    """The terms that a callback finds at the end of each epoch, as a progress bar does."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        terms = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
+        self.epochs.append(terms)
+
+
+def given_task(*epochs):
+    task = Given(GATEncoder(16, C, hidden_dim=16, num_layers=1), "text", optimizer=ADAM)
+    task.given = epochs
+    return task
+
+
+def test_terms_are_logged_as_means_over_the_utterances_of_the_epoch(data, tmp_path):
+    """Of two epochs, of batches of different size and of different terms; checkpoints can be chosen by them."""
+    first, second = [({"ce": 9.0, "kl": 9.0}, 30), ({"ce": 7.0}, 10)], [({"ce": 1.0, "kl": 4.0}, 30), ({"ce": 7.0}, 10)]
+    best, seen = ModelCheckpoint(tmp_path, monitor="train/loss"), Seen()
+    trainer = trainer_in(tmp_path, best, seen, epochs=2, limit_train_batches=2)
+    trainer.fit(given_task(first, second), datamodule=teacher_data(data, batch_size=8))
+    assert seen.epochs == [
+        {"train/loss": 15.25, "train/ce": 8.5, "train/kl": 9.0},
+        {"train/loss": (30 * 5 + 10 * 7) / 40, "train/ce": (30 * 1 + 10 * 7) / 40, "train/kl": 4.0},
+    ]
+    assert float(best.best_model_score) == 5.5
+    assert float(trainer.logged_metrics["train/ce"]) == 2.5
+
+
+def test_terms_of_a_training_that_was_cut_are_forgotten(data, tmp_path):
+    task, seen = given_task([({"ce": 2.0}, 30)]), Seen()
+    task.add_terms({"ce": torch.tensor(9.0)}, 30)  # what Ctrl-C leaves
+    trainer_in(tmp_path, seen, limit_train_batches=1).fit(task, datamodule=teacher_data(data))
+    assert seen.epochs == [{"train/loss": 2.0, "train/ce": 2.0}]
+
+
+def test_an_epoch_may_end_before_its_last_batch(data, tmp_path):
+    task = given_task([({"ce": 2.0}, 30), ({"ce": 3.0}, 30)])
+    trainer = trainer_in(tmp_path, epochs=-1, max_steps=1)
+    trainer.fit(task, datamodule=teacher_data(data, batch_size=8))
+    assert float(trainer.callback_metrics["train/ce"]) == 2.0
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student", "fusion"])
