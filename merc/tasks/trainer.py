@@ -38,7 +38,7 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 class TermsTask(L.LightningModule):
-    """A task that logs the terms of its loss, ``train/...``, as means over the epoch; of several processes, the first's.
+    """A task that logs the terms of its loss, ``train/...``, as means over the epoch in the first process.
 
     They are added up here and logged with the last batch: Lightning's own sums take a third of a millisecond for each
     term of each step, a tenth of the training of a small network. Who overrides a hook of this class calls it too.
