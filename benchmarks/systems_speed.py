@@ -141,17 +141,21 @@ def equal_lengths(data: ConversationDataModule, number: int, length: int) -> Con
 def padding(task: EmotionTask, data: ConversationDataModule, equal: ConversationBatch) -> tuple[float, float]:
     """How much longer an utterance takes in batches of the corpus, and their share of empty places as rectangles."""
     whole = data.split("train")
-    order = torch.randperm(whole.num_conversations)[: 5 * data.batch_size].split(data.batch_size)
+    order = torch.randperm(whole.num_conversations)[: 20 * data.batch_size].split(data.batch_size)
     task.train()
 
-    def each(batch: ConversationBatch) -> float:
+    def seconds(batch: ConversationBatch) -> float:
         start = time.process_time()
         task.predict(batch).loss.backward()
-        return (time.process_time() - start) / batch.num_utterances
+        return time.process_time() - start
 
-    ratios = [each(whole.select(chosen)) / each(equal) for chosen in order]
-    rectangles = sum(len(lengths) * int(lengths.max()) for lengths in (whole.lengths[chosen] for chosen in order))
-    return statistics.median(ratios) - 1, 1 - int(whole.lengths[torch.cat(order)].sum()) / rectangles
+    # In turn, as the machine is not always equally fast.
+    pairs = [(seconds(whole.select(chosen)), seconds(equal)) for chosen in order]
+    lengths = whole.lengths[torch.cat(order)]
+    uneven, even = (sum(column) for column in zip(*pairs, strict=True))
+    rectangles = sum(len(chosen) * int(whole.lengths[chosen].max()) for chosen in order)
+    each = uneven / int(lengths.sum()), even / (len(order) * equal.num_utterances)
+    return each[0] / each[1] - 1, 1 - int(lengths.sum()) / rectangles
 
 
 def measure(corpus_name: str, system: str, threads: int, epochs: int, share: float) -> list[Row]:
