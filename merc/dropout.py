@@ -20,8 +20,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 class Dropout(nn.Dropout):
     """Dropout whose mask on a CPU takes one random byte an element instead of a Bernoulli draw.
 
-    PyTorch draws the mask element by element on a CPU, which takes a seventh of a training step of the GAT encoder
-    and a third of one of the GCN encoder (``benchmarks/dropout.py``). Here eight bytes of each random 64-bit number
+    PyTorch draws the mask element by element on a CPU, which takes a sixth of a training step of the GAT encoder
+    and two fifths of one of the GCN encoder (``benchmarks/dropout.py``). Here eight bytes of each random 64-bit number
     serve eight elements; the probability is rounded to a multiple of 1/256, and kept values are scaled by
     exactly what is kept. On other devices it is :class:`torch.nn.Dropout`.
     """
