@@ -96,7 +96,7 @@ class _Attention(torch.autograd.Function):
         share = (score - top.index_select(1, target)).exp_()
         share /= share.new_zeros(heads, nodes).scatter_add_(1, to_target, share).index_select(1, target)
         ctx.slope = slope
-        kept = mixed if len(source) <= KEPT else None
+        kept = mixed if mixed is not None and len(mixed) == len(source) <= KEPT else None
         ctx.save_for_backward(sent, asked, weight, attention, attributes, source, target, share, kept)
         return _weighted_sums(sent, source, share, target, nodes)
 

@@ -69,7 +69,7 @@ def test_layers_equal_their_slow_versions(batch, network, slow):
         torch.testing.assert_close(out.logits, model.classify(hidden), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("block", "kept"), [(1, 0), (20, 0), (1024, 0), (1024, 1024)])
+@pytest.mark.parametrize(("block", "kept"), [(1, 0), (20, 0), (20, 1024), (1024, 0), (1024, 1024)])
 def test_attention_along_edges_is_that_of_the_library(batch, block, kept, monkeypatch):
     """The same messages and the same gradients as GATv2Conv: in blocks, at once, and with what was kept."""
     monkeypatch.setattr(attention, "BLOCK", block)
