@@ -46,8 +46,7 @@ class TermsTask(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self._term_sums: dict[str, Tensor] = {}
-        self._term_sizes: dict[str, int] = {}
+        self._terms: dict[str, tuple[Tensor | float, int]] = {}  # what was added up, and the sizes
 
     def add_terms(self, terms: Mapping[str, Tensor], size: int) -> Tensor:
         """Count the terms of a training step and their sum.
@@ -61,14 +60,13 @@ class TermsTask(L.LightningModule):
         """
         loss = total(terms)
         for name, value in {"loss": loss, **terms}.items():
-            weighted = value.detach().float() * size
-            self._term_sums[name] = self._term_sums[name] + weighted if name in self._term_sums else weighted
-            self._term_sizes[name] = self._term_sizes.get(name, 0) + size
+            so_far, count = self._terms.get(name, (0.0, 0))
+            self._terms[name] = so_far + value.detach().float() * size, count + size
         return loss
 
     def on_train_start(self) -> None:
         """Forget the terms of a training that was cut."""
-        self._term_sums, self._term_sizes = {}, {}
+        self._terms.clear()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
         """Log the means with the last batch, so that progress bars and other callbacks find them at the epoch's end."""
@@ -80,7 +78,6 @@ class TermsTask(L.LightningModule):
         self._log_means()
 
     def _log_means(self) -> None:
-        for name, value in self._term_sums.items():
-            mean = value / self._term_sizes[name]
-            self.log(f"train/{name}", mean, prog_bar=name == "loss", on_step=False, on_epoch=True, batch_size=1)
-        self._term_sums, self._term_sizes = {}, {}
+        for name, (value, size) in self._terms.items():
+            self.log(f"train/{name}", value / size, prog_bar=name == "loss", on_step=False, on_epoch=True, batch_size=1)
+        self._terms.clear()
