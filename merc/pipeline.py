@@ -261,12 +261,7 @@ class StageRun:
                 FeatureStore(store, verify=False)
         except (FileNotFoundError, StoreError):
             return False
-        return self.metrics.is_file() or not self.tested
-
-    @property
-    def tested(self) -> bool:
-        """Whether the stage leaves a report."""
-        return self.stage.tested
+        return self.metrics.is_file() or not self.stage.tested
 
     @property
     def metrics(self) -> Path:

@@ -254,7 +254,7 @@ class _Planner:
         self._made: dict[str, Namespace] = {}
         self._places = {name: str(run.folder) for name, run in self._first.items()}
         self._places |= {"root": str(root), "seed": str(seeds[0])}
-        tested = [run.stage.name for run in self._first.values() if run.tested]
+        tested = [run.stage.name for run in self._first.values() if run.stage.tested]
         if not tested:
             raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
         self.last = tested[-1]
@@ -324,8 +324,8 @@ class _Planner:
         return _Row(name, ablation, own, compared, effect)
 
     def _require_tested(self, name: str) -> None:
-        if name not in self._first or not self._first[name].tested:
-            tested = [run.stage.name for run in self._first.values() if run.tested]
+        if name not in self._first or not self._first[name].stage.tested:
+            tested = [run.stage.name for run in self._first.values() if run.stage.tested]
             raise PipelineError(
                 f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}"
             )

@@ -306,7 +306,7 @@ def _lightning(run: StageRun, trainer_options: Sequence[str], console: Console) 
     if stage.command == "fit":
         checkpoint = _trained(run, cli, console)
         end_averaging(trainer)
-        if run.tested:
+        if run.stage.tested:
             trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
             if not run.metrics.is_file():
                 raise PipelineError(f"{type(task).__name__} writes no report: set `report: false` for {stage.name!r}.")
@@ -360,7 +360,7 @@ def _whole(checkpoint: Path, console: Console) -> bool:
 
 def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     """Print and write the scores of every tested stage over all seeds."""
-    tested = [run for run in runs if run.tested]
+    tested = [run for run in runs if run.stage.tested]
     metrics: dict[str, list[Mapping[str, Any]]] = {}
     for run in tested:
         metrics.setdefault(run.stage.name, []).append(json.loads(run.metrics.read_text(encoding="utf-8")))
