@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from merc.corpora.simulated import SimulatedCorpus, simulate
-from merc.encoders import GaussianEvidence
 from merc.evaluation import confusion_matrix, weighted_f1
+from merc.features import GaussianEvidence
 
 FOLDS = 5
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from merc.conversation import Corpus
-from merc.encoders import GaussianEvidence
 from merc.evaluation import Predictions, ensemble, paired_bootstrap, read_predictions
+from merc.features import GaussianEvidence
 from merc.store import FeatureStore
 
 SYSTEMS = ("concat", "hierarchical", "telme", "lfvd", "cmath")

@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merc.batch import ConversationBatch
-from merc.cli import find_config
-from merc.cli.run import run_pipeline
+from merc.configs.lookup import find_config
 from merc.fusion import FusionHead, FusionOutput
+from merc.pipeline.run import run_pipeline
 
 EARLY_FUSION = """\
 trainer:

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 import yaml
 
-from merc.cli import find_config
-from merc.cli.lightning import MercCLI
-from merc.cli.run import run_pipeline
-from merc.corpora.featured import FeatureTable
+from merc.configs.lookup import find_config
 from merc.corpora.simulated import simulate
 from merc.evaluation import Predictions, compare_seeds, paired_bootstrap, read_predictions
 from merc.evaluation.report import markdown_table
+from merc.features.table import FeatureTable
 from merc.files import write_text
+from merc.pipeline.lightning import MercCLI
+from merc.pipeline.run import run_pipeline
 
 MODALITIES = ("text", "audio", "visual")
 EVIDENCE = {name: f"{{{name}}}" for name in MODALITIES}

@@ -41,13 +41,13 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from train_speed import DIALOGUES, PRODUCTS, make_corpus, multiply_adds, peak_mb, product_times, utterances, write_store
 
 from merc.batch import ConversationBatch
-from merc.cli.lightning import MercCLI, manners
 from merc.conversation import Conversation, Utterance
 from merc.corpora.simulated import SimulationConfig
 from merc.datamodules import ConversationDataModule
 from merc.fusion import ConcatFusion
 from merc.graphs import DAGEncoder
 from merc.labels import IEMOCAP6, MELD, LabelSet
+from merc.pipeline.lightning import MercCLI, manners
 from merc.tasks import FusionTask
 from merc.tasks.base import EmotionTask
 

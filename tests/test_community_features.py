@@ -1,7 +1,7 @@
 """From a community pickle of the real widths to a trained LFVD and CMATH: the commands of their pages, unchanged."""
 
 import pytest
-from made_pickles import write
+from support.made_pickles import write
 
 from merc.cli import main
 from merc.corpora.pickles import LAYOUTS

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
-from tiny_text import tiny_bert, tiny_corpus
+from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
+from support.tiny_text import tiny_bert, tiny_corpus
 from transformers import (
     BertConfig,
     BertModel,
@@ -24,13 +24,13 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-import merc.cli.run
-from merc.cli import find_config, shipped_configs
-from merc.cli.lightning import MercCLI, add_store_writer
-from merc.cli.run import run_pipeline
+import merc.pipeline.run
+from merc.configs.lookup import find_config, shipped_configs
 from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
+from merc.pipeline.lightning import MercCLI, add_store_writer
+from merc.pipeline.run import run_pipeline
 from merc.store import FeatureStore
 
 DIALOGUES = {"train": 24, "val": 3, "test": 3}
@@ -121,7 +121,7 @@ def clips(tmp_path_factory):
     """A corpus of clips, with the stores of their faces, crops, sound and speakers."""
     for package in ("av", "torchaudio", "facenet_pytorch"):
         pytest.importorskip(package, reason="clips need pip install 'merc[media]', and facenet-pytorch without deps")
-    from tiny_clips import with_clips
+    from support.tiny_clips import with_clips
 
     folder = tmp_path_factory.mktemp("clips")
     corpus = with_clips(small(tiny_corpus(4)), folder / "clips")
@@ -238,7 +238,7 @@ def imports(monkeypatch):
     def shown(corpus, out):
         """The corpus with clips beside it, where clips can be written."""
         if importlib.util.find_spec("av") is not None:
-            from tiny_clips import with_clips
+            from support.tiny_clips import with_clips
 
             corpus = with_clips(corpus, out / "clips")
         corpus.save(out / "corpus.json")
@@ -256,11 +256,11 @@ def imports(monkeypatch):
         "table": table,
         "rendered": rendered,
     }
-    real = merc.cli.run.IMPORTS
+    real = merc.pipeline.run.IMPORTS
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
     wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
     known = {**{name: real[name] for name in ("simulated", "evidence", "lips", "writing")}, **wrapped}
-    monkeypatch.setattr(merc.cli.run, "IMPORTS", known)
+    monkeypatch.setattr(merc.pipeline.run, "IMPORTS", known)
     return known
 
 

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from made_batches import FOUR, make_batch
+from support.made_batches import FOUR, make_batch
 from torch import nn
 
 from merc.batch import ConversationBatch

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-import merc.cli.ablate
 import merc.cli.annotate
 import merc.cli.ensemble
-import merc.cli.run
-from merc.ablation import parts_of, shipped_rows
-from merc.annotate import Annotation
-from merc.cli import expand_configs, find_config, main
-from merc.cli.lightning import MercCLI
-from merc.cli.run import read_pipeline
+import merc.pipeline.ablate
+import merc.pipeline.run
+from merc.annotation import Annotation
+from merc.cli import main
+from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
+from merc.pipeline.ablation import parts_of, shipped_rows
+from merc.pipeline.lightning import MercCLI
+from merc.pipeline.run import read_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -141,7 +142,7 @@ def test_commands_of_data_parse(words, capsys):
 @pytest.mark.parametrize("words", of("run"))
 def test_commands_of_pipelines_parse(words, monkeypatch):
     ran = []
-    monkeypatch.setattr(merc.cli.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
+    monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
     assert main(words) == 0
     ((pipeline, options),) = ran
     stages = read_pipeline(find_config(pipeline)).stages
@@ -151,7 +152,9 @@ def test_commands_of_pipelines_parse(words, monkeypatch):
 @pytest.mark.parametrize("words", of("ablate"))
 def test_commands_of_ablations_parse(words, monkeypatch):
     ran = []
-    monkeypatch.setattr(merc.cli.ablate, "run_ablations", lambda pipeline, **options: ran.append((pipeline, options)))
+    monkeypatch.setattr(
+        merc.pipeline.ablate, "run_ablations", lambda pipeline, **options: ran.append((pipeline, options))
+    )
     assert main(words) == 0
     ((pipeline, options),) = ran
     assert find_config(pipeline) and options["seeds"]

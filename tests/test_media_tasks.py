@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 
-from quiet_trainer import trainer_in
-from tiny_clips import GREEN, RED, Colour, Loudness, SquareDetector, clips_corpus
+from support.quiet_trainer import trainer_in
+from support.tiny_clips import GREEN, RED, Colour, Loudness, SquareDetector, clips_corpus
 
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import Corpus, UtteranceKey
@@ -287,8 +287,8 @@ def test_a_cut_run_goes_on_and_a_mended_clip_is_found(corpus, tmp_path):
 SCRIPT = textwrap.dedent("""
     import os, sys
     import lightning as L
-    from killing import die_at
-    from tiny_clips import SquareDetector
+    from support.killing import die_at
+    from support.tiny_clips import SquareDetector
     from merc.callbacks import StoreWriterCallback
     from merc.datamodules import MediaDataModule, TrackReader
     from merc.media.tracks import FaceTracker

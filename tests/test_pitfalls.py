@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from made_batches import FOUR, make_batch
-from quiet_trainer import trainer_in
+from support.made_batches import FOUR, make_batch
+from support.quiet_trainer import trainer_in
 
 import merc
 from merc.batch import ConversationBatch, Edges

@@ -541,7 +541,7 @@ def test_an_utterance_found_after_all_is_not_missing(tmp_path):
 
 WRITER = """
 import os, sys, torch
-from killing import die_at
+from support.killing import die_at
 from merc.conversation import UtteranceKey
 from merc.store import StoreWriter
 

@@ -11,12 +11,15 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from merc.conversation import Conversation, Corpus, CorpusError, split_name
-from merc.corpora import csv_corpus, iemocap, meld, pickles, table
+from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError, split_name
+from merc.corpora import csv_corpus, iemocap, meld, pickles
 from merc.corpora.doctor import check_iemocap, check_meld
-from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus
 from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulationConfig, simulate
+from merc.features import numbers
+from merc.features.evidence import evidence_table
+from merc.features.table import FeaturedCorpus
+from merc.features.writing import writing_table
 from merc.store import FeatureStore
 
 
@@ -119,7 +122,7 @@ def import_table(
     corpus: Path,
     out: Path,
     key: str | None = None,
-    pattern: str = table.CLIP_PATTERN,
+    pattern: str = numbers.CLIP_PATTERN,
     partition: str | None = None,
     dialogue: str | None = None,
     utterance: str | None = None,
@@ -142,9 +145,9 @@ def import_table(
         standardize: Scale by mean and standard deviation of the train split.
         bound: Largest absolute standardised value; null for none.
     """
-    loaded = _load(corpus)
-    keys = table.KeyColumns(key, pattern, partition, dialogue, utterance)
-    features = table.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
+    loaded = Corpus.load(corpus)
+    keys = numbers.KeyColumns(key, pattern, partition, dialogue, utterance)
+    features = numbers.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
     store = features.save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
@@ -172,9 +175,7 @@ def import_evidence(
         standardise: Measure every column by its deviation within the emotions: for numbers with units.
         label_noise: Estimate which annotations are wrong, if that foretells the annotations of others better.
     """
-    from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
-
-    loaded = _load(corpus)
+    loaded = Corpus.load(corpus)
     table = evidence_table(
         FeatureStore(features), loaded, append=append, standardise=standardise, label_noise=label_noise
     )
@@ -192,9 +193,7 @@ def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> 
         out: Folder of the new store.
         features: A feature store, of a text encoder for example, that stands in front of the numbers.
     """
-    from merc.encoders.writing import writing_table  # brings transformers along, which no other import needs
-
-    store = writing_table(_load(corpus), None if features is None else FeatureStore(features)).save(out)
+    store = writing_table(Corpus.load(corpus), None if features is None else FeatureStore(features)).save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
@@ -315,12 +314,6 @@ def _as_split(word: str) -> str | None:
         return split_name(word)
     except ValueError:
         return None
-
-
-def _load(corpus: Path) -> Corpus:
-    """An imported corpus, given by its folder or its corpus.json."""
-    corpus = Path(corpus)  # from a config it is a plain string
-    return Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
 
 
 def _save(featured: FeaturedCorpus, out: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance, split_name
-from merc.corpora.rows import CsvFile, Row, parse_time, read_rows
 from merc.labels import LabelSet, UnknownLabelError
+from merc.rows import CsvFile, Row, parse_time, read_rows
 
 
 @dataclass(frozen=True)

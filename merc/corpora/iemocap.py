@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import decode_lines
 from merc.labels import IEMOCAP6, MergeRule, merge_rule
+from merc.rows import decode_lines
 
 USUAL_VALIDATION = (
     "Ses01M_impro01",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import SPLITS, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import CsvFile, Row, parse_time, read_rows
 from merc.labels import MELD, UnknownLabelError
+from merc.rows import CsvFile, Row, parse_time, read_rows
 
 CSV_FILES = {"train": "train_sent_emo.csv", "val": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 """MELD's annotation file of every split."""

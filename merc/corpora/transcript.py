@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import decode_lines, parse_time, read_rows
 from merc.labels import LabelSet
+from merc.rows import decode_lines, parse_time, read_rows
 
 UNKNOWN = "unknown"
 """The speaker of a line for whom the transcript gives no name."""

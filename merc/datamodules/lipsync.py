@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
-from merc.datamodules.remaining import RemainingBatches
+from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
 from merc.media.tracks import rows_to_tracks
 from merc.speaker.net import MEL_PER_FRAME
@@ -185,7 +185,7 @@ class LipSyncDataModule(L.LightningDataModule):
         """Clips of ``predict_splits`` that are not yet in the store being written."""
         wanted = [source for source in self.opened if source.predict]
         items = [(s, key) for s in wanted for split in self.predict_splits for key in s.utterances(split)]
-        left = RemainingBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
+        left = ResumableBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
         return DataLoader(_Clips(items), sampler=left, batch_size=None)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from merc.conversation import SPLITS, Clip, Corpus, Utterance, UtteranceKey, split_name
-from merc.datamodules.remaining import RemainingBatches
+from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.visual import evenly
 from merc.media.crops import crop_faces, mouth_crops
@@ -378,7 +378,7 @@ class MediaDataModule(L.LightningDataModule):
         ]
         seconds = [self.reader.seconds(utterance) for _, utterance in utterances]
         batches = batches_of_seconds(seconds, self.batch_seconds, self.batch_size)
-        remaining = RemainingBatches([key for key, _ in utterances], batches, self.trainer)
+        remaining = ResumableBatches([key for key, _ in utterances], batches, self.trainer)
         return DataLoader(
             _Clips(utterances, self.reader),
             sampler=remaining,

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
-from merc.datamodules.remaining import RemainingBatches
+from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.labels import LabelSet
 
@@ -117,7 +117,7 @@ class TextDataModule(L.LightningDataModule):
         """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
         items = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
         keys = [item.key for item, _ in items]
-        return self._loader(items, RemainingBatches(keys, self._planned(items), self.trainer))
+        return self._loader(items, ResumableBatches(keys, self._planned(items), self.trainer))
 
 
 class _Batches(Dataset[TextBatch]):

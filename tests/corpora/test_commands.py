@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from iemocap_tree import make_iemocap
 from jsonargparse import auto_cli
-from meld_tree import make_meld
+from support.iemocap_tree import make_iemocap
+from support.meld_tree import make_meld
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.commands import DOCTORS, IMPORTS

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from iemocap_tree import CODES, DIALOGUES, make_iemocap
+from support.iemocap_tree import CODES, DIALOGUES, make_iemocap
 
 from merc.conversation import Clip, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION, read_iemocap, speaker_half, speaker_of, split_iemocap

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from meld_tree import HEADER, line, make_meld, write_csv
+from support.meld_tree import HEADER, line, make_meld, write_csv
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.meld import CLIP_FOLDERS, CSV_FILES, find_meld, read_meld

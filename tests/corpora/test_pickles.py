@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
+from support.made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION

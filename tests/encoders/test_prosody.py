@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_media import keys, noises
+from support.tiny_media import keys, noises
 
 from merc.encoders import ProsodyEncoder, SoundBatch
 from merc.encoders.prosody import FRAME, HOP, pitch

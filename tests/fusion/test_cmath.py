@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_batches import make_batch
+from support.made_batches import make_batch
 from torch import nn
 
 from merc.fusion import CMATHFusion

@@ -1,7 +1,7 @@
 """Early fusion against its own formula."""
 
 import torch
-from made_batches import make_batch
+from support.made_batches import make_batch
 
 from merc.fusion import ConcatFusion
 

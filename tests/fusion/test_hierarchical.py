@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_batches import make_batch
+from support.made_batches import make_batch
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_batches import make_batch
+from support.made_batches import make_batch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from made_batches import make_batch
+from support.made_batches import make_batch
 from torch.nn import functional as F
 
 from merc.fusion import TelMEFusion

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_batches import make_batch
+from support.made_batches import make_batch
 from torch import nn
 
 from merc.batch import ConversationBatch

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
-from made_media import HEIGHT, WIDTH, beeps, numbered, numbers, turned, write_media
+from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, turned, write_media
 
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
-from made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
+from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
 
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound

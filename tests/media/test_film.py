@@ -7,11 +7,11 @@ import torch
 pytest.importorskip("av", reason="writing films needs PyAV: pip install 'merc[media]'")
 
 import av
-from tiny_clips import write_clip
+from support.tiny_clips import write_clip
 
+from merc.annotation.drawing import bar_panel, draw_box
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
-from merc.media.draw import bar_panel, draw_box
 from merc.media.film import film_comment, write_film
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -9,17 +9,18 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from made_batches import make_batch
-from quiet_trainer import trainer_in
-from tiny_lips import SIZE, still, talk, write_stores
+from support.made_batches import make_batch
+from support.quiet_trainer import trainer_in
+from support.tiny_lips import SIZE, still, talk, write_stores
 from torch.nn.functional import cross_entropy, kl_div
 
 from merc.batch import ConversationBatch
 from merc.callbacks import StoreWriterCallback
-from merc.cli import find_config, main
-from merc.corpora.featured import FeaturedCorpus
+from merc.cli import main
+from merc.configs.lookup import find_config
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule, JointDataModule, LipSyncDataModule, LipSyncSource
+from merc.features.table import FeaturedCorpus
 from merc.fusion import HierarchicalFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, FusionLoss

@@ -13,8 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey, split_name
-from merc.corpora.featured import CORPUS_FILE
+from merc.conversation import CORPUS_FILE, Conversation, Corpus, Utterance, UtteranceKey, split_name
 from merc.corpora.rendered.heads import draw_head
 from merc.corpora.rendered.rendering import end_with_parent
 from merc.labels import MELD

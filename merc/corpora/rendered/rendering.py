@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from merc.conversation import Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.featured import CORPUS_FILE
+from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError, Utterance
 from merc.corpora.rendered.arrays import Floats, floats
 from merc.corpora.rendered.clips import clip_path, render_dialogue
 from merc.corpora.rendered.config import FPS, RenderConfig

@@ -1,0 +1,326 @@
+"""Evidence: what a modality's vector says of each emotion, in closed form and honest on the training split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from merc.conversation import Corpus, CorpusError, UtteranceKey
+from merc.features.table import FeatureTable
+from merc.labels import IGNORE_INDEX
+from merc.store import FeatureStore, StoreError
+
+_ROUNDS = 20
+_SETTLED = 1e-3
+"""Most rounds of expectation and maximisation, and the change of a probability at which they end."""
+
+_FIRST_NOISE = 0.1
+_PARTS = 3
+"""The share of wrong labels with which the search begins; the parts in which it is tried whether it helps."""
+
+
+@dataclass(frozen=True)
+class GaussianEvidence:
+    r"""Calibrated log-posteriors of a Gaussian for each emotion with one shared covariance.
+
+    Linear discriminant analysis: with class means :math:`\mu_c` and the covariance :math:`\Sigma` within classes,
+    shrunk towards a multiple of the identity (Ledoit and Wolf, 2004), the evidence of a vector x is
+
+    .. math:: p_c(x) = \mathrm{softmax}_c(b_c - t \, (x - \mu_c)^T \Sigma^{-1} (x - \mu_c) / 2), \qquad
+        e_c(x) = \log((1 - \epsilon) \, p_c(x) + \epsilon \, \pi_c)
+
+    with temperature t and offsets b fitted by maximum likelihood, minus its mean over the classes. Without label noise
+    :math:`\epsilon` is 0.
+
+    With label noise an annotation is the emotion with probability :math:`1 - \epsilon`, and else drawn from the
+    frequencies :math:`\pi` of the annotations. Which ones are wrong is hidden: expectation and maximisation (Lawrence
+    and Schölkopf, 2001) take turns at the probability :math:`\gamma_c` that a vector belongs to class c, given its
+    annotation, and at means, covariance, t, b and :math:`\epsilon`. Without it :math:`\gamma` is 1 for the annotated
+    class. Classes that are no Gaussians, and weak modalities, look like noise that is not there: therefore the trial
+    of :meth:`fit`.
+
+    A classifier looks better on the vectors that it was fitted on than on new ones, and whatever is trained on its
+    outputs there learns to trust it too much and its context too little. So the evidence of a training vector leaves
+    that vector out of the class means and of the covariance, in closed form: with :math:`n_c` the sum of
+    :math:`\gamma_c` over the vectors, :math:`k_c = n_c / (n_c - \gamma_c)`, :math:`u_c = x - \mu_c` and :math:`w` the
+    weight of one vector in :math:`\Sigma`,
+
+    .. math:: x - \mu_c^{(-x)} = k_c u_c, \qquad \Sigma^{(-x)} = \Sigma - w \sum_c \gamma_c k_c \, u_c u_c^T,
+
+    the latter inverted after Woodbury (1950). Temperature, offsets and :math:`\epsilon` are fitted on this evidence,
+    and :math:`\gamma` comes from it. With label noise the memberships of the other vectors still know x.
+
+    Args:
+        mean: ``(C, d)`` class means.
+        whiten: ``(d, d)`` with ``whiten @ whiten.T`` the inverse covariance.
+        membership: ``(N, C)`` :math:`\gamma` of the vectors that it was fitted on, 0 for those without a label.
+        weight: w.
+        temperature: t.
+        offset: ``(C,)`` b.
+        noise: :math:`\epsilon`, from 0 to 1.
+        frequency: ``(C,)`` :math:`\pi`.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+    membership: Tensor
+    weight: float
+    temperature: float
+    offset: Tensor
+    noise: float
+    frequency: Tensor
+
+    @classmethod
+    def fit(
+        cls,
+        features: Tensor,
+        label: Tensor,
+        num_classes: int,
+        *,
+        standardise: bool = False,
+        label_noise: bool = False,
+    ) -> GaussianEvidence:
+        """Fit to the training split.
+
+        Args:
+            features: ``(N, d)``.
+            label: ``(N,)`` ids in ``0..C-1``; -100 takes no part.
+            num_classes: C.
+            standardise: Measure every column by its deviation within the emotions, so that the covariance is shrunk
+                towards its own diagonal: for numbers with units, such as hertz beside shares.
+            label_noise: Estimate how many annotations are wrong, and how likely each is. The estimate is kept if it
+                makes the annotations of vectors that it has not seen more probable: of each third of the vectors, in
+                their order, from the others. Too few vectors for that have no noise.
+
+        Raises:
+            ValueError: A class has fewer than two labelled vectors, so that none can be left out, or the vectors of
+                every class are all the same.
+        """
+        labelled = label != IGNORE_INDEX
+        x, y = features[labelled].double(), label[labelled]
+        count = torch.bincount(y, minlength=num_classes)
+        if int(count.min()) < 2:
+            raise ValueError(
+                f"Evidence needs at least 2 labelled training vectors of every emotion, found {count.tolist()}: "
+                "merge rare emotions or leave the evidence out."
+            )
+        fitted = cls._plain(x, y, num_classes, standardise)
+        if label_noise and cls._foretells(x, y, num_classes, standardise):
+            fitted = fitted._denoised(x, y, standardise)
+        rows = x.new_zeros(len(label), num_classes)
+        rows[labelled] = fitted.membership
+        return replace(fitted, membership=rows)
+
+    @classmethod
+    def _foretells(cls, x: Tensor, y: Tensor, num_classes: int, standardise: bool) -> bool:
+        """Whether an estimate of the noise makes labels that it has not seen more probable."""
+        gain, part = 0.0, torch.arange(len(y)) * _PARTS // len(y)
+        for aside in (part == number for number in range(_PARTS)):
+            seen, labels = x[~aside], y[~aside]
+            if int(torch.bincount(labels, minlength=num_classes).min()) < 2:
+                return False
+            plain = cls._plain(seen, labels, num_classes, standardise)
+            gain += plain._denoised(seen, labels, standardise)._log_likelihood(x[aside], y[aside])
+            gain -= plain._log_likelihood(x[aside], y[aside])
+        return gain > 0
+
+    @classmethod
+    def _plain(cls, x: Tensor, y: Tensor, num_classes: int, standardise: bool) -> GaussianEvidence:
+        """The fit that believes every label."""
+        return cls._of(x, y, F.one_hot(y, num_classes).double(), standardise, label_noise=False)
+
+    def _denoised(self, x: Tensor, y: Tensor, standardise: bool) -> GaussianEvidence:
+        """Expectation and maximisation, from the fit to all labels."""
+        fitted = self._of(x, y, self.membership, standardise, label_noise=True)
+        for _ in range(_ROUNDS):
+            membership = fitted._membership_of(x, y)
+            settled = float((membership - fitted.membership).abs().max()) < _SETTLED
+            if float(membership.sum(0).min()) < 2:  # a class that dies out has no mean to leave a vector out of
+                break
+            fitted = self._of(x, y, membership, standardise, label_noise=True)
+            if settled:
+                break
+        return fitted
+
+    def _log_likelihood(self, x: Tensor, y: Tensor) -> float:
+        """Of the labels of new vectors."""
+        return float(self._of_labels(x, None).gather(1, y[:, None]).sum())
+
+    @classmethod
+    def _of(cls, x: Tensor, y: Tensor, membership: Tensor, standardise: bool, label_noise: bool) -> GaussianEvidence:
+        """Maximum likelihood for vectors ``(N, d)`` with labels ``(N,)`` and memberships ``(N, C)``."""
+        count = membership.sum(0)
+        mean = membership.T @ x / count[:, None]
+        centred = x - membership @ mean
+        # What the variance of the class within a vector adds: nothing if it belongs to one class.
+        between = mean.T @ (count.diag() - membership.T @ membership) @ mean / len(x)
+        unit = (centred.square().mean(0) + between.diag()).sqrt() if standardise else torch.ones_like(x[0])
+        unit = torch.where(unit > 0, unit, 1.0)
+        covariance, share = _ledoit_wolf(centred / unit, between / unit / unit[:, None])
+        whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / unit[:, None]
+        frequency = torch.bincount(y, minlength=len(count)).double() / len(y)
+        weight = (1 - share) / len(x)
+        raw = cls(mean, whiten, membership, weight, 1.0, torch.zeros_like(count), 0.0, frequency)
+        temperature, offset, noise = _calibrate(raw._score(x, membership), y, frequency if label_noise else None)
+        return replace(raw, temperature=temperature, offset=offset, noise=noise)
+
+    def __call__(self, features: Tensor, left_out: Tensor | None = None) -> Tensor:
+        """The evidence ``(N, C)`` of vectors ``(N, d)``.
+
+        Args:
+            features: Vectors.
+            left_out: ``(N, C)`` for vectors that it was fitted on, their rows of ``membership``; 0 for others.
+        """
+        evidence = self._of_labels(features.double(), left_out)
+        return (evidence - evidence.mean(-1, keepdim=True)).float()
+
+    def _of_labels(self, x: Tensor, left_out: Tensor | None) -> Tensor:
+        """The log-probability of every label ``(N, C)``."""
+        right = self._posterior(x, left_out) + math.log1p(-self.noise)
+        return torch.logaddexp(right, (self.noise * self.frequency).log())
+
+    def _posterior(self, x: Tensor, left_out: Tensor | None) -> Tensor:
+        """Log p ``(N, C)``."""
+        return (self.temperature * self._score(x, left_out) + self.offset).log_softmax(-1)
+
+    def _membership_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The probability of every class ``(N, C)``, given vector and label."""
+        annotated = self.noise * self.frequency[y, None] + (1 - self.noise) * F.one_hot(y, len(self.frequency))
+        return (self._posterior(x, self.membership) + annotated.log()).softmax(-1)
+
+    def _score(self, x: Tensor, left_out: Tensor | None) -> Tensor:
+        vectors, centres = x @ self.whiten, self.mean @ self.whiten
+        if left_out is None:
+            return -torch.cdist(vectors, centres).square() / 2
+        count = self.membership.sum(0)
+        stretch = count / (count - left_out)
+        # Inner products (N, C, C) of the whitened x - mu_c: all that the inverse of a covariance without x needs.
+        across = vectors @ centres.T
+        inner = vectors.square().sum(-1)[:, None, None] - across[:, :, None] - across[:, None] + centres @ centres.T
+        scale = (self.weight * left_out * stretch).sqrt()
+        onto = scale[:, :, None] * inner
+        left = torch.eye(len(count), dtype=x.dtype) - onto * scale[:, None]
+        distance: Tensor = inner.diagonal(dim1=1, dim2=2) + (onto * torch.linalg.solve(left, onto)).sum(1)
+        return -stretch.square() * distance / 2
+
+
+def evidence_table(
+    store: FeatureStore,
+    corpus: Corpus,
+    *,
+    append: bool = False,
+    standardise: bool = False,
+    label_noise: bool = False,
+    fitted_on: tuple[FeatureStore, Corpus] | None = None,
+) -> FeatureTable:
+    """The evidence (:class:`merc.features.GaussianEvidence`) of every utterance of a corpus that a store holds.
+
+    It is fitted on the labels of the train split alone. A training utterance is left out of its own evidence, so
+    that what is trained on it meets the same quality of evidence there as on new utterances.
+
+    Args:
+        store: Encoder features of one modality.
+        corpus: The corpus, with the labels.
+        append: Keep the features in front of the evidence.
+        standardise: Whether the columns have units (see :meth:`GaussianEvidence.fit`).
+        label_noise: Whether to estimate which annotations are wrong, if that helps (likewise).
+        fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. No utterance
+            of ``corpus`` may be among theirs.
+
+    Returns:
+        Features ``(N, C)``, or ``(N, d + C)`` with ``append``.
+
+    Raises:
+        StoreError: The store holds something else than features, or no utterance of the corpus, or features of
+            another width than those that are fitted on.
+        CorpusError: The corpus has no train split.
+        ValueError: An emotion has fewer than two training utterances.
+    """
+    store.require(kind="features")
+    source, labelled = fitted_on or (store, corpus)
+    train, fitted = _fitted(source, labelled, standardise, label_noise)
+    keys = [key for split in corpus.values() for c in split for key in c.keys]
+    there = [key for key in keys if key in store]
+    left_out = None
+    if fitted_on is None:
+        row = {key: index for index, key in enumerate(train)}
+        nobody = fitted.membership.new_zeros(1, len(corpus.labels))
+        left_out = torch.cat([fitted.membership, nobody])[[row.get(key, -1) for key in there]]
+    else:
+        store.require(dim=source.dim)
+    features, _ = store.gather(there)
+    rows = fitted(features, left_out)
+    if append:
+        rows = torch.cat([features.float(), rows], dim=1)
+    provenance = {
+        "source": "Gaussian evidence" + (" behind the features" if append else ""),
+        "of": {"path": str(store.path), "digest": store.digest, **store.provenance},
+        "trained_on": f"{labelled.name}/train labels, each utterance left out of its own evidence",
+        "classes": list(labelled.labels.names),
+        "temperature": fitted.temperature,
+        "label_noise": fitted.noise,
+    }
+    return FeatureTable(there, rows, store.why_missing(keys), provenance)
+
+
+def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
+    """The label id of every training utterance, -100 where there is none."""
+    if "train" not in corpus:
+        raise CorpusError(f"Corpus {corpus.name!r} has no train split, on whose labels evidence is fitted.")
+    return {k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)}
+
+
+def _fitted(
+    store: FeatureStore, corpus: Corpus, standardise: bool, label_noise: bool
+) -> tuple[list[UtteranceKey], GaussianEvidence]:
+    """The utterances of the train split of a corpus, and the evidence fitted on them."""
+    labels = _train_labels(corpus)
+    there = [key for split in corpus.values() for c in split for key in c.keys if key in store]
+    if not there:
+        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
+    train = [key for key in there if key in labels]
+    features, _ = store.gather(train)
+    label = torch.tensor([labels[key] for key in train]).long()
+    count = len(corpus.labels)
+    return train, GaussianEvidence.fit(features, label, count, standardise=standardise, label_noise=label_noise)
+
+
+def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
+    """Covariance of centred rows plus ``between``, shrunk towards its mean variance times the identity; its share."""
+    n, d = centred.shape
+    covariance = centred.T @ centred / n + between
+    if not covariance.trace() > 0:
+        raise ValueError(
+            "Evidence needs vectors that differ within an emotion, found the same vector for all training utterances "
+            "of each: check the features."
+        )
+    target = covariance.trace() / d * torch.eye(d, dtype=centred.dtype)
+    noise = centred.square().sum(1).square().mean() / n - covariance.square().sum() / n
+    share = float((noise / (covariance - target).square().sum().clamp(min=1e-12)).clamp(0, 1))
+    # A tiny ridge keeps constant columns invertible.
+    return (1 - share) * covariance + share * target + 1e-6 * target, share
+
+
+def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[float, Tensor, float]:
+    """Temperature, offsets and, if the labels' frequencies are given, their noise by maximum likelihood."""
+    log_scale = score.new_zeros((), requires_grad=True)
+    offset = score.new_zeros(score.shape[1], requires_grad=True)
+    noise = score.new_full((), _FIRST_NOISE).logit().requires_grad_()
+    optimizer = torch.optim.LBFGS([log_scale, offset, noise], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        right = (log_scale.exp() * score + offset).log_softmax(-1).gather(1, label[:, None])[:, 0]
+        if frequency is not None:
+            right = torch.logaddexp(F.logsigmoid(noise) + frequency[label].log(), F.logsigmoid(-noise) + right)
+        loss = -right.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    found = 0.0 if frequency is None else min(float(noise.detach().sigmoid()), 1 - 1e-6)
+    return float(log_scale.detach().exp()), offset.detach(), found
