@@ -47,7 +47,7 @@ from merc.datamodules import ConversationDataModule
 from merc.fusion import ConcatFusion
 from merc.graphs import DAGEncoder
 from merc.labels import IEMOCAP6, MELD, LabelSet
-from merc.pipeline.lightning import MercCLI, manners
+from merc.pipeline.lightning import MercCLI, quiet_lightning
 from merc.tasks import FusionTask
 from merc.tasks.base import EmotionTask
 
@@ -169,7 +169,7 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
     corpus = make_corpus(size.labels, dialogues, size.counts)
     rows = []
     for stage in SYSTEMS[system]:
-        with tempfile.TemporaryDirectory() as name, manners(quiet=True):
+        with tempfile.TemporaryDirectory() as name, quiet_lightning(quiet=True):
             folder = Path(name)
             corpus.save(folder / "corpus.json")
             names = ("text", "audio", "visual", "teacher", "teacher_hidden")

@@ -1,10 +1,10 @@
 """From a community pickle of the real widths to a trained LFVD and CMATH: the commands of their pages, unchanged."""
 
 import pytest
-from support.made_pickles import write
 
 from merc.cli import main
 from merc.corpora.pickles import LAYOUTS
+from support.made_pickles import write
 
 AUDIO = {"meld": 300, "iemocap": 1582}
 WITH_ALL = [name for name, layout in LAYOUTS.items() if "visual" in (*layout.elements, *layout.files)]

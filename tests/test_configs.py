@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
-from support.tiny_text import tiny_bert, tiny_corpus
 from transformers import (
     BertConfig,
     BertModel,
@@ -32,6 +30,8 @@ from merc.labels import IEMOCAP6, MELD
 from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.pipeline.run import run_pipeline
 from merc.store import FeatureStore
+from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
+from support.tiny_text import tiny_bert, tiny_corpus
 
 DIALOGUES = {"train": 24, "val": 3, "test": 3}
 LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
@@ -43,7 +43,10 @@ LAYOUTS = {
     "sdt-iemocap": (6, {"text": 1024, "audio": 1582, "visual": 342}),
 }
 TABLES = {"audio_features.csv": 10}  # MELD's prosody: by the end of the file's name, columns of numbers
-MEDIA_OPTIONS = {"data.workers": 0, "data.reader.init_args.tracker.init_args.detector": "tiny_clips.SquareDetector"}
+MEDIA_OPTIONS = {
+    "data.workers": 0,
+    "data.reader.init_args.tracker.init_args.detector": "support.tiny_clips.SquareDetector",
+}
 
 CONFIGS = {name: yaml.safe_load(find_config(name).read_text(encoding="utf-8")) for name in shipped_configs()}
 PIPELINES = [name for name, config in CONFIGS.items() if "stages" in config]

@@ -6,7 +6,6 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from support.made_batches import FOUR, make_batch
 from torch import nn
 
 from merc.batch import ConversationBatch
@@ -18,6 +17,7 @@ from merc.losses import DistillationLoss, DISTLoss, FeatureSimilarityLoss, Fusio
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import FOUR, make_batch
 
 C = len(FOUR)
 DIMS = {"text": 10, "audio": 6, "visual": 5}

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support.made_batches import FOUR, make_batch
-from support.quiet_trainer import trainer_in
 
 import merc
 from merc.batch import ConversationBatch, Edges
@@ -27,6 +25,8 @@ from merc.store import FeatureStore, StoreError
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import FOUR, make_batch
+from support.quiet_trainer import trainer_in
 
 DIMS = {"text": 8, "audio": 6}
 SOURCES = sorted(Path(merc.__file__).parent.rglob("*.py"))

@@ -143,7 +143,7 @@ def import_table(
         utterance: Column of the utterance id, instead of the pattern; goes with dialogue.
         values: Columns of numbers. Default: all others.
         standardize: Scale by mean and standard deviation of the train split.
-        bound: Largest absolute standardised value; null for none.
+        bound: Largest absolute standardized value; null for none.
     """
     loaded = Corpus.load(corpus)
     keys = numbers.KeyColumns(key, pattern, partition, dialogue, utterance)
@@ -162,8 +162,8 @@ def import_evidence(
     corpus: Path,
     out: Path,
     append: bool = False,
-    standardise: bool = False,
-    label_noise: bool = False,
+    standardize: bool = False,
+    noisy_labels: bool = False,
 ) -> None:
     """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
 
@@ -172,12 +172,12 @@ def import_evidence(
         corpus: An imported corpus: its folder, or its corpus.json. Its train split gives the labels.
         out: Folder of the new store.
         append: Keep the features in front of the evidence.
-        standardise: Measure every column by its deviation within the emotions: for numbers with units.
-        label_noise: Estimate which annotations are wrong, if that foretells the annotations of others better.
+        standardize: Measure every column by its deviation within the emotions: for numbers with units.
+        noisy_labels: Estimate which annotations are wrong, if that foretells the annotations of others better.
     """
     loaded = Corpus.load(corpus)
     table = evidence_table(
-        FeatureStore(features), loaded, append=append, standardise=standardise, label_noise=label_noise
+        FeatureStore(features), loaded, append=append, standardize=standardize, noisy_labels=noisy_labels
     )
     store = table.save(out)
     console = _console()

@@ -116,7 +116,7 @@ def import_table(
         keys: How a row names its utterance. Default: a first column of names like ``dia12_utt3.wav``.
         values: Columns of numbers, in this order. Default: all that are not part of the key.
         standardize: Scale by the statistics of the train split.
-        bound: Largest absolute standardised value; ``None`` for no bound.
+        bound: Largest absolute standardized value; ``None`` for no bound.
 
     Returns:
         Features ``(N, d)`` in the order of the corpus, d columns and their indicators.

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merc.configs.lookup import CONFIGS
 from merc.conversation import Conversation, Utterance
 from merc.labels import LabelSet
-from merc.pipeline.plan import Pipeline, PipelineError
+from merc.pipeline.plan import Pipeline
+from merc.pipeline.stage import PipelineError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and reading rows needs none
     from torch import Tensor
@@ -19,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and reading rows needs none
     from merc.graphs import GraphBuilder
     from merc.tasks.base import EmotionTask
 
-ROWS = Path(__file__).parent / "configs" / "ablations"
+ROWS = CONFIGS / "ablations"
 """The shipped rows: ``<paper>/<table>/<row>.yaml``."""
 
 
@@ -72,7 +74,7 @@ class Ablation:
     def changes_of(self, pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         """The changes that are meant for a pipeline, by the corpus that it imports."""
         corpus = next((stage.config for stage in pipeline.stages if stage.command == "import"), "")
-        return self.instead.get(corpus, self.changes)
+        return self.instead.get(str(corpus), self.changes)
 
 
 def shipped_rows() -> dict[str, Path]:

@@ -13,13 +13,9 @@ pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[me
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
-from support.tiny_clips import HEIGHT, WIDTH, write_clip
-from support.tiny_run import EMOTIONS, stages, write_pipeline
-
-import merc.annotation.annotate
+import merc.annotation.film
 from merc.annotation import annotate, as_srt, describe
 from merc.cli import main
-from merc.configs.lookup import find_config
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
@@ -27,8 +23,11 @@ from merc.labels import LabelSet
 from merc.media import probe
 from merc.media.film import film_comment
 from merc.pipeline.apply import _needed, _target, apply_pipeline
-from merc.pipeline.plan import RECORD, FinishedRun, PipelineError, Stage
-from merc.pipeline.run import read_pipeline
+from merc.pipeline.plan import RECORD, FinishedRun
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.stage import PipelineError, Stage
+from support.tiny_clips import HEIGHT, WIDTH, write_clip
+from support.tiny_run import EMOTIONS, stages, write_pipeline
 
 LABELS = LabelSet("csv", tuple(EMOTIONS))
 TRANSCRIPT = """1
@@ -184,7 +183,7 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     corpus = read_transcript(film[1], film[0], labels=LABELS)
     applied = apply_pipeline(run, corpus, done / "stages")
     lines = describe(applied)
-    painter = merc.annotation.annotate._Film(lines, applied, LABELS)
+    painter = merc.annotation.film.AnnotatedFilm(lines, applied, LABELS)
     pictures = list(painter.pictures(film[0], 25.0))
     assert len(pictures) == 100
     framed = {}
@@ -215,7 +214,7 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
     shutil.copytree(finished / "stages", tmp_path / "stages")
     for name in ("teacher", "fusion"):
         shutil.rmtree(tmp_path / "stages" / name)
-    owner, name = (lightning.Trainer, "predict") if where == "a stage" else (merc.annotation.annotate, "draw_box")
+    owner, name = (lightning.Trainer, "predict") if where == "a stage" else (merc.annotation.film, "draw_box")
     original, calls = getattr(owner, name), []
 
     def broken(*args, **kwargs):
@@ -310,7 +309,9 @@ def test_what_came_with_the_corpus_alone_is_refused():
     found = made_of(text={"options": {"features": "{data}/features/text", "corpus": "{data}"}})
     with pytest.raises(PipelineError, match=r"'text' reads \{data\}/features/text, which came with the corpus"):
         _needed(found, _target(found, None))
-    found = made_of(text={"config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}})
+    found = made_of(
+        text={"command": "import", "config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}}
+    )
     with pytest.raises(PipelineError, match=r"'text' takes its numbers from a table"):
         _needed(found, _target(found, None))
 
@@ -335,14 +336,14 @@ def test_where_a_training_started_is_needed_in_training_alone():
 
 @pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
 def test_the_shipped_chains_can_be_applied(name):
-    found = read_pipeline(find_config(name)).stages
+    found = read_pipeline(name).stages
     needed = [stage.name for stage in _needed(found, _target(found, None))]
     assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
     assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
 
 
 def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
-    found = read_pipeline(find_config("meld/minilm_systems.yaml")).stages
+    found = read_pipeline("meld/minilm_systems.yaml").stages
     needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
     assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
     together = [stage.name for stage in _needed(found, _target(found, None))]
@@ -358,10 +359,12 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
 def test_a_run_records_what_it_finished(run, tmp_path):
     record = FinishedRun.load(run)
     assert [stage.name for stage in record.pipeline.stages] == [stage["name"] for stage in stages()]
-    assert record.seeds == (0,) and set(record.configs) == {s["name"] for s in stages() if s["command"] != "import"}
+    assert record.seeds == (0,) and set(record.configs) == {
+        s["name"] for s in stages() if s["command"] in ("fit", "predict")
+    }
     here = replace(record, folder=tmp_path)
     here.save()
     replace(here, seeds=(2,)).save()
     assert FinishedRun.load(tmp_path).seeds == (0, 2)
-    replace(here, root="elsewhere").withdraw_others()
+    replace(here, sources={"root": "elsewhere"}).withdraw_others()
     assert not (tmp_path / RECORD).exists()

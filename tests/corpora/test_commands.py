@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jsonargparse import auto_cli
-from support.iemocap_tree import make_iemocap
-from support.meld_tree import make_meld
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.commands import DOCTORS, IMPORTS
 from merc.store import FeatureStore
+from support.iemocap_tree import make_iemocap
+from support.meld_tree import make_meld
 
 
 def run(functions, *args):

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.made_batches import make_batch
 from torch import nn
 
 from merc.fusion import CMATHFusion
@@ -19,6 +18,7 @@ from merc.fusion.cmath import (
 )
 from merc.labels import IGNORE_INDEX
 from merc.tasks.fusion import FusionTask
+from support.made_batches import make_batch
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 NAMES = list(DIMS)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from support.made_batches import make_batch
 
 from merc.batch import Edges
 from merc.graphs import EDGE_ATTRIBUTES, GATEncoder, GCNEncoder, GraphBuilder, attention
+from support.made_batches import make_batch
 
 ENCODERS = {"gat": GATEncoder, "gcn": GCNEncoder}
 

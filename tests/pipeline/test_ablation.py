@@ -8,7 +8,8 @@ from merc.fusion import ConcatFusion, FusionHead, FusionOutput
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import PolynomialCrossEntropy
 from merc.pipeline.ablation import Ablation, Reported, changed_pipeline, made_up_batch, parts_of, what_differs
-from merc.pipeline.plan import Pipeline, PipelineError, Stage
+from merc.pipeline.plan import Pipeline
+from merc.pipeline.stage import PipelineError, Stage
 from merc.tasks import FusionTask, TeacherTask
 
 WIDTHS = {"text": 4, "audio": 3}

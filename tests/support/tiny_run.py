@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import yaml
+
 from support.tiny_clips import GREEN, RED, write_clip
 from support.tiny_text import tiny_bert
 
@@ -54,7 +55,9 @@ def _graph_task(name, modality, dim):
 
 def configs(folder):
     """The configs of all stages, by name."""
-    tracker = _class("merc.media.FaceTracker", detector=_class("tiny_clips.SquareDetector"), every=4, min_seconds=0.2)
+    tracker = _class(
+        "merc.media.FaceTracker", detector=_class("support.tiny_clips.SquareDetector"), every=4, min_seconds=0.2
+    )
     tracks = _media(_class("merc.datamodules.TrackReader", tracker=tracker, crop_size=16))
     lips = {
         "network": _class("merc.speaker.LipSyncNet", size=16, width=6, hidden=16),
@@ -73,8 +76,10 @@ def configs(folder):
             ),
         },
         "words": _extract(words, _class("merc.datamodules.TextDataModule", corpus="none")),
-        "voice": _extract(_class("tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
-        "face": _extract(_class("tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))),
+        "voice": _extract(_class("support.tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
+        "face": _extract(
+            _class("support.tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))
+        ),
         "teacher": _graph_task("TeacherTask", "text", 3),
         "audio_student": _graph_task("StudentTask", "audio", 2),
         "visual_student": _graph_task("StudentTask", "visual", 4),
@@ -99,7 +104,7 @@ def stages():
         return {
             "name": name,
             "command": command,
-            "config": config or f"{name}.yaml",
+            "config": f"{name}.yaml" if config is None else config,
             "options": options,
             "outputs": list(outputs),
             "once": once,
@@ -117,8 +122,8 @@ def stages():
         stage("words", "predict", CORPUS, ["features"]),
         stage("voice", "predict", CORPUS, ["features"]),
         stage("face", "predict", {**CORPUS, **READER}, ["features"]),
-        stage("written", "import", writing, config="writing"),
-        stage("text", "import", evidence, config="evidence"),
+        stage("written", "writing", writing, config=""),
+        stage("text", "evidence", evidence, config=""),
         stage("teacher", "fit", {**CORPUS, "data.stores": {"text": "{text}"}}, ["hidden", "logits"], once=False),
         stage("audio_student", "fit", audio, ["hidden"], once=False),
         stage("visual_student", "fit", visual, ["hidden"], once=False),
@@ -149,7 +154,7 @@ def write_pipeline(folder, names=None):
     chosen = [stage for stage in stages() if names is None or stage["name"] in names]
     for stage in chosen:
         config = folder / stage["config"]
-        if stage["command"] != "import":
+        if stage["command"] in ("fit", "predict"):
             config.write_text(yaml.safe_dump(made[stage["name"]]))
             stage["config"] = str(config)
     (folder / "pipeline.yaml").write_text(yaml.safe_dump({"stages": chosen}))

@@ -10,8 +10,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
-from support.made_batches import make_batch
-from support.quiet_trainer import trainer_in
 from torch import nn
 
 from merc.callbacks import StoreWriterCallback
@@ -28,6 +26,8 @@ from merc.store import FeatureStore, StoreError
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import make_batch
+from support.quiet_trainer import trainer_in
 
 WIDTHS = {"text": 16, "audio": 12, "visual": 10}
 C = 7

@@ -9,9 +9,6 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from support.made_batches import make_batch
-from support.quiet_trainer import trainer_in
-from support.tiny_lips import SIZE, still, talk, write_stores
 from torch.nn.functional import cross_entropy, kl_div
 
 from merc.batch import ConversationBatch
@@ -27,6 +24,9 @@ from merc.losses import DistillationLoss, FeatureSimilarityLoss, FusionLoss
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.store import FeatureStore, StoreError
 from merc.tasks import FusionTask, JointTask, LipSyncTask, StudentTask, TeacherTask
+from support.made_batches import make_batch
+from support.quiet_trainer import trainer_in
+from support.tiny_lips import SIZE, still, talk, write_stores
 
 DIMS = {"text": 5, "audio": 6, "visual": 3}
 D = 8

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.made_batches import make_batch
 
 from merc.graphs import GCNEncoder, GraphBuilder
 from merc.losses import DISTLoss, FeatureSimilarityLoss
 from merc.tasks import StudentTask
+from support.made_batches import make_batch
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support.quiet_trainer import trainer_in
-from support.tiny_text import conversation, tiny_bert, tiny_corpus
 from torch import nn
 
 from merc import __version__
@@ -25,6 +23,8 @@ from merc.datamodules.text import ShuffledBuckets, token_batches
 from merc.encoders import TextEncoder
 from merc.store import FeatureStore, StoreWriter
 from merc.tasks import ExtractTask, TextEncoderTask
+from support.quiet_trainer import trainer_in
+from support.tiny_text import conversation, tiny_bert, tiny_corpus
 
 PROMPT = "{speaker} feels {mask}"
 
