@@ -41,6 +41,7 @@ class ClassificationLoss(nn.Module):
         """
         raise NotImplementedError
 
+    @full_precision
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Mean loss over the labelled utterances.
 
@@ -55,7 +56,7 @@ class ClassificationLoss(nn.Module):
             ValueError: The shapes do not fit.
         """
         require_rows(type(self).__name__, "logits", logits, label)
-        return mean_over_labelled(self.per_utterance(full_precision(logits).log_softmax(-1), label), label)
+        return mean_over_labelled(self.per_utterance(logits.log_softmax(-1), label), label)
 
 
 class PolynomialCrossEntropy(ClassificationLoss):

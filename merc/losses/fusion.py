@@ -76,14 +76,7 @@ class FusionLoss(nn.Module):
             ValueError: The shapes do not fit, or embeddings are needed and absent.
         """
         require_rows("FusionLoss", "logits", logits, label)
-        log_probabilities = full_precision(logits).log_softmax(-1)
-        terms = {}
-        for name, loss, weight in (
-            ("comp", self.comp, self.alpha_comp),
-            ("smooth", self.smooth, 1 - self.alpha_comp),
-        ):
-            if weight:
-                terms[name] = weight * mean_over_labelled(loss.per_utterance(log_probabilities, label), label)
+        projections = None
         if self.projection is not None:
             if embeddings is None or embeddings.shape != (len(label), self.dim):
                 found = "none" if embeddings is None else f"shape {tuple(embeddings.shape)}"
@@ -91,5 +84,19 @@ class FusionLoss(nn.Module):
                     f"FusionLoss: expected embeddings of shape ({len(label)}, {self.dim}), got {found}. "
                     "Correct dim in the config, or set lambda_cont to 0 for a head without embeddings."
                 )
-            terms["cont"] = self.lambda_cont * self.cont(self.projection(embeddings), label)
+            projections = self.projection(embeddings)
+        return self._terms(logits, label, projections)
+
+    @full_precision
+    def _terms(self, logits: Tensor, label: Tensor, projections: Tensor | None) -> dict[str, Tensor]:
+        log_probabilities = logits.log_softmax(-1)
+        terms = {}
+        for name, loss, weight in (
+            ("comp", self.comp, self.alpha_comp),
+            ("smooth", self.smooth, 1 - self.alpha_comp),
+        ):
+            if weight:
+                terms[name] = weight * mean_over_labelled(loss.per_utterance(log_probabilities, label), label)
+        if projections is not None:
+            terms["cont"] = self.lambda_cont * self.cont(projections, label)
         return terms

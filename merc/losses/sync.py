@@ -68,6 +68,7 @@ class SyncLoss(nn.Module):
         if not any(self.negatives):
             raise ValueError("SyncLoss: all negatives weigh 0: give at least one kind a weight.")
 
+    @full_precision
     def forward(self, video: Tensor, audio: Tensor, kinds: Tensor) -> dict[str, Tensor]:
         """The weighted terms, whose sum is the loss.
 
@@ -121,6 +122,7 @@ class SyncLoss(nn.Module):
         return (F.cross_entropy(scores, places) + F.cross_entropy(scores[:, :count].T, places)) / 2
 
 
+@full_precision
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances ``(..., A, B)`` of unit vectors ``(..., A, d)``, ``(..., B, d)``; a gradient at 0, too."""
-    return (2 - 2 * full_precision(a) @ full_precision(b).mT).clamp(min=1e-6).sqrt()
+    return (2 - 2 * a @ b.mT).clamp(min=1e-6).sqrt()
