@@ -15,15 +15,13 @@ from rich.console import Console
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
+from merc.corpora.commands import import_evidence, import_kind, resolve_import
 from merc.evaluation import ensemble_logits
 from merc.labels import LabelSet
 from merc.pipeline.lightning import MercCLI, add_store_writer, check_checkpoint, manners
 from merc.pipeline.plan import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
 from merc.pipeline.run import end_averaging, stage_arguments
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
-
-_FEATURES_OF_A_CORPUS = ("evidence", "writing")
-"""Imports that make features of any corpus; the others bring a corpus, or numbers that only it has."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def apply_pipeline(
 
 
 def _brings_corpus(stage: Stage) -> bool:
-    return stage.command == "import" and stage.config not in (*_FEATURES_OF_A_CORPUS, "table")
+    return stage.command == "import" and import_kind(stage.config) == "corpus"
 
 
 def _target(stages: Sequence[Stage], name: str | None) -> Stage:
@@ -165,8 +163,8 @@ def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
     for stage in reversed(new.values()):
         if stage.name not in names:
             continue
-        if stage.command == "import" and stage.config == "table":
-            raise _not_of_new(stage, f"takes its numbers from a table, {stage.options.get('files')}", stages)
+        if stage.command == "import" and import_kind(stage.config) == "numbers":
+            raise _not_of_new(stage, f"only copies numbers ({stage.config})", stages)
         if foreign := _of_corpus_alone(stage.options, corpora):
             raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
         if stage.name not in corpora:
@@ -274,10 +272,10 @@ class _Application:
         run.begin()
         if _brings_corpus(stage):
             self.corpus.save(run.folder / CORPUS_FILE)
-        elif stage.command == "import" and stage.config == "writing":
-            self._writing(run)
-        elif stage.command == "import":
+        elif stage.command == "import" and resolve_import(stage.config) is import_evidence:
             self._evidence(run)
+        elif stage.command == "import":
+            resolve_import(stage.config)(**run.stage.options, out=run.folder)
         elif stage.command == "ensemble":
             members = [Path(member) for member in run.stage.options["members"]]
             stores = {member.name: FeatureStore(member / "logits") for member in members}
@@ -304,13 +302,6 @@ class _Application:
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         return StageRun(filled, folder, self.seed, fingerprint)
-
-    def _writing(self, run: StageRun) -> None:
-        """How the new utterances are written."""
-        from merc.features.writing import writing_table
-
-        features = run.stage.options.get("features")
-        writing_table(self.corpus, None if features is None else FeatureStore(features)).save(run.folder)
 
     def _evidence(self, run: StageRun) -> None:
         """Evidence of the new features, by the fit to those that the run was trained on."""

@@ -339,6 +339,8 @@ def plan(
     Raises:
         PipelineError: The pipeline reads a corpus and ``root`` is not given, or not there.
     """
+    from merc.corpora.commands import source_of  # `merc run --help` needs no readers
+
     out = Path(out)
     needs_root = any("root" in references(stage.options) for stage in pipeline.stages)
     if needs_root and root is None:
@@ -351,7 +353,10 @@ def plan(
         prints = {"root": source, "seed": str(seed)}
         for stage in pipeline.stages:
             needed = sorted(references(stage.options))
-            content = "" if stage.on_data else find_config(stage.config).read_text(encoding="utf-8")
+            if stage.on_data:
+                content = source_of(stage.config) if stage.command == "import" else ""
+            else:
+                content = find_config(stage.config).read_text(encoding="utf-8")
             basis = [
                 merc.__version__,
                 {**asdict(stage), "optimum": None},

@@ -22,7 +22,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 
 from merc.configs.lookup import find_config
-from merc.corpora.commands import DOCTORS, IMPORTS
+from merc.conversation import CorpusError
+from merc.corpora.commands import resolve_doctor, resolve_import
 from merc.evaluation import compare_seeds, ensemble_systems
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, callbacks_of, check_checkpoint, manners
@@ -107,7 +108,7 @@ def finish(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Co
             given = parser.instantiate_classes(options)
             # What a doctor finds is for the user to judge: broken clips become missing utterances later on.
             where = {} if run.stage.command == "doctor" else {"out": run.folder}
-            _functions(run.stage)[run.stage.config](**given, **where)
+            _function(run.stage)(**given, **where)
         else:
             _lightning(run, trainer_options, console)
         run.mark(finished=True)
@@ -194,23 +195,23 @@ def check_options(run: StageRun, trainer_options: Sequence[str]) -> None:
         raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.config}: {error}") from error
 
 
-def _functions(stage: Stage) -> Mapping[str, Callable[..., Any]]:
-    """What a stage can call that is none of Lightning's, by its config."""
+def _function(stage: Stage) -> Callable[..., Any]:
+    """What a stage calls that is none of Lightning's."""
     if stage.command == "ensemble":
-        return {"": ensemble_systems}
-    return IMPORTS if stage.command == "import" else DOCTORS
+        if stage.config:
+            raise PipelineError(f"Stage {stage.name!r} ensembles {stage.config!r}: expected no config.")
+        return ensemble_systems
+    try:
+        return resolve_import(stage.config) if stage.command == "import" else resolve_doctor(stage.config)
+    except CorpusError as error:
+        raise PipelineError(f"Stage {stage.name!r}: {error}") from error
 
 
 def data_options(run: StageRun) -> tuple[ArgumentParser, Any]:
     """The arguments of an import or a doctor as their types say, with the parser that knows them."""
-    stage = run.stage
-    functions = _functions(stage)
-    if stage.config not in functions:
-        expected = f"one of {', '.join(functions)}" if any(functions) else "no config"
-        raise PipelineError(f"Stage {stage.name!r} {stage.command}s {stage.config!r}: expected {expected}.")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(functions[stage.config], skip={"out"})
-    return parser, parser.parse_object(deepcopy(stage.options))  # which it fills with paths, in place
+    parser.add_function_arguments(_function(run.stage), skip={"out"})
+    return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
 
 
 def stage_arguments(run: StageRun, trainer_options: Sequence[str]) -> list[str]:
