@@ -25,6 +25,7 @@ from transformers import (
 import merc.pipeline.run
 from merc.configs.lookup import find_config, shipped_configs
 from merc.conversation import Corpus
+from merc.corpora.commands import IMPORTS
 from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
 from merc.pipeline.lightning import MercCLI, add_store_writer
@@ -259,11 +260,11 @@ def imports(monkeypatch):
         "table": table,
         "rendered": rendered,
     }
-    real = merc.pipeline.run.IMPORTS
+    real = {name: merc.pipeline.run.resolve_import(name) for name in IMPORTS}
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
     wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
     known = {**{name: real[name] for name in ("simulated", "evidence", "lips", "writing")}, **wrapped}
-    monkeypatch.setattr(merc.pipeline.run, "IMPORTS", known)
+    monkeypatch.setattr(merc.pipeline.run, "resolve_import", known.__getitem__)
     return known
 
 

@@ -144,7 +144,7 @@ def import_table(
     present = [key for key in order if key not in missing]
     train = {key for conversation in corpus["train"] for key in conversation.keys}
     features, statistics = _to_tensor([rows[key] for key in present], columns, [key in train for key in present])
-    notes = [note for table in tables if (note := table.encoding_note)]
+    notes = [note for table in tables for note in table.notes]
     if extra:
         notes.append(f"{len(extra)} rows are about utterances that the corpus does not have: {_some(extra)}.")
     if standardize:

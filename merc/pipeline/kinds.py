@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,10 +22,10 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from merc.configs.lookup import find_config
-from merc.conversation import CORPUS_FILE, Corpus
-from merc.corpora.commands import DOCTORS, IMPORTS, import_evidence, import_writing
+from merc.conversation import CORPUS_FILE, Corpus, CorpusError
+from merc.corpora.commands import import_evidence, import_kind, import_writing, resolve_doctor, resolve_import
 from merc.evaluation import ensemble_logits, ensemble_systems
-from merc.features import evidence_table, writing_table
+from merc.features import evidence_table
 from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, end_averaging
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
@@ -43,12 +44,10 @@ class StageKind(ABC):
     Attributes:
         per_seed: Whether a stage of this kind runs for every seed unless it says otherwise.
         reports: Whether it can leave a report of a test.
-        corpus_option: The option that takes the pipeline's corpus, if the kind reads one.
     """
 
     per_seed: ClassVar[bool] = False
     reports: ClassVar[bool] = False
-    corpus_option: ClassVar[str | None] = None
 
     @abstractmethod
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
@@ -61,6 +60,10 @@ class StageKind(ABC):
     @abstractmethod
     def run(self, run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
         """Make the results of the stage in ``run.folder``."""
+
+    def corpus_option(self, stage: Stage) -> str | None:
+        """The option that takes the pipeline's corpus; ``None`` for a stage that reads none."""
+        return None
 
     def brings_corpus(self, stage: Stage) -> bool:
         """Whether the stage writes the corpus that others read."""
@@ -120,54 +123,61 @@ class FunctionStage(StageKind):
         self.function(run.stage)(**parser.instantiate_classes(options), **where)
 
 
-def _listed(stage: Stage, functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if not isinstance(stage.config, str) or stage.config not in functions:
-        raise PipelineError(
-            f"Stage {stage.name!r} {stage.command}s {stage.config!r}: expected one of {', '.join(functions)}."
-        )
-    return functions[stage.config]
-
-
 class ImportStage(FunctionStage):
-    """Imports a corpus, or a table of numbers about one."""
+    """Imports a corpus, or features of one (``merc import``)."""
 
     def function(self, stage: Stage) -> Callable[..., Any]:
-        """The import that ``config`` names."""
-        return _listed(stage, IMPORTS)
+        """The import that ``config`` names: a short name or an import path."""
+        try:
+            return resolve_import(str(stage.config))
+        except CorpusError as error:
+            raise PipelineError(f"Stage {stage.name!r}: {error}") from error
+
+    def corpus_option(self, stage: Stage) -> str | None:
+        """Features are those of a corpus."""
+        return "corpus" if "corpus" in signature(self.function(stage)).parameters else None
 
     def brings_corpus(self, stage: Stage) -> bool:
-        """Every import but that of a table."""
-        return stage.config != "table"
+        """Whether the import returns or writes conversations."""
+        self.function(stage)  # refuses one that is not there
+        return import_kind(str(stage.config)) == "corpus"
 
     def why_not_new(self, stage: Stage) -> str | None:
-        """A table of numbers knows nothing of new conversations."""
-        if self.brings_corpus(stage):
-            return None
-        return f"takes its numbers from a table, {stage.options.get('files')}"
+        """Numbers of which only their source knows cannot be had of new conversations."""
+        known = import_kind(str(stage.config)) != "numbers"
+        return None if known else f"only copies numbers ({stage.config})"
 
     def apply(self, run: StageRun, application: Application) -> None:
-        """Put the new corpus in the place of the imported one."""
-        application.corpus.save(run.folder / CORPUS_FILE)
+        """Put the new corpus in the place of the imported one, or compute the features of the new one."""
+        if self.brings_corpus(run.stage):
+            application.corpus.save(run.folder / CORPUS_FILE)
+        else:
+            super().run(run, (), application.console)
 
 
 class DoctorStage(FunctionStage):
-    """Checks a corpus on disk and says what it found, which is for the user to judge."""
+    """Checks a corpus on disk and says what it found, which is for the user to judge (``merc doctor``)."""
 
     takes_out = False
 
     def function(self, stage: Stage) -> Callable[..., Any]:
-        """The doctor that ``config`` names."""
-        return _listed(stage, DOCTORS)
+        """The doctor that ``config`` names: a short name or an import path."""
+        try:
+            return resolve_doctor(str(stage.config))
+        except CorpusError as error:
+            raise PipelineError(f"Stage {stage.name!r}: {error}") from error
 
 
 class WritingStage(FunctionStage):
     """Measures how utterances are written (:func:`merc.features.writing_table`)."""
 
-    corpus_option = "corpus"
-
     def function(self, stage: Stage) -> Callable[..., Any]:
         """What ``merc import writing`` calls."""
         return import_writing
+
+    def corpus_option(self, stage: Stage) -> str | None:
+        """The corpus whose utterances are measured."""
+        return "corpus"
 
     def why_not_new(self, stage: Stage) -> str | None:
         """Nothing is in the way."""
@@ -175,14 +185,15 @@ class WritingStage(FunctionStage):
 
     def apply(self, run: StageRun, application: Application) -> None:
         """Measure how the new utterances are written."""
-        features = run.stage.options.get("features")
-        writing_table(application.corpus, None if features is None else FeatureStore(features)).save(run.folder)
+        self.run(run, (), application.console)
 
 
 class EvidenceStage(FunctionStage):
     """Turns features into the evidence of each emotion (:func:`merc.features.evidence_table`)."""
 
-    corpus_option = "corpus"
+    def corpus_option(self, stage: Stage) -> str | None:
+        """The corpus whose labels the evidence is fitted on."""
+        return "corpus"
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """What ``merc import evidence`` calls."""
@@ -235,7 +246,9 @@ class EnsembleStage(FunctionStage):
 class NetworkStage(StageKind):
     """Runs a network by its config, as LightningCLI does."""
 
-    corpus_option = "data.corpus"
+    def corpus_option(self, stage: Stage) -> str | None:
+        """The corpus of the datamodule."""
+        return "data.corpus"
 
     def configs(self, stage: Stage) -> list[str]:
         """The content of the files that the stage names."""

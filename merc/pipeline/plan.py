@@ -204,11 +204,12 @@ def plan(
         prints = {**listings, "seed": str(seed)}
         for stage in pipeline.stages:
             configs = stage.kind.configs(stage)
+            parsed = [yaml.safe_load(config) for config in configs]
             basis = [
                 merc.__version__,
                 # Configs by content: the same ones in another place decide the same.
                 {**asdict(stage), "options": None, "optimum": None, "config": "" if configs else stage.config},
-                with_contents([stage.command, stage.options, *(yaml.safe_load(config) for config in configs)]),
+                with_contents([stage.command, [] if configs else stage.config, stage.options, parsed]),
                 "" if stage.once else seed,
                 list(extra) if configs else [],
                 {name: prints[name] for name in sorted(references(stage.options))},

@@ -10,9 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from merc.configs.lookup import CONFIGS, find_config
-from merc.pipeline.kinds import KINDS
 from merc.pipeline.plan import Pipeline
-from merc.pipeline.stage import PipelineError, references
+from merc.pipeline.stage import PipelineError, Stage, references
 
 _KEYS = ("base", "corpus", "stages", "without")
 
@@ -135,11 +134,12 @@ def _spelled_out(pipeline: Mapping[str, Any]) -> list[dict[str, Any]]:
         options = dict(stage.pop("options", None) or {})
         if stores := stage.pop("stores", None):
             options["data.stores"] = stores
-        kind = KINDS.get(stage.get("command", ""))
-        option = None if kind is None else kind.corpus_option
         reads = stage.pop("corpus", True)
         bringer = pipeline.get("corpus")
-        if bringer and reads and option and option not in options and stage["name"] != bringer:
-            options = {option: f"{{{bringer}}}/corpus.json", **options}
+        if bringer and reads and stage["name"] != bringer:
+            named = Stage(stage["name"], stage.get("command", ""), stage.get("config", ""))
+            option = named.kind.corpus_option(named)
+            if option is not None and option not in options:
+                options = {option: f"{{{bringer}}}/corpus.json", **options}
         stages.append({**stage, "options": options})
     return stages

@@ -312,7 +312,7 @@ def test_what_came_with_the_corpus_alone_is_refused():
     found = made_of(
         text={"command": "import", "config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}}
     )
-    with pytest.raises(PipelineError, match=r"'text' takes its numbers from a table"):
+    with pytest.raises(PipelineError, match=r"'text' only copies numbers \(table\)"):
         _needed(found, _target(found, None))
 
 
@@ -349,7 +349,7 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
     together = [stage.name for stage in _needed(found, _target(found, None))]
     assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
     for name in ("lfvd", "averaged"):
-        with pytest.raises(PipelineError, match="'prosody' takes its numbers from a table"):
+        with pytest.raises(PipelineError, match="'prosody' only copies numbers \(table\)"):
             _needed(found, _target(found, name))
 
 

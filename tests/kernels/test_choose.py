@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.made_batches import make_batch
 from torch import nn
 from torch.func import functional_call
 from torch_geometric.nn import GATv2Conv, GCNConv
 
 from merc.graphs import DAGEncoder, GraphBuilder
 from merc.kernels import DAGLayer, Dropout, Turns, choose, dag_layer, graph_attention, graph_convolution
+from support.made_batches import make_batch
 
 D = 4
 

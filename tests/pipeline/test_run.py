@@ -469,7 +469,9 @@ def test_a_misspelt_key_of_the_pipeline(place, capsys):
         ({"options": {**CORPUS, "model.network.hiden_dim": 3}}, "'hiden_dim' is not accepted"),
         ({"options": {**CORPUS, "data.stors": {"text": "x"}}}, "stors"),
         ({"options": {**CORPUS, "ckpt_path": "x.ckpt"}}, "ckpt_path"),
-        ({"command": "import", "config": "melt"}, "imports 'melt': expected one of meld, iemocap"),
+        ({"command": "import", "config": "melt"}, "There is no import 'melt': expected one of corpus, csv"),
+        ({"command": "import", "config": "nowhere.read_it"}, "'nowhere.read_it' cannot be imported (No module named"),
+        ({"command": "doctor", "config": "melt"}, "There is no doctor 'melt': expected one of meld, iemocap"),
         ({"command": "import", "config": "meld", "options": {"rot": "x"}}, "rot"),
         ({"command": "import", "config": "simulated", "options": {"dialogs": 3}}, "dialogs"),
         ({"command": "ensemble", "options": {"members": ["{teacher}"]}}, "'student.yaml': expected no config"),
@@ -590,11 +592,13 @@ def test_single_stages_say_where_their_results_are(done, capsys):
 
 
 def test_bf16_runs_the_whole_demo_on_a_cpu(place, monkeypatch):
-    known = merc.pipeline.run.IMPORTS
+    real = merc.pipeline.run.resolve_import
     sizes = {"dialogues": {"train": 24, "val": 4, "test": 4}}
-    monkeypatch.setattr(
-        merc.pipeline.run, "IMPORTS", {**known, "simulated": lambda *, out: known["simulated"](out=out, **sizes)}
-    )
+
+    def small(*, out):
+        real("simulated")(out=out, **sizes)
+
+    monkeypatch.setattr(merc.pipeline.run, "resolve_import", lambda name: small if name == "simulated" else real(name))
     options = ["--trainer.precision", "bf16-mixed", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     assert main(["run", "demo/simulated.yaml", "--out", "out", *options]) == 0
     found = scores(place / "out")
