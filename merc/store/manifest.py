@@ -47,7 +47,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not file.is_file():
         unfinished = folder.is_dir() and any(folder.glob(SHARDS))
-        hint = "its extraction was interrupted: run the same command again" if unfinished else "write it with `merc predict`"
+        hint = (
+            "its extraction was interrupted: run the same command again"
+            if unfinished
+            else "write it with `merc predict`"
+        )
         raise FileNotFoundError(f"No feature store at {folder}: expected {MANIFEST} ({hint}).")
     data = file.read_bytes()
     try:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import yaml
+
 from support.tiny_clips import GREEN, RED, write_clip
 from support.tiny_text import tiny_bert
 
