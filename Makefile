@@ -24,7 +24,7 @@ demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus 
 demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and print the table beside the optimum
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
-test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
+test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/store -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/dev.stamp  ## check style, format and types

@@ -38,8 +38,8 @@ from merc.media import (
     read_frames,
 )
 from merc.media.crops import resample
+from merc.media.rates import MEL_BANDS, MEL_PER_FRAME
 from merc.speaker import LipSyncNet, SyncScorer
-from merc.speaker.net import MEL_BANDS, MEL_PER_FRAME
 from merc.speaker.score import MouthTrack
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25

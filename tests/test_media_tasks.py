@@ -311,7 +311,7 @@ SCRIPT = textwrap.dedent("""
             answer, ask = os.pipe()
             child = os.fork()
             if child == 0:
-                lines = die_at(int(moment) or None, "merc/store.py", "merc/files.py", "merc/callbacks.py")
+                lines = die_at(int(moment) or None, "merc/store/writer.py", "merc/files.py", "merc/callbacks.py")
                 extract(corpus, out, predict_splits=["val"])
                 os.write(ask, str(lines()).encode())
                 os._exit(0)

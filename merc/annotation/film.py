@@ -14,10 +14,8 @@ from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
 from merc.conversation import Clip
 from merc.labels import LabelSet
 from merc.media.decode import read_frames
+from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import AppliedRun
-
-GRID = 25.0
-"""Pictures a second on the time grid of face tracks."""
 
 FILM_HEIGHT = 1080
 """Pixels: higher pictures are scaled down for the film."""
@@ -72,7 +70,7 @@ class AnnotatedFilm:
                 if panel is None or latest != shown:
                     panel, shown = self._panel(latest, *image.shape[1:]), latest
                 for line, boxes in active.items():
-                    box = boxes.get(int((time - self.lines[line].start) * GRID + 1e-6))
+                    box = boxes.get(int((time - self.lines[line].start) * FRAME_RATE + 1e-6))
                     if box is not None:
                         self._frame(image, [value * chunk.scale for value in box], self.lines[line])
                 yield torch.cat([image, panel], dim=1)

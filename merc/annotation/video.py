@@ -10,13 +10,14 @@ from pathlib import Path
 
 import merc
 from merc.annotation.files import as_csv, as_json, as_srt
-from merc.annotation.film import GRID, PATIENCE, AnnotatedFilm
+from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.conversation import CorpusError, Utterance
 from merc.corpora.transcript import TranscriptColumns, read_transcript
 from merc.files import write_json, write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
+from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
 
@@ -76,7 +77,7 @@ def annotate(
         basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
         fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
         if film_comment(target) != fingerprint:
-            fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else GRID
+            fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
             pictures = AnnotatedFilm(lines, applied, labels).pictures(video, fps)
             write_film(target, pictures, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
     return Annotation(lines, labels, notes, applied.run, target)

@@ -17,8 +17,8 @@ from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
+from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
-from merc.speaker.net import MEL_PER_FRAME
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
 

@@ -2,14 +2,13 @@
 
 from merc.encoders.audio import AudioEncoder
 from merc.encoders.face_statistics import FaceStatisticsEncoder
-from merc.encoders.inputs import SAMPLE_RATE, FaceBatch, SoundBatch
+from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
 
 __all__ = [
-    "SAMPLE_RATE",
     "AudioEncoder",
     "FaceBatch",
     "FaceStatisticsEncoder",

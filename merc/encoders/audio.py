@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from merc.encoders.inputs import SAMPLE_RATE, SoundBatch
+from merc.encoders.inputs import SoundBatch
 from merc.encoders.loading import load_pretrained, read_sound_settings
+from merc.media.rates import SAMPLE_RATE
 from merc.weights import weights_digest
 
 PADDABLE = frozenset({"data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm"})

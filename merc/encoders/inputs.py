@@ -12,9 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from merc.batch import FlatBatch
 from merc.conversation import UtteranceKey
 
-SAMPLE_RATE = 16_000
-"""Samples a second of all sound that is encoded."""
-
 
 @dataclass(slots=True)
 class SoundBatch(FlatBatch):

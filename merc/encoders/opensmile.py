@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from merc.encoders.inputs import SAMPLE_RATE, SoundBatch
+from merc.encoders.inputs import SoundBatch
+from merc.media.rates import SAMPLE_RATE
 
 SHORTEST = SAMPLE_RATE // 4
 """Samples to which shorter sounds are filled; openSMILE gives NaN for less than about 60 ms."""

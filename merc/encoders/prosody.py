@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from merc.encoders.inputs import SAMPLE_RATE, SoundBatch
+from merc.encoders.inputs import SoundBatch
+from merc.media.rates import SAMPLE_RATE
 
 HOP = SAMPLE_RATE // 100
 """Samples between frames: 100 frames a second."""

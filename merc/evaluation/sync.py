@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from merc.losses.sync import pairwise_distance
-from merc.speaker.net import MEL_PER_FRAME, LipSyncNet
+from merc.media.rates import MEL_PER_FRAME
+from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from merc.conversation import Clip
+from merc.media.rates import FRAME_RATE
 
 if TYPE_CHECKING:
     import av
@@ -260,7 +261,7 @@ class Source:
         if self.kind == "audio":
             return float(frame.samples / frame.sample_rate) if frame.sample_rate else 0.0
         lasts = in_seconds(frame.duration, frame.time_base)
-        return lasts or 1 / (frame_rate(self.stream) or 25.0)
+        return lasts or 1 / (frame_rate(self.stream) or FRAME_RATE)
 
 
 def pyav() -> None:
@@ -391,7 +392,7 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
     """Where the last packet ends: for files that do not say how long they are."""
     origin, end = origin_of(container), 0.0
     video, audio = streams_of(container)
-    usual = 1 / (frame_rate(video) or 25.0) if video is not None else 0.0
+    usual = 1 / (frame_rate(video) or FRAME_RATE) if video is not None else 0.0
     for packet in container.demux([stream for stream in (video, audio) if stream is not None]):
         watch.check()
         if packet.size:
@@ -417,7 +418,7 @@ def outside(clip: Clip, word: str) -> MediaError:
 def read_frames(
     clip: Clip,
     *,
-    fps: float = 25.0,
+    fps: float = FRAME_RATE,
     max_height: int | None = None,
     chunk: int = 64,
     time_limit: float = 60.0,

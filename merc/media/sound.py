@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from merc.conversation import Clip
 from merc.media.decode import LONGEST_GAP, Source, Watch, as_media_error, outside, undecodable
+from merc.media.rates import MEL_BANDS, MEL_RATE, SAMPLE_RATE
 
 _WARM_UP = 0.5
 """Seconds: audio decoders and the resampler need the sound before the clip to give the clip's first samples right."""
@@ -23,7 +24,7 @@ _MANY = 8
 """Channels from which on PyAV takes what lies behind the planes of a frame for another plane."""
 
 
-def read_sound(clip: Clip, *, sample_rate: int = 16000, time_limit: float = 60.0) -> Tensor:
+def read_sound(clip: Clip, *, sample_rate: int = SAMPLE_RATE, time_limit: float = 60.0) -> Tensor:
     """The whole sound of a clip: what :func:`iter_sound` yields, in one tensor.
 
     Args:
@@ -41,7 +42,7 @@ def read_sound(clip: Clip, *, sample_rate: int = 16000, time_limit: float = 60.0
 
 
 def iter_sound(
-    clip: Clip, *, sample_rate: int = 16000, seconds: float = 30.0, time_limit: float = 60.0
+    clip: Clip, *, sample_rate: int = SAMPLE_RATE, seconds: float = 30.0, time_limit: float = 60.0
 ) -> Iterator[Tensor]:
     """The sound of a clip piece by piece, in constant memory.
 
@@ -197,26 +198,25 @@ class LogMel(nn.Module):
         >>> mel = LogMel()(read_sound(Clip("clip.mp4")))  # doctest: +SKIP
     """
 
-    rate = 100
-    """Frames a second."""
-
     floor = 1e-6
     """Least power."""
 
-    def __init__(self, sample_rate: int = 16000, bands: int = 80) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE, bands: int = MEL_BANDS) -> None:
         super().__init__()
         try:
             from torchaudio.transforms import MelSpectrogram
         except ImportError as error:
             raise ImportError("Log-mel needs torchaudio: pip install 'merc[media]'.") from error
-        if sample_rate % self.rate:
-            raise ValueError(f"The sample rate is {sample_rate}: expected a multiple of {self.rate}, such as 16000.")
+        if sample_rate % MEL_RATE:
+            raise ValueError(
+                f"The sample rate is {sample_rate}: expected a multiple of {MEL_RATE}, such as {SAMPLE_RATE}."
+            )
         self.bands = bands
         self.mel = MelSpectrogram(
             sample_rate,
             n_fft=max(512, 1 << (sample_rate // 40 - 1).bit_length()),
             win_length=sample_rate // 40,
-            hop_length=sample_rate // self.rate,
+            hop_length=sample_rate // MEL_RATE,
             f_min=20.0,
             n_mels=bands,
             pad_mode="constant",

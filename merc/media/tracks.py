@@ -16,6 +16,7 @@ from torch.nn import functional
 from merc.media.crops import grey
 from merc.media.faces import FaceDetector, Faces
 from merc.media.motion import CutFinder, follow
+from merc.media.rates import FRAME_RATE
 
 if TYPE_CHECKING:
     from merc.media.decode import Frames
@@ -199,7 +200,7 @@ class _Run:
         self.boxes: array[float] = array("f")
         self.size: tuple[int, int] | None = None
         self.scale = 1.0
-        self.fps = 25.0
+        self.fps: float = FRAME_RATE
 
     def add(self, chunk: Frames) -> None:
         if not len(chunk.images):

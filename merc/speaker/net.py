@@ -6,11 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MEL_PER_FRAME = 4
-"""Frames of log-mel (100 a second) for every picture (25 a second)."""
-
-MEL_BANDS = 80
-"""Bands of the log-mel that LipSyncNet hears."""
+from merc.media.rates import MEL_BANDS
 
 
 class LipSyncNet(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from merc.losses.sync import pairwise_distance
+from merc.media.rates import MEL_PER_FRAME
 from merc.speaker.choose import SpeakerChoice, choose_speaker
-from merc.speaker.net import MEL_PER_FRAME, LipSyncNet
+from merc.speaker.net import LipSyncNet
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import yaml
 
 import merc.evaluation.report
 import merc.pipeline.run
-import merc.store
+import merc.store.writer
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.evaluation import read_predictions
@@ -351,8 +351,8 @@ def full_disk_for_checkpoints(monkeypatch):
 
 
 DISKS = {
-    "import": lambda patch: full_disk(patch, merc.store),
-    "predict": lambda patch: full_disk(patch, merc.store, after=4),
+    "import": lambda patch: full_disk(patch, merc.store.writer),
+    "predict": lambda patch: full_disk(patch, merc.store.writer, after=4),
     "fit": full_disk_for_checkpoints,
     "test": lambda patch: full_disk(patch, merc.evaluation.report, after=1),
     "the mark": lambda patch: full_disk(patch, merc.files, after=1),

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def die_at(moment: int | None, *parts: str) -> Callable[[], int]:
-    """From now on counts the lines run in files of the parts (``merc/store.py``), and kills the process at a number.
+    """Counts the lines run in files of the parts (``merc/store/writer.py``), and kills the process at a number.
 
     Args:
         moment: The process is killed when so many lines have run; None only counts.

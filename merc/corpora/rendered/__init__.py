@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merc.conversation import Corpus
-from merc.corpora.rendered.config import FPS, RenderConfig
+from merc.corpora.rendered.config import RenderConfig
 
 if TYPE_CHECKING:
     from merc.corpora.rendered.heads import Head
 
-__all__ = ["FPS", "RenderConfig", "render", "silent_heads", "talking_heads"]
+__all__ = ["RenderConfig", "render", "silent_heads", "talking_heads"]
 
 
 def render(

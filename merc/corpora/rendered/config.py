@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from merc.conversation import SPLITS
 from merc.labels import MELD, LabelSet
 
-FPS = 25
-"""Frames a second of every rendered clip."""
-
 # Like MELD's, with rare emotions a little less rare, as there are few dialogues.
 _FREQUENCIES = (0.40, 0.13, 0.05, 0.09, 0.17, 0.05, 0.11)
 

@@ -17,6 +17,7 @@ from merc.conversation import CORPUS_FILE, Conversation, Corpus, Utterance, Utte
 from merc.corpora.rendered.heads import draw_head
 from merc.corpora.rendered.rendering import end_with_parent
 from merc.labels import MELD
+from merc.media.rates import FRAME_RATE
 from merc.store import Kind, StoreWriter
 
 TALKING = {"train": 160, "val": 24, "test": 40}
@@ -107,7 +108,7 @@ def _draw(job: _Job, *, seconds: float, crop_size: int, seed: int) -> tuple[Utte
 
     key, silent, number, part = job
     head = draw_head(number, seconds, 3 * seed + part, people=None, size=128, silent=silent)
-    frames = Frames(head.frames, first=0, fps=25.0, scale=1.0)
+    frames = Frames(head.frames, first=0, fps=FRAME_RATE, scale=1.0)
     tracks = [FaceTrack(0, head.boxes, 1.0)]
     return key, {
         "faces": tracks_to_rows(tracks),

@@ -19,9 +19,10 @@ from rich.progress import track
 from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError, Utterance
 from merc.corpora.rendered.arrays import Floats, floats
 from merc.corpora.rendered.clips import clip_path, render_dialogue
-from merc.corpora.rendered.config import FPS, RenderConfig
+from merc.corpora.rendered.config import RenderConfig
 from merc.corpora.rendered.plan import Take, Track, plan_dialogue, true_tracks
 from merc.files import write_json
+from merc.media.rates import FRAME_RATE
 from merc.store import FeatureStore
 
 RENDER_FILE = "render.json"
@@ -109,7 +110,7 @@ def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conv
                 speaker=take.speaker,
                 text=take.text,
                 start=0.0,
-                end=take.frames / FPS,
+                end=take.frames / FRAME_RATE,
                 label=take.emotion,
                 media=str(clip_path(out, *take.key).resolve()),
             )

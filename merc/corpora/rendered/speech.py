@@ -18,11 +18,9 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import fftconvolve
 
 from merc.corpora.rendered.arrays import Floats, floats
+from merc.media.rates import SAMPLE_RATE
 
 Response = Callable[["Speech", Floats, Floats], NDArray[Any]]
-
-SAMPLE_RATE = 16000
-"""Samples of sound a second."""
 
 _RATE = 200
 """Steps a second at which phones become targets."""
