@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_batches import facts_of
 
 import merc.cli.ablate
 import merc.cli.annotate
@@ -194,7 +195,7 @@ def test_configs_of_the_pages_make_their_objects(page, tmp_path):
         file = tmp_path / "config.yaml"
         file.write_text(code)
         cli = MercCLI(["--config", str(file)], run=False)
-        assert cli.model.num_classes == 7
+        assert len(cli.model.build(facts_of(dict.fromkeys(("text", "audio", "visual"), 48), 7)).classes) == 7
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -50,6 +50,9 @@ class FusionTask(EmotionTask):
         {'text': 384, 'audio': 40}
     """
 
+    head: FusionHead
+    loss: nn.Module | None
+
     def __init__(
         self,
         head: Callable[[dict[str, int], int], FusionHead],
@@ -90,8 +93,8 @@ class FusionTask(EmotionTask):
 
     def build_network(self, facts: DataFacts) -> None:
         """Make the head, then the loss on its embeddings."""
-        self.head: FusionHead = self.make_head({n: facts.widths[n] for n in self.reads(facts)}, facts.num_classes)
-        self.loss: nn.Module | None = None
+        self.head = self.make_head({n: facts.widths[n] for n in self.reads(facts)}, facts.num_classes)
+        self.loss = None
         if self.make_loss is not None:
             self.embedding_dim = _embedding_dim(self.head)
             self.loss = self.make_loss(self.embedding_dim)

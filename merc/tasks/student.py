@@ -35,6 +35,8 @@ class StudentTask(EmotionTask):
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
     """
 
+    network: GraphEncoder
+
     def __init__(
         self,
         network: Callable[[int, int], GraphEncoder],
@@ -48,6 +50,7 @@ class StudentTask(EmotionTask):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         self.make_network = Factory(network)
+        self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
         self.loss = loss or DistillationLoss()
         self.teacher = teacher
@@ -56,7 +59,7 @@ class StudentTask(EmotionTask):
 
     def build_network(self, facts: DataFacts) -> None:
         """Make the graph encoder."""
-        self.network: GraphEncoder = self.make_network(facts.width(self.modality), facts.num_classes)
+        self.network = self.make_network(facts.width(self.modality), facts.num_classes)
 
     @property
     def inputs(self) -> dict[str, int]:

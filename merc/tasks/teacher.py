@@ -31,6 +31,8 @@ class TeacherTask(EmotionTask):
         lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
     """
 
+    network: GraphEncoder
+
     def __init__(
         self,
         network: Callable[[int, int], GraphEncoder],
@@ -41,12 +43,13 @@ class TeacherTask(EmotionTask):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         self.make_network = Factory(network)
+        self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
         self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
 
     def build_network(self, facts: DataFacts) -> None:
         """Make the graph encoder."""
-        self.network: GraphEncoder = self.make_network(facts.width(self.modality), facts.num_classes)
+        self.network = self.make_network(facts.width(self.modality), facts.num_classes)
 
     @property
     def inputs(self) -> dict[str, int]:

@@ -50,7 +50,7 @@ TEACHER = {
             "modality": "text",
             "network": {
                 "class_path": "merc.graphs.GATEncoder",
-                "init_args": {"dim": 8, "num_classes": 7, "hidden_dim": 8, "num_layers": 1, "heads": 2},
+                "init_args": {"hidden_dim": 8, "num_layers": 1, "heads": 2},
             },
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}},
         },
@@ -531,9 +531,9 @@ def test_embeddings_of_another_width_than_the_loss_are_told_before_training(done
         "init_args": {
             "head": {
                 "class_path": "merc.fusion.ConcatFusion",
-                "init_args": {"dims": {"text": 8, "audio": 8}, "num_classes": 7, "hidden_dim": 16},
+                "init_args": {"hidden_dim": 16},
             },
-            "loss": {"class_path": "merc.losses.FusionLoss", "init_args": {"dim": 17}},
+            "loss": {"class_path": "merc.losses.FusionLoss"},
         },
     }
     write("fusion.yaml", config)
