@@ -21,7 +21,6 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import facts_of, refuse_other_model
-from merc.tasks.describe import DescribedTask
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.optimizers import fused_on_cpu
 from merc.tasks.trainer import TermsTask, datamodule_of, total
@@ -48,7 +47,7 @@ class Prediction:
         return total(self.terms)
 
 
-class EmotionTask(TermsTask, DescribedTask):
+class EmotionTask(TermsTask):
     """Trains, validates, tests and predicts emotions of whole conversations.
 
     Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Testing writes a report beside

@@ -59,8 +59,9 @@ def describe(value: Any) -> Any:  # noqa: ANN401 - any argument, and nested plai
     if inspect.isroutine(value):
         return _path(value)
     described, left_out = arguments(value)
-    if left_out and not isinstance(value, L.LightningModule):
-        raise Undescribed(f"{type(value).__name__}: {'; '.join(left_out.values())}")
+    needed = left_out.keys() - _defaults(type(value)) if isinstance(value, L.LightningModule) else left_out
+    if needed:
+        raise Undescribed("; ".join(left_out[name] for name in sorted(needed)))
     return {"class_path": _path(type(value)), "init_args": described}
 
 
@@ -102,27 +103,24 @@ class DescribedTask(L.LightningModule):
             checkpoint["merc_left_out"] = left_out
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """As Lightning's.
 
         Raises:
-            ValueError: The checkpoint does not tell an argument that has no default; the message names it.
+            ValueError: The checkpoint does not load with the default of an argument that it does not tell, or there is
+                none; the message names it.
         """
         try:
             loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except (ArgumentError, TypeError) as error:
-            known = read_checkpoint(checkpoint_path).get("merc_left_out", {})
-            needed = {
-                name: known[name]
-                for name, parameter in _parameters(cls).items()
-                if name in known and name not in kwargs and parameter.default is parameter.empty
-            }
-            if not needed:
+        except (ArgumentError, TypeError, ValueError) as error:
+            left_out = read_checkpoint(checkpoint_path).get("merc_left_out", {})
+            wanted = {name: why for name, why in left_out.items() if name not in kwargs}
+            if not wanted:
                 raise
-            told = "; ".join(f"{name} ({why})" for name, why in needed.items())
+            told = "; ".join(f"{name} ({why})" for name, why in wanted.items())
             raise ValueError(
-                f"{checkpoint_path} does not tell how its {cls.__name__} was made: {told}. Give it: "
-                f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in needed)})."
+                f"{checkpoint_path} does not tell how its {cls.__name__} was made, of {told}. Give it: "
+                f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in wanted)})."
             ) from error
         return loaded
 
@@ -132,11 +130,16 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     for above in kind.__mro__:
         if "__init__" in vars(above):
-            own = list(inspect.signature(above.__init__).parameters.values())[1:]
+            own = list(inspect.signature(vars(above)["__init__"]).parameters.values())[1:]
             found = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | found
             if not any(p.kind == p.VAR_KEYWORD for p in own):
                 break
     return found
+
+
+def _defaults(kind: type) -> set[str]:
+    """The arguments of a class that have a default."""
+    return {name for name, parameter in _parameters(kind).items() if parameter.default is not parameter.empty}
 
 
 def _path(made: Any) -> str:  # noqa: ANN401 - a class or a function

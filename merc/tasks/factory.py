@@ -31,6 +31,7 @@ class Factory(Generic[P, R]):
         return self.make(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Factory[P, R]:
+        """Itself."""
         return self
 
 

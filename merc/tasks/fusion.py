@@ -14,6 +14,7 @@ from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
 from merc.fusion import FusionHead
+from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX
 from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask, Prediction
@@ -141,7 +142,9 @@ class FusionTask(EmotionTask):
 
 def _embedding_dim(head: FusionHead) -> int:
     """The width of the embeddings that a head gives; 0 if it gives none."""
+    graphs = {name: GraphBuilder() for name in head.dims}  # a head may read the graphs of the data
+    batch = made_up_batch(head.dims, head.num_classes, graphs, lengths=[2])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        embeddings = head.eval()(made_up_batch(head.dims, head.num_classes, lengths=[2])).embeddings
+        embeddings = head.eval()(batch).embeddings
     head.train()
     return 0 if embeddings is None else int(embeddings.shape[-1])

@@ -207,6 +207,7 @@ class LipSyncTask(TermsTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["merc"] = {"task": type(self).__name__, "trained_on": self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -360,7 +360,10 @@ def test_the_projection_learns():
         (lambda: PolynomialCrossEntropy(gamma=float("nan")), "gamma is nan"),
         (lambda: LabelSmoothingCrossEntropy(1.5), "epsilon is 1.5, expected a finite number >= 0 and <= 1"),
         (lambda: LogitAdjusted(-1), "tau is -1, expected a finite number >= 0"),
-        (lambda: LogitAdjusted(class_counts=[3, -1]), r"class_counts are \[3, -1\], expected at least two numbers >= 0"),
+        (
+            lambda: LogitAdjusted(class_counts=[3, -1]),
+            r"class_counts are \[3, -1\], expected at least two numbers >= 0",
+        ),
         (lambda: SupervisedContrastiveLoss(0), "temperature is 0, expected a finite number > 0"),
         (lambda: SupervisedContrastiveLoss(positives="two"), "'two', expected 'all' or 'one'"),
         (lambda: DistillationLoss(alpha=2), "alpha is 2"),

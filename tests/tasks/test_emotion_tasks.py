@@ -435,7 +435,8 @@ def batch():
     return make_batch([30, 20, 50], {"text": 16, "audio": 16}, absent=0.3)
 
 
-def four(head=partial(HierarchicalFusion, dim=16), **options):
+def four(head=None, **options):
+    head = head or partial(HierarchicalFusion, dim=16)
     return FusionTask(head, **options).build(facts_of({"text": 16, "audio": 16}))
 
 

@@ -602,7 +602,7 @@ def test_the_shipped_config_from_the_command_line(data, chain, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load(Path(find_config("simulated/joint.yaml")).read_text(encoding="utf-8"))
     parts = config["model"]["init_args"]
-    for name, part in parts["students"].items():
+    for part in parts["students"].values():
         part["init_args"]["network"]["init_args"] |= {"hidden_dim": D, "num_layers": 2}
     parts["fusion"]["init_args"]["head"]["init_args"] |= {"dim": 16, "experts": 4}
     parts["fusion"]["init_args"]["loss"]["init_args"] = {"projection_dim": 8}
