@@ -36,6 +36,7 @@ from support.tiny_text import tiny_bert, tiny_corpus
 
 DIALOGUES = {"train": 24, "val": 3, "test": 3}
 LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
+WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
@@ -199,23 +200,26 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
     cli = MercCLI(["--config", name, *options, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
 
-    classes = getattr(task, "num_classes", 7)
-    widths = getattr(task, "modalities", {})
-    drawn = {name: width for name, width in widths.items() if name in ("text", "audio", "visual")}
+    classes = 6 if name.startswith("iemocap/") else 7
+    network = config["model"].get("init_args", {}).get("network", {}).get("init_args", {})
+    of_teacher = {getattr(task, "teacher", None): classes, getattr(task, "teacher_hidden", None): None}
+    if "students" in config["model"].get("init_args", {}):
+        of_teacher = {"teacher": classes}
+    drawn = dict.fromkeys(("text", "audio", "visual") & stores.keys(), WIDTH)
     tiny(classes, drawn).save(tmp_path / "data")
     corpus = Corpus.load(tmp_path / "data/corpus.json")
     for store in stores:
         if store in drawn:
             (tmp_path / "stores").mkdir(exist_ok=True)
             (tmp_path / "stores" / store).symlink_to(tmp_path / "data/features" / store)
-        elif store in widths:  # what the simulation has nothing of
-            random_store(tmp_path / "stores" / store, corpus, widths[store])
-        else:  # of a teacher
-            hidden = store == getattr(task, "teacher_hidden", None)
-            width, kind = (task.network.hidden_dim, "hidden") if hidden else (classes, "logits")
-            random_store(tmp_path / "stores" / store, corpus, width, kind=kind)
+        elif store not in of_teacher:  # what the simulation has nothing of
+            random_store(tmp_path / "stores" / store, corpus, WIDTH)
+        elif of_teacher[store]:
+            random_store(tmp_path / "stores" / store, corpus, classes, kind="logits")
+        else:
+            random_store(tmp_path / "stores" / store, corpus, network["hidden_dim"], kind="hidden")
 
-    if hasattr(task, "training_step") and "num_classes" in vars(task):
+    if hasattr(task, "training_step"):
         trainer.fit(task, datamodule=data)
         trainer.test(task, datamodule=data, verbose=False)
     outputs = config.get("outputs", ["hidden", "logits"])

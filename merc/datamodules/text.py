@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
+from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.labels import LabelSet
@@ -48,6 +49,12 @@ class TextDataModule(L.LightningDataModule):
     def labels(self) -> LabelSet:
         """The label set of the corpus; known after :meth:`setup`."""
         return self.corpus.labels
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a classifier must fit: the emotions, and how often each is in ``train``."""
+        self.setup()
+        return DataFacts.of(self.corpus, {})
 
     @property
     def encoder(self) -> TextEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from merc.configs.lookup import find_config
+from merc.datamodules.facts import DataFacts
+from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.report import markdown_table
 from merc.files import write_json, write_text
@@ -27,7 +29,6 @@ from merc.pipeline.ablation import (
     Ablation,
     Reported,
     changed_pipeline,
-    made_up_batch,
     parts_of,
     shipped_rows,
     what_differs,
@@ -258,7 +259,7 @@ class _Planner:
             raise PipelineError(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
         changes = {stage: dict(options) for stage, options in ablation.changes_of(self.full).items()}
         for stage, kept in ablation.modalities.items():
-            changes.setdefault(stage, {})["model.head.dims"] = self._dims(stage, kept)
+            changes.setdefault(stage, {})["model.modalities"] = self._modalities(stage, kept)
         changed = changed_pipeline(self.full, changes)
         pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in self.stages]
         for of_row, _ in pairs:
@@ -287,14 +288,16 @@ class _Planner:
                 f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}"
             )
 
-    def _dims(self, stage: str, kept: Sequence[str]) -> dict[str, int]:
-        """The widths of the modalities that the head of a stage keeps."""
+    def _modalities(self, stage: str, kept: Sequence[str]) -> list[str]:
+        """The modalities that the fusion of a stage keeps, in the order in which it reads them."""
         changed_pipeline(self.full, {stage: {}})  # refuses a stage that is not there
-        head = self._parse(stage).get("model", {}).get("init_args", {}).get("head") or {}
-        dims = head.get("init_args", {}).get("dims", {})
-        if lacking := [name for name in kept if name not in dims]:
-            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(dims) or 'nothing'}")
-        return {name: dims[name] for name in dims if name in kept}
+        config = self._parse(stage)
+        read = config["model"]["init_args"].get("modalities") or list(config["data"]["init_args"].get("stores", {}))
+        if lacking := [name for name in kept if name not in read]:
+            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(read) or 'nothing'}")
+        if len(kept) == len(read):
+            raise PipelineError(f"{stage} reads {', '.join(read)} without it")
+        return [name for name in read if name in kept]
 
     def _effect(self, name: str, options: Mapping[str, Any]) -> str:
         """What the options change of a stage: ``data``, ``parameters`` or ``loss``.
@@ -318,7 +321,14 @@ class _Planner:
         if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
             return "data"  # a stage that makes features: what it makes is the data of those behind it
         stores = ours["data"]["init_args"]["stores"]
-        batches = (made_up_batch(_widths(m.model, stores), m.model.num_classes, m.data.graphs) for m in (full, row))
+        batches = []
+        try:
+            for made in (full, row):
+                if made.model.facts is None:
+                    made.model.build(_made_up_facts(stores))
+                batches.append(made_up_batch(_widths(made.model, stores), len(_EMOTIONS), made.data.graphs))
+        except (ValueError, TypeError) as error:
+            raise PipelineError(f"{name}: {error}") from error
         found = what_differs(full.model, row.model, *batches)
         if found is None:
             raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
@@ -377,12 +387,21 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
     return [_what(value) for value in config] if isinstance(config, list) else config
 
 
-def _widths(task: EmotionTask, stores: Iterable[str]) -> dict[str, int]:
-    """The width of all that a task reads: its modalities, and what is stored of a teacher."""
+_EMOTIONS = tuple(f"emotion{index}" for index in range(7))
+
+
+def _made_up_facts(stores: Mapping[str, Any]) -> DataFacts:
+    """Facts of data that is not there yet: what differs between two tasks does not hang on the widths."""
+    counts = tuple(10 * (index + 1) for index in range(len(_EMOTIONS)))
+    return DataFacts(dict.fromkeys(stores, 48), _EMOTIONS, counts, tuple(stores))  # 48: 2, 3 and 4 heads divide it
+
+
+def _widths(task: EmotionTask, stores: Mapping[str, Any]) -> dict[str, int]:
+    """The width of all that a task reads: its inputs, and what is stored of a teacher."""
     network: Any = getattr(task, "network", None)
-    of_teacher = {"teacher": task.num_classes, "teacher_hidden": getattr(network, "hidden_dim", 0)}
+    of_teacher = {"teacher": len(task.classes), "teacher_hidden": getattr(network, "hidden_dim", 0)}
     named = {getattr(task, name): width for name, width in of_teacher.items() if name in vars(task)}
-    return {**task.modalities, **{name: width for name, width in named.items() if name in stores}}
+    return {**task.inputs, **{name: width for name, width in named.items() if name in stores}}
 
 
 def _chains(rows: Sequence[_Row], seeds: Sequence[int]) -> dict[str, list[StageRun]]:

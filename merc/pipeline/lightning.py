@@ -21,11 +21,13 @@ from merc.configs.lookup import expand_configs
 from merc.tasks.checkpoints import read_checkpoint
 
 # Warnings that need no action: loading from memory needs no workers, every value is logged once an
-# epoch however few batches it has, and weights are meant to load without the state of the averaging.
+# epoch however few batches it has, weights are meant to load without the state of the averaging, and networks that fit
+# into memory need no sharding.
 _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*using the WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*using the WeightAveraging callback with a model that overrides the configure_model.*",
     ".*The dirpath has changed.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Checkpoint directory .* exists and is not empty.*",

@@ -15,6 +15,7 @@ from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
+from merc.tasks.factory import Factory
 from merc.tasks.trainer import TermsTask, datamodule_of
 from merc.weights import weights_digest
 
@@ -71,8 +72,8 @@ class LipSyncTask(TermsTask):
         self.activity = activity
         self.pair_frames = pair_frames
         self.visible = visible
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
+        self.make_optimizer = Factory(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(float("-inf")))
         self.trained_on = "nothing"
@@ -206,6 +207,7 @@ class LipSyncTask(TermsTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["merc"] = {"task": type(self).__name__, "trained_on": self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -153,7 +153,7 @@ def test_requirements_say_what_was_found(corpus, text):
     module = module_of(corpus, text)
     module.setup()
     module.require("text", kind="features", dim=3)
-    with pytest.raises(StoreError, match="has vectors of width 3, the config expects 4"):
+    with pytest.raises(StoreError, match="has vectors of width 3, expected 4"):
         module.require("text", dim=4)
     with pytest.raises(
         StoreError, match=r"needs features 'visual', the datamodule has \['text'\]: add --data.stores.v"

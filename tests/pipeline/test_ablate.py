@@ -88,7 +88,7 @@ def a(path, **init):
 
 
 def graph_task(name, modality):
-    network = a("merc.graphs.GATEncoder", dim=8, num_classes=7, hidden_dim=8, num_layers=1, heads=2)
+    network = a("merc.graphs.GATEncoder", hidden_dim=8, num_layers=1, heads=2)
     optimizer = a("torch.optim.AdamW", lr=0.03)
     graph = a("merc.graphs.GraphBuilder", past=1, future=1, speaker=0, similar=0)
     return {
@@ -99,8 +99,8 @@ def graph_task(name, modality):
 
 
 def fusion():
-    head = a("merc.fusion.HierarchicalFusion", dims={"text": 8, "audio": 8}, num_classes=7, dim=8, experts=0)
-    loss = a("merc.losses.FusionLoss", dim=8, projection_dim=8)
+    head = a("merc.fusion.HierarchicalFusion", dim=8, experts=0)
+    loss = a("merc.losses.FusionLoss", projection_dim=8)
     optimizer = a("torch.optim.AdamW", lr=0.03)
     return {
         "trainer": trainer(),
@@ -230,7 +230,7 @@ REFUSED = {
     ),
     "of no modality": (
         {"modalities": {"fusion": ["text", "audio"]}},
-        'fusion has model.head.dims {"text": 8, "audio": 8} without it',
+        "fusion reads text, audio without it",
     ),
     "with a reference forward": (
         {"changes": {"teacher": {"data.stores": {"text": "{fusion}/hidden"}}}},

@@ -43,8 +43,8 @@ def _media(reader):
     return data
 
 
-def _graph_task(name, modality, dim):
-    network = _class("merc.graphs.GATEncoder", dim=dim, num_classes=3, hidden_dim=8, num_layers=1, heads=2)
+def _graph_task(name, modality):
+    network = _class("merc.graphs.GATEncoder", hidden_dim=8, num_layers=1, heads=2)
     graph = _class("merc.graphs.GraphBuilder", past=2, future=2)
     return {
         "trainer": _trainer(),
@@ -64,7 +64,7 @@ def configs(folder):
         "scorer": _class("merc.speaker.SyncScorer", window=24, hop=12),
         "pair_frames": 74,  # no clip is that long, so there is no threshold: of visible faces one is chosen
     }
-    fusion = _class("merc.fusion.ConcatFusion", dims={"text": 8, "audio": 8, "visual": 8}, num_classes=3, hidden_dim=8)
+    fusion = _class("merc.fusion.ConcatFusion", hidden_dim=8)
     words = _class("merc.encoders.TextEncoder", model=tiny_bert(Path(folder) / "bert"), context="none", pooling="mean")
     return {
         "faces": {**_extract({}, tracks), "model": _class("merc.tasks.FacesTask")},
@@ -76,13 +76,11 @@ def configs(folder):
             ),
         },
         "words": _extract(words, _class("merc.datamodules.TextDataModule", corpus="none")),
-        "voice": _extract(_class("support.tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
-        "face": _extract(
-            _class("support.tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))
-        ),
-        "teacher": _graph_task("TeacherTask", "text", 3),
-        "audio_student": _graph_task("StudentTask", "audio", 2),
-        "visual_student": _graph_task("StudentTask", "visual", 4),
+        "voice": _extract(_class("tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
+        "face": _extract(_class("tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))),
+        "teacher": _graph_task("TeacherTask", "text"),
+        "audio_student": _graph_task("StudentTask", "audio"),
+        "visual_student": _graph_task("StudentTask", "visual"),
         "fusion": {
             "trainer": _trainer(),
             "model": _class("merc.tasks.FusionTask", head=fusion),

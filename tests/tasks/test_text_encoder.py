@@ -18,7 +18,7 @@ from torch import nn
 
 from merc import __version__
 from merc.callbacks import StoreWriterCallback
-from merc.datamodules import TextDataModule
+from merc.datamodules import DataFacts, TextDataModule
 from merc.datamodules.text import ShuffledBuckets, token_batches
 from merc.encoders import TextEncoder
 from merc.store import FeatureStore, StoreWriter
@@ -42,7 +42,7 @@ def corpus():
 def tuned(bert, **options):
     settings = {"context": "symmetric", "prompt": PROMPT, "pooling": "mask", "max_tokens": 40, **options}
     return TextEncoderTask(
-        TextEncoder(bert, **settings), 7, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), dropout=0.0
+        TextEncoder(bert, **settings), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), dropout=0.0
     )
 
 
@@ -67,10 +67,7 @@ def test_fine_tuning_learns(fine_tuned):
 def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus, tmp_path):
     path, _, best = fine_tuned
     assert torch.load(path, weights_only=True)["merc"]["trained_on"] == "tiny/train"
-    settings = {"context": "symmetric", "prompt": PROMPT, "pooling": "mask", "max_tokens": 40}
-    task = TextEncoderTask.load_from_checkpoint(
-        path, encoder=TextEncoder(bert, **settings), num_classes=7, weights_only=True
-    )
+    task = TextEncoderTask.load_from_checkpoint(path, weights_only=True)
     data = TextDataModule(corpus, batch_tokens=50)
     (from_python,) = trainer_in(tmp_path).validate(task, datamodule=data, verbose=False)
     (by_trainer,) = trainer_in(tmp_path).validate(
@@ -95,8 +92,8 @@ def test_a_checkpoint_of_another_reading_or_task_is_refused(fine_tuned, bert, co
 
 
 def test_the_classes_must_fit_the_corpus(bert, corpus, tmp_path):
-    task = TextEncoderTask(TextEncoder(bert), 6)
-    with pytest.raises(ValueError, match="tells 6 classes apart, corpus 'tiny' has 7"):
+    task = TextEncoderTask(TextEncoder(bert)).build(DataFacts({}, ("glad", "sad"), (1, 1), ()))
+    with pytest.raises(ValueError, match=r"with the classes \['glad', 'sad'\], and corpus 'tiny' has \['neutral'"):
         trainer_in(tmp_path).validate(task, datamodule=TextDataModule(corpus))
 
 
@@ -107,7 +104,7 @@ def test_default_schedule_warms_up_and_ends_at_zero(bert, corpus, tmp_path):
         def on_train_batch_start(self, trainer, task, batch, index):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    task = TextEncoderTask(TextEncoder(bert), 7, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), warmup=0.25)
+    task = TextEncoderTask(TextEncoder(bert), optimizer=lambda p: torch.optim.SGD(p, lr=1.0), warmup=0.25)
     trainer_in(tmp_path, Note(), epochs=2).fit(task, datamodule=TextDataModule(corpus, batch_size=5))
     steps = len(rates)
     warm = round(0.25 * steps)
@@ -118,7 +115,6 @@ def test_default_schedule_warms_up_and_ends_at_zero(bert, corpus, tmp_path):
 def test_loss_and_schedule_are_injected(bert, corpus, tmp_path):
     task = TextEncoderTask(
         TextEncoder(bert),
-        7,
         loss=nn.CrossEntropyLoss(label_smoothing=0.5),
         optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, gamma=0.1),
@@ -232,7 +228,7 @@ def test_an_extraction_killed_by_the_system_goes_on(bert, corpus, tmp_path):
         import os, signal, sys
         import lightning as L
         from merc.callbacks import StoreWriterCallback
-        from merc.datamodules import TextDataModule
+        from merc.datamodules import DataFacts, TextDataModule
         from merc.encoders import TextEncoder
         from merc.tasks import ExtractTask
 
@@ -364,7 +360,7 @@ def test_rows_that_a_cut_run_left_are_not_written_twice(tmp_path):
 def test_the_default_schedule_needs_an_end(bert, corpus, tmp_path):
     run = trainer_in(tmp_path, epochs=-1, max_time={"seconds": 1})
     with pytest.raises(ValueError, match="set max_epochs or max_steps"):
-        run.fit(TextEncoderTask(TextEncoder(bert), 7), datamodule=TextDataModule(corpus))
+        run.fit(TextEncoderTask(TextEncoder(bert)), datamodule=TextDataModule(corpus))
 
 
 def test_bad_use_of_the_store_writer(tmp_path, bert):
