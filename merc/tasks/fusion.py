@@ -30,7 +30,7 @@ class FusionTask(EmotionTask):
             have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: A weight is negative, or the probability is not in [0, 1).
