@@ -297,7 +297,7 @@ def test_pipeline(name, tmp_path, standins, imports):
     given = yaml.safe_dump(pipeline)
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
-    cpu = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    cpu = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
     report = run_pipeline(file, out=tmp_path / "out", root=root if "{root}" in given else None, trainer_options=cpu)
 
     scores = json.loads((tmp_path / "out/summary.json").read_text())

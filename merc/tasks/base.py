@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,7 +23,7 @@ from merc.datamodules.facts import DataFacts
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
-from merc.tasks.optimizers import fused_on_cpu
+from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of, total
 from merc.weights import weights_digest
 
@@ -58,7 +59,7 @@ class EmotionTask(TermsTask):
 
     Args:
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
     """
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
@@ -204,13 +205,9 @@ class EmotionTask(TermsTask):
             outputs["hidden"] = prediction.hidden[there].float()
         return outputs
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter of the task, those of its losses too."""
-        optimizer = fused_on_cpu(self._optimizer())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/weighted_f1"}}
+        return scheduled(self, self._optimizer(), self.make_lr_scheduler, monitor="val/weighted_f1")
 
     def _optimizer(self) -> Optimizer:
         return self.make_optimizer(self.parameters())

@@ -39,7 +39,7 @@ class FusionTask(EmotionTask):
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
         modalities: The stores that the head reads. Default: all of the datamodule but those of logits.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: A weight is negative, or the probability is not in [0, 1).

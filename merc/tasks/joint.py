@@ -69,7 +69,7 @@ class JointTask(EmotionTask):
         warm_start: Checkpoints of the staged training to start from, by part: the modalities of the students,
             ``fusion``, ``teacher``, ``lipsync``. They are read when the training of fresh weights begins, and never
             again: a checkpoint of the joint training needs none of them.
-        lr_scheduler: Makes the learning-rate schedule of all parts, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule of all parts (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: The parts do not fit each other, a weight is negative, or ``warm_start`` names no part.
@@ -249,7 +249,8 @@ class JointTask(EmotionTask):
         return {name: weights_digest(self.parts[name]) for name in self.warm_start}
 
     def _optimizer(self) -> Optimizer:
-        first, *others = (part.configure_optimizers() for part in self.parts.values())
+        # The parts have no schedules, so they give the optimizer alone.
+        first, *others = (cast(Optimizer, part.configure_optimizers()) for part in self.parts.values())
         for other in others:
             if type(other) is not type(first):
                 raise ValueError(
@@ -258,8 +259,7 @@ class JointTask(EmotionTask):
                 )
             for group in other.param_groups:
                 first.add_param_group(group)
-        optimizer: Optimizer = first
-        return optimizer
+        return first
 
     def _module_names(self) -> list[str]:
         def described(name: str, part: nn.Module) -> str:

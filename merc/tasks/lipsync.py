@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from merc.losses.sync import SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
+from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of
 from merc.weights import weights_digest
 
@@ -44,7 +46,7 @@ class LipSyncTask(TermsTask):
         visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
             somebody speaks in nearly every clip that shows a face.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: ``visible`` is out of its range.
@@ -182,12 +184,10 @@ class LipSyncTask(TermsTask):
         row = torch.tensor([[choice.track, choice.score, choice.margin, choice.coverage]])
         return {"keys": [clip.key], "speaker": row.nan_to_num(posinf=2.0, neginf=-2.0)}
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter."""
         optimizer = self.make_optimizer(self.parameters())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+        return scheduled(self, optimizer, self.make_lr_scheduler, monitor="val/pair_loss")
 
     def provenance(self) -> dict[str, Any]:
         """What a store of choices tells of their origin: plain values."""

@@ -29,7 +29,7 @@ class StudentTask(EmotionTask):
         loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`.
         teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
         feature_loss: A further loss on the teacher's hidden states, over the utterances that have the modality.
             Default: none.
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.

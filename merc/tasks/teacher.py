@@ -28,7 +28,7 @@ class TeacherTask(EmotionTask):
         loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar. Default: cross-entropy,
             which is 0 (where PyTorch's own is NaN) on a batch without labels.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
     """
 
     network: GraphEncoder

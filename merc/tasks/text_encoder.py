@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score
-from transformers import get_linear_schedule_with_warmup
 
 from merc.datamodules.facts import DataFacts
 from merc.encoders.text import TextBatch, TextEncoder
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.describe import DescribedTask
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
-from merc.tasks.optimizers import fused_on_cpu
+from merc.tasks.optimizers import scheduled
+from merc.tasks.schedules import WarmupLinearLR
 
 
 class TextEncoderTask(DescribedTask):
@@ -34,9 +34,8 @@ class TextEncoderTask(DescribedTask):
         loss: From logits ``(B, C)`` and label ids ``(B,)`` to a scalar. Default: cross-entropy.
         dropout: Dropout before the classifier.
         optimizer: Makes the optimizer from the parameters. Default: AdamW with learning rate 2e-5.
-        lr_scheduler: Makes the learning-rate schedule, stepped after every step of the optimizer. Default: linear
-            warm-up over the share ``warmup`` of all steps, then linear decay to 0.
-        warmup: Share of warm-up of the default schedule.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`); ``None`` for a
+            constant learning rate. Default: linear warm-up over a tenth of all steps, then linear decay to 0.
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class TextEncoderTask(DescribedTask):
         loss: nn.Module | None = None,
         dropout: float = 0.1,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        warmup: float = 0.1,
+        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupLinearLR(optimizer, warmup=0.1),
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -54,7 +52,6 @@ class TextEncoderTask(DescribedTask):
         self.loss = loss or nn.CrossEntropyLoss()
         self.make_optimizer = Factory(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
-        self.warmup = warmup
         self.facts: DataFacts | None = None
         """What the classifier was built from; nothing before it is built."""
         self.trained_on: str | None = None
@@ -141,18 +138,10 @@ class TextEncoderTask(DescribedTask):
         if self.trained_on is None:
             rank_zero_warn("TextEncoderTask predicts without fine-tuning: pass the checkpoint with --ckpt_path.")
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
-        """The optimizer over all parameters, with a schedule that is stepped after every step."""
-        optimizer = fused_on_cpu(self.make_optimizer(self.parameters()))
-        if self.make_lr_scheduler is not None:
-            scheduler: Any = self.make_lr_scheduler(optimizer)
-        else:
-            steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise ValueError("The default schedule needs an end: set max_epochs or max_steps, or an lr_scheduler.")
-            warm = round(self.warmup * steps)
-            scheduler = get_linear_schedule_with_warmup(optimizer, warm, int(steps))  # type: ignore[no-untyped-call]
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over all parameters, with its schedule."""
+        optimizer = self.make_optimizer(self.parameters())
+        return scheduled(self, optimizer, self.make_lr_scheduler, monitor="val/weighted_f1")
 
     def provenance(self) -> dict[str, Any]:
         """The encoder's provenance, the data it was tuned on, and the classes of the logits."""

@@ -133,7 +133,7 @@ def test_terms_are_logged_as_means_over_the_utterances_of_the_epoch(data, tmp_pa
     first, second = [({"ce": 9.0, "kl": 9.0}, 30), ({"ce": 7.0}, 10)], [({"ce": 1.0, "kl": 4.0}, 30), ({"ce": 7.0}, 10)]
     best, seen = ModelCheckpoint(tmp_path, monitor="train/loss"), Seen()
     trainer = trainer_in(tmp_path, best, seen, epochs=2, limit_train_batches=2)
-    trainer.fit(given_task(first, second), datamodule=teacher_data(data, batch_size=8))
+    trainer.fit(given_task(first, second), datamodule=teacher_data(data, batch_size=80))
     assert seen.epochs == [
         {"train/loss": 15.25, "train/ce": 8.5, "train/kl": 9.0},
         {"train/loss": (30 * 5 + 10 * 7) / 40, "train/ce": (30 * 1 + 10 * 7) / 40, "train/kl": 4.0},
@@ -152,7 +152,7 @@ def test_terms_of_a_training_that_was_cut_are_forgotten(data, tmp_path):
 def test_an_epoch_may_end_before_its_last_batch(data, tmp_path):
     task = given_task([({"ce": 2.0}, 30), ({"ce": 3.0}, 30)])
     trainer = trainer_in(tmp_path, epochs=-1, max_steps=1)
-    trainer.fit(task, datamodule=teacher_data(data, batch_size=8))
+    trainer.fit(task, datamodule=teacher_data(data, batch_size=80))
     assert float(trainer.callback_metrics["train/ce"]) == 2.0
 
 
@@ -399,7 +399,7 @@ def test_the_best_epoch_is_tested_and_not_the_last(data, tmp_path):
 
 
 def test_rows_of_a_cut_test_are_not_reported(data, tmp_path):
-    task, module = teacher_task(), teacher_data(data, eval_batch_size=2)
+    task, module = teacher_task(), teacher_data(data, eval_batch_size=20)
     task._tested = [{"keys": ["stale"]}]  # what Ctrl-C leaves
     trainer_in(tmp_path).test(task, datamodule=module, verbose=False)
     metrics = json.loads((tmp_path / "report/metrics.json").read_text())

@@ -1,5 +1,6 @@
 """Joint training: the sum of all losses, from the staged checkpoints, with a second loader where there are clips."""
 
+import math
 import shutil
 from functools import partial
 from pathlib import Path
@@ -340,7 +341,7 @@ def lips_data(lips, batches=3):
 
 
 def conversations(data, stores, graphs=("audio", "visual"), lips=None, **options):
-    options = {"batch_size": 8, **options}
+    options = {"batch_size": 80, **options}
     graphs = {name: GRAPH for name in graphs if name in stores}
     if lips is None:
         return ConversationDataModule(data / "corpus.json", stores, graphs, **options)
@@ -516,7 +517,8 @@ def test_an_epoch_is_one_pass_through_the_conversations(data, chain, lips, batch
     module.setup("fit")
     loader = module.train_dataloader()
     iter(loader)
-    assert len(loader) == 3  # 24 dialogues, 8 at once
+    utterances = module.split("train").num_utterances
+    assert len(loader) == math.ceil(utterances / 80) > 1
     found = [batch for batch, _, _ in loader]
     assert sum(batch["conversations"].num_conversations for batch in found) == 24
     assert all(len(batch["lipsync"].sound) == 4 for batch in found)
@@ -530,7 +532,7 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision
     trainer = trainer_in(tmp_path, first, last, precision=precision)
     module = conversations(data, chain[1], lips=lips_data(lips))
     trainer.fit(task, datamodule=module)
-    assert trainer.global_step == 3
+    assert trainer.global_step == math.ceil(module.split("train").num_utterances / 80)
     logged = trainer.callback_metrics.keys()
     assert {"train/lipsync/rank", "train/audio/kl", "train/fusion/comp", "val/weighted_f1"} <= logged
     # A linear layer in front of a softmax over equal things may stand still; here nothing does.
@@ -545,6 +547,36 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision
     assert again.lipsync.trained_on == "lips/train"
     trainer_in(tmp_path).validate(again.lipsync, datamodule=lips_data(lips), verbose=False)
     assert torch.isfinite(again.lipsync.threshold)
+
+
+class Passes(Callback):
+    """The conversations of every step, by the steps that were done before."""
+
+    def __init__(self):
+        self.found = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.found[trainer.global_step] = list(batch["conversations"].keys)
+
+
+@pytest.mark.filterwarnings("error:.*not resumable")
+@pytest.mark.parametrize("windows", [1, 50], ids=["few windows", "many windows"])
+def test_an_interrupted_epoch_goes_on_with_the_conversations_that_are_left(data, chain, lips, tmp_path, windows):
+    def fit(folder, start=None):
+        L.seed_everything(0, verbose=False)
+        passes, keep = (
+            Passes(),
+            ModelCheckpoint(folder, filename="{step}", save_top_k=-1, auto_insert_metric_name=False),
+        )
+        style = {"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None}
+        trainer = trainer_in(folder, passes, keep, epochs=-1, **style)
+        module = conversations(data, chain[1], lips=lips_data(lips, windows), batch_size=60)
+        trainer.fit(joint(C, lipsync=lipsync()), datamodule=module, ckpt_path=start, weights_only=True)
+        return passes.found
+
+    whole = fit(tmp_path)
+    assert len(whole) == 5
+    assert fit(tmp_path / "again", tmp_path / "2.ckpt") == {step: keys for step, keys in whole.items() if step >= 2}
 
 
 class Together(Callback):
@@ -612,7 +644,7 @@ def test_the_shipped_config_from_the_command_line(data, chain, tmp_path, monkeyp
         "corpus": str(data / "corpus.json"),
         "stores": {name: str(path) for name, path in chain[1].items()},
     }
-    config["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    config["trainer"] |= {"max_steps": 2, "val_check_interval": 1, "accelerator": "cpu", "enable_progress_bar": False}
     config["trainer"]["callbacks"] = [
         c for c in config["trainer"]["callbacks"] if "RichProgress" not in c["class_path"]
     ]
