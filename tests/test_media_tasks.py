@@ -24,9 +24,11 @@ from merc.callbacks import StoreWriterCallback
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules import FaceReader, MediaDataModule, SoundReader, TrackReader
 from merc.datamodules.media import batches_of_seconds
-from merc.media import read_frames, read_sound
+from merc.media import FRAME_RATE, MEL_RATE, SAMPLE_RATE, read_frames, read_sound
 from merc.media.crops import crop_faces
-from merc.media.tracks import FaceTracker, rows_to_tracks
+from merc.media.tracker import FaceTracker
+from merc.media.tracks import FaceTrack, rows_to_tracks, tracks_to_rows
+from merc.speaker import SpeakerChoice
 from merc.store import MANIFEST, FeatureStore, StoreError
 from merc.tasks import ExtractTask, FacesTask
 
@@ -86,11 +88,11 @@ def test_faces_crops_and_sound_of_every_clip(corpus, tracked):
         if key.dialogue == "broken":
             continue
         red, green = rows_to_tracks(faces.sequence(key))
-        frames = round(utterance.end * 25)
+        frames = round(utterance.end * FRAME_RATE)
         assert (red.first, len(red), green.first, len(green)) == (0, frames, 0, frames)
         assert float((red.boxes.mean(0) - torch.tensor([6.5, 8, 26.5, 28])).abs().max()) < 2
         assert len(crops.sequence(key)) == len(red) + len(green)
-        assert len(sound.sequence(key)) == pytest.approx(100 * utterance.end, abs=12)  # AAC pads
+        assert len(sound.sequence(key)) == pytest.approx(MEL_RATE * utterance.end, abs=12)  # AAC pads
     assert faces.provenance["detector"] == "squares" and faces.provenance["crop_size"] == 16
 
 
@@ -132,7 +134,7 @@ def test_sound_is_encoded_as_it_is_alone(corpus, tmp_path):
         if key not in store.missing:
             samples = read_sound(utterance.sound)
             torch.testing.assert_close(
-                store[key], torch.stack([samples.abs().mean(), torch.tensor(len(samples) / 16000)])
+                store[key], torch.stack([samples.abs().mean(), torch.tensor(len(samples) / SAMPLE_RATE)])
             )
     assert store.provenance["encoder"] == "loudness" and store.provenance["max_seconds"] == 60.0
 
@@ -148,7 +150,8 @@ def test_no_more_than_the_beginning_of_a_clip_is_read(corpus, tmp_path):
 
 def choice(folder, corpus, track):
     keys = list(all_of(corpus))
-    return FeatureStore.write(folder, keys, torch.tensor([[track, 1.0, 1.0, 1.0]]).expand(len(keys), 4), kind="speaker")
+    rows = SpeakerChoice(track, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1)
+    return FeatureStore.write(folder, keys, rows, kind="speaker")
 
 
 @pytest.mark.parametrize("chosen", [RED, GREEN, "first"])
@@ -200,7 +203,7 @@ def test_nobody_and_stores_that_do_not_fit(corpus, tracked, tmp_path):
     shorter = FeatureStore.write(
         tmp_path / "shorter",
         [UtteranceKey("train", "0", "0")],
-        torch.tensor([[0.0, 900.0, 1, 1, 9, 9, 1]]),
+        tracks_to_rows([FaceTrack(900, torch.tensor([[1.0, 1, 9, 9]]), 1.0)]),
         kind="faces",
         lengths=[1],
     )
@@ -291,7 +294,7 @@ SCRIPT = textwrap.dedent("""
     from support.tiny_clips import SquareDetector
     from merc.callbacks import StoreWriterCallback
     from merc.datamodules import MediaDataModule, TrackReader
-    from merc.media.tracks import FaceTracker
+    from merc.media.tracker import FaceTracker
     from merc.tasks import FacesTask
 
     def extract(corpus, out, devices=1, **options):

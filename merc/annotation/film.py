@@ -80,8 +80,8 @@ class AnnotatedFilm:
         face = self.lines[line].face
         if face is None:
             return {}
-        rows = self.faces.rows(self.keys[line], face.track)
-        return {int(row[1]): row[2:6] for row in rows.tolist()}
+        track = self.faces.track(self.keys[line], face.track)
+        return {} if track is None else dict(enumerate(track.boxes.tolist(), start=track.first))
 
     def _frame(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import lightning as L
@@ -17,8 +15,10 @@ from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
+from merc.media.crops import crop_size, rows_to_crops
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
+from merc.speaker.choose import SpeakerChoice
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
 
@@ -49,7 +49,7 @@ class LipSyncSource:
     predict: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LipSyncClip:
     """The mouths and the sound of one clip.
 
@@ -72,7 +72,7 @@ class LipSyncClip:
         return self
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LipSyncBatch(FlatBatch):
     """Windows of V mouths and A sounds; the first A mouths belong to the sounds.
 
@@ -204,8 +204,8 @@ class _OpenSource:
             store = FeatureStore(source.speaker)
             store.require(kind="speaker")
             rows, _ = store.gather(store.keys)
-            self.speaker = dict(zip(store.keys, rows[:, 0].int().tolist(), strict=True))
-        self.size = math.isqrt(self.crops.dim)
+            self.speaker = {key: SpeakerChoice.from_row(row).track for key, row in zip(store.keys, rows, strict=True)}
+        self.size = crop_size(self.crops.dim)
         self._there = set(self.faces.keys) & set(self.crops.keys) & set(self.sound.keys)
 
     def utterances(self, split: str) -> list[UtteranceKey]:
@@ -230,9 +230,7 @@ class _OpenSource:
                 "one crop for every box. Write both stores in one run."
             )
         found = rows_to_tracks(rows)
-        ends = list(accumulate(len(track) for track in found))
-        mouths = crops.view(-1, self.size, self.size)
-        tracks = tuple(MouthTrack(t.first, mouths[end - len(t) : end]) for t, end in zip(found, ends, strict=True))
+        tracks = tuple(map(MouthTrack, (track.first for track in found), rows_to_crops(crops, found)))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
         return LipSyncClip(key, tracks, sound, speaker, None if tracks else "no face was found")
 
@@ -278,7 +276,7 @@ def _length(clip: LipSyncClip, track: int) -> int:
     return min(clip.tracks[track].stop, len(clip.sound) // MEL_PER_FRAME) - clip.tracks[track].first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Window:
     """A window of a mouth: whose, and when."""
 

@@ -14,7 +14,7 @@ from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SyncTrial:
     """The vectors of one talking face and its sound, cut to a common length.
 

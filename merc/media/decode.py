@@ -80,7 +80,7 @@ class MediaInfo:
     channels: int | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Frames:
     """Some consecutive pictures of a clip, on its time grid.
 

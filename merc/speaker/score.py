@@ -14,7 +14,7 @@ from merc.speaker.choose import SpeakerChoice, choose_speaker
 from merc.speaker.net import LipSyncNet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MouthTrack:
     """The mouth of one face over a stretch of a clip.
 

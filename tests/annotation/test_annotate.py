@@ -16,15 +16,16 @@ pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[m
 from support.tiny_clips import HEIGHT, WIDTH, write_clip
 from support.tiny_run import EMOTIONS, stages, write_pipeline
 
-import merc.annotation.annotate
+import merc.annotation.film
 from merc.annotation import annotate, as_srt, describe
+from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.configs.lookup import find_config
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
 from merc.labels import LabelSet
-from merc.media import probe
+from merc.media import FRAME_RATE, probe
 from merc.media.film import film_comment
 from merc.pipeline.apply import _needed, _target, apply_pipeline
 from merc.pipeline.plan import RECORD, FinishedRun, PipelineError, Stage
@@ -184,16 +185,16 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     corpus = read_transcript(film[1], film[0], labels=LABELS)
     applied = apply_pipeline(run, corpus, done / "stages")
     lines = describe(applied)
-    painter = merc.annotation.annotate._Film(lines, applied, LABELS)
-    pictures = list(painter.pictures(film[0], 25.0))
+    painter = AnnotatedFilm(lines, applied, LABELS)
+    pictures = list(painter.pictures(film[0], FRAME_RATE))
     assert len(pictures) == 100
     framed = {}
     for number, time in enumerate((0.6, 2.2, 3.4)):
-        line, picture = lines[number], pictures[round(time * 25)]
+        line, picture = lines[number], pictures[round(time * FRAME_RATE)]
         colour = torch.tensor(painter.colours[line.emotion])
-        rows = painter.faces.rows(painter.keys[number], line.face.track)
-        [row] = rows[rows[:, 1] == round((time - line.start) * 25)]
-        x, y = round(float(row[2])), round(float(row[3]))
+        track = painter.faces.track(painter.keys[number], line.face.track)
+        box = track.boxes[round((time - line.start) * FRAME_RATE) - track.first]
+        x, y = (round(value) for value in box[:2].tolist())
         assert torch.equal(picture[:, y, x + 3].int(), colour.int())
         framed[number] = picture[:, HEIGHT:]
     assert not torch.equal(framed[0], framed[1])  # another line, other bars
@@ -215,7 +216,7 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
     shutil.copytree(finished / "stages", tmp_path / "stages")
     for name in ("teacher", "fusion"):
         shutil.rmtree(tmp_path / "stages" / name)
-    owner, name = (lightning.Trainer, "predict") if where == "a stage" else (merc.annotation.annotate, "draw_box")
+    owner, name = (lightning.Trainer, "predict") if where == "a stage" else (merc.annotation.film, "draw_box")
     original, calls = getattr(owner, name), []
 
     def broken(*args, **kwargs):
