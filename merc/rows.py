@@ -1,4 +1,4 @@
-"""Reading CSV files of unknown origin: encodings, columns by name, and line numbers for every complaint."""
+"""Reading CSV files of unknown origin: encodings, delimiters, columns by name, and line numbers for every complaint."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import CorpusError
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What may stand between the cells of a row, with its name in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +38,26 @@ class CsvFile:
         columns: Column names in order.
         rows: At least one row.
         legacy_lines: Lines that were not UTF-8 and were read as cp1252.
+        delimiter: What stands between the cells, a key of :data:`DELIMITERS`.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: Sequence[Row]
     legacy_lines: int
+    delimiter: str = ","
 
     @property
-    def encoding_note(self) -> str | None:
-        """A sentence for the corpus's notes if the file is not plain UTF-8."""
-        if not self.legacy_lines:
-            return None
-        return f"{self.path.name}: {self.legacy_lines} lines were not UTF-8 and were read as cp1252 (an older copy)."
+    def notes(self) -> list[str]:
+        """Sentences for the corpus's notes: what was assumed if the file is not plain UTF-8 with commas."""
+        notes = []
+        if self.legacy_lines:
+            notes.append(
+                f"{self.path.name}: {self.legacy_lines} lines were not UTF-8 and were read as cp1252 (an older copy)."
+            )
+        if self.delimiter != ",":
+            notes.append(f"{self.path.name}: cells are separated by {DELIMITERS[self.delimiter]}.")
+        return notes
 
 
 def decode_lines(path: Path) -> tuple[list[str], int]:
@@ -79,8 +90,11 @@ def decode_lines(path: Path) -> tuple[list[str], int]:
     return lines, legacy
 
 
-def read_rows(path: str | Path, required: Sequence[str]) -> CsvFile:
+def read_rows(path: str | Path, required: Sequence[str] = ()) -> CsvFile:
     """Read a CSV file whose first line names the columns.
+
+    Cells are separated by commas, semicolons, tabs or vertical bars, whichever gives the required columns, and every
+    row as many cells as there are columns. If several do, the one that gives the most columns is meant.
 
     Args:
         path: The file; UTF-8, with or without byte order mark, or cp1252.
@@ -94,7 +108,34 @@ def read_rows(path: str | Path, required: Sequence[str]) -> CsvFile:
     if not path.is_file():
         raise CorpusError(f"No file {path}: expected a CSV file. Check the path.")
     lines, legacy = decode_lines(path)
-    reader = csv.reader(io.StringIO("".join(lines), newline=""), strict=True)
+    text = "".join(lines)
+    first, *others = _delimiters(text, required)
+    try:
+        return CsvFile(path, *_parse(path, text, first, required), legacy, first)
+    except CorpusError:
+        for delimiter in others:
+            with suppress(CorpusError):
+                return CsvFile(path, *_parse(path, text, delimiter, required), legacy, delimiter)
+        raise
+
+
+def _delimiters(text: str, required: Sequence[str]) -> list[str]:
+    """Delimiters that part the line of column names, the likeliest first; a comma if none does."""
+    ranks: dict[str, tuple[bool, int]] = {}
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            names = [name.strip() for name in next((record for record in reader if record), [])]
+        except csv.Error:
+            names = []
+        if len(names) > 1:
+            ranks[delimiter] = (set(required) <= set(names), len(names))
+    return sorted(ranks, key=lambda delimiter: ranks[delimiter], reverse=True) or [","]
+
+
+def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tuple[tuple[str, ...], list[Row]]:
+    """The columns and rows of a CSV file, if this is what separates its cells."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: tuple[str, ...] = ()
     rows = []
     line = 1
@@ -107,7 +148,7 @@ def read_rows(path: str | Path, required: Sequence[str]) -> CsvFile:
                 if len(record) != len(columns):
                     raise CorpusError(
                         f"{path}, line {line}: {len(record)} cells, expected {len(columns)} ({', '.join(columns)}). "
-                        "Quote cells that hold commas."
+                        f"Quote cells that hold {DELIMITERS[delimiter]}."
                     )
                 rows.append(Row(line, dict(zip(columns, map(str.strip, record), strict=True))))
             line = reader.line_num + 1
@@ -115,7 +156,7 @@ def read_rows(path: str | Path, required: Sequence[str]) -> CsvFile:
         raise CorpusError(f"{path}, from line {line} on: not CSV ({error}). Correct the quoting.") from error
     if not rows:
         raise CorpusError(f"{path} is empty: expected a line of column names and at least one row.")
-    return CsvFile(path, columns, rows, legacy)
+    return columns, rows
 
 
 def _check_columns(path: Path, record: list[str], required: Sequence[str]) -> tuple[str, ...]:
@@ -132,11 +173,13 @@ def _check_columns(path: Path, record: list[str], required: Sequence[str]) -> tu
 
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
-_SECONDS = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+_SECONDS = re.compile(r"\d+(?:[.,]\d*)?|[.,]\d+")
 
 
 def parse_time(cell: str, path: Path, line: int) -> float | None:
-    """Seconds from ``0:12:43,012``, ``12:43.012`` or ``763.012``; ``None`` from an empty cell.
+    """Seconds from ``0:12:43,012``, ``12:43.012``, ``763.012`` or ``763,012``; ``None`` from an empty cell.
+
+    A comma is a decimal one: no recording is so long that its seconds need one between thousands.
 
     Raises:
         CorpusError: The cell is neither.
@@ -147,5 +190,5 @@ def parse_time(cell: str, path: Path, line: int) -> float | None:
         hours, minutes, seconds = match.groups()
         return round(int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", ".")), 6)
     if _SECONDS.fullmatch(cell):
-        return float(cell)
+        return float(cell.replace(",", "."))
     raise CorpusError(f"{path}, line {line}: {cell!r} is not a time: expected seconds or hours:minutes:seconds.")

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
-from support.tiny_text import tiny_bert, tiny_corpus
 from transformers import (
     BertConfig,
     BertModel,
@@ -27,15 +25,19 @@ from transformers import (
 import merc.pipeline.run
 from merc.configs.lookup import find_config, shipped_configs
 from merc.conversation import Corpus
+from merc.corpora.commands import IMPORTS
 from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
 from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.pipeline.run import run_pipeline
 from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
+from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
+from support.tiny_text import tiny_bert, tiny_corpus
 
 DIALOGUES = {"train": 24, "val": 3, "test": 3}
 LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
+WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
@@ -44,7 +46,10 @@ LAYOUTS = {
     "sdt-iemocap": (6, {"text": 1024, "audio": 1582, "visual": 342}),
 }
 TABLES = {"audio_features.csv": 10}  # MELD's prosody: by the end of the file's name, columns of numbers
-MEDIA_OPTIONS = {"data.workers": 0, "data.reader.init_args.tracker.init_args.detector": "tiny_clips.SquareDetector"}
+MEDIA_OPTIONS = {
+    "data.workers": 0,
+    "data.reader.init_args.tracker.init_args.detector": "support.tiny_clips.SquareDetector",
+}
 
 CONFIGS = {name: yaml.safe_load(find_config(name).read_text(encoding="utf-8")) for name in shipped_configs()}
 PIPELINES = [name for name, config in CONFIGS.items() if "stages" in config]
@@ -196,23 +201,26 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
     cli = MercCLI(["--config", name, *options, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False)
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
 
-    classes = getattr(task, "num_classes", 7)
-    widths = getattr(task, "modalities", {})
-    drawn = {name: width for name, width in widths.items() if name in ("text", "audio", "visual")}
+    classes = 6 if name.startswith("iemocap/") else 7
+    network = config["model"].get("init_args", {}).get("network", {}).get("init_args", {})
+    of_teacher = {getattr(task, "teacher", None): classes, getattr(task, "teacher_hidden", None): None}
+    if "students" in config["model"].get("init_args", {}):
+        of_teacher = {"teacher": classes}
+    drawn = dict.fromkeys(("text", "audio", "visual") & stores.keys(), WIDTH)
     tiny(classes, drawn).save(tmp_path / "data")
     corpus = Corpus.load(tmp_path / "data/corpus.json")
     for store in stores:
         if store in drawn:
             (tmp_path / "stores").mkdir(exist_ok=True)
             (tmp_path / "stores" / store).symlink_to(tmp_path / "data/features" / store)
-        elif store in widths:  # what the simulation has nothing of
-            random_store(tmp_path / "stores" / store, corpus, widths[store])
-        else:  # of a teacher
-            hidden = store == getattr(task, "teacher_hidden", None)
-            width, kind = (task.network.hidden_dim, "hidden") if hidden else (classes, "logits")
-            random_store(tmp_path / "stores" / store, corpus, width, kind=kind)
+        elif store not in of_teacher:  # what the simulation has nothing of
+            random_store(tmp_path / "stores" / store, corpus, WIDTH)
+        elif of_teacher[store]:
+            random_store(tmp_path / "stores" / store, corpus, classes, kind="logits")
+        else:
+            random_store(tmp_path / "stores" / store, corpus, network["hidden_dim"], kind="hidden")
 
-    if hasattr(task, "training_step") and "num_classes" in vars(task):
+    if hasattr(task, "training_step"):
         trainer.fit(task, datamodule=data)
         trainer.test(task, datamodule=data, verbose=False)
     outputs = config.get("outputs", ["hidden", "logits"])
@@ -257,11 +265,11 @@ def imports(monkeypatch):
         "table": table,
         "rendered": rendered,
     }
-    real = merc.pipeline.run.IMPORTS
+    real = {name: merc.pipeline.run.resolve_import(name) for name in IMPORTS}
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
     wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
     known = {**{name: real[name] for name in ("simulated", "evidence", "lips", "writing")}, **wrapped}
-    monkeypatch.setattr(merc.pipeline.run, "IMPORTS", known)
+    monkeypatch.setattr(merc.pipeline.run, "resolve_import", known.__getitem__)
     return known
 
 
@@ -290,7 +298,7 @@ def test_pipeline(name, tmp_path, standins, imports):
     given = yaml.safe_dump(pipeline)
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
-    cpu = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    cpu = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
     report = run_pipeline(file, out=tmp_path / "out", root=root if "{root}" in given else None, trainer_options=cpu)
 
     scores = json.loads((tmp_path / "out/summary.json").read_text())

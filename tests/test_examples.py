@@ -52,8 +52,8 @@ def test_the_quickstart_trains_every_stage_and_prints_the_optimum(tmp_path):
 
 
 def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
-    options = ["--model.head.dim", "64", "--model.loss.dim", "64", "--model.head_weights.gate", "0.01"]
-    short = ["--trainer.max_epochs", "1", "--trainer.default_root_dir", "out"]
+    options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
+    short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
     merc("fit", "--config", "simulated/fusion.yaml", *head, *short, cwd=simulated)
     (config,) = (simulated / "out").rglob("config.yaml")

@@ -17,9 +17,6 @@ from hypothesis import strategies as st
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 
-from support.quiet_trainer import trainer_in
-from support.tiny_clips import GREEN, RED, Colour, Loudness, SquareDetector, clips_corpus
-
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules import FaceReader, MediaDataModule, SoundReader, TrackReader
@@ -31,6 +28,8 @@ from merc.media.tracks import FaceTrack, rows_to_tracks, tracks_to_rows
 from merc.speaker import SpeakerChoice
 from merc.store import MANIFEST, FeatureStore, StoreError
 from merc.tasks import ExtractTask, FacesTask
+from support.quiet_trainer import trainer_in
+from support.tiny_clips import GREEN, RED, Colour, Loudness, SquareDetector, clips_corpus
 
 BROKEN = {name: UtteranceKey("test", "broken", name) for name in ("deaf", "blind", "empty", "part")}
 ALL = ("faces", "crops", "sound")

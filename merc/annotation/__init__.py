@@ -1,7 +1,7 @@
 """Annotation: from a recording and its transcript to who speaks in every line, and with which emotion."""
 
-from merc.annotation.annotate import annotate
 from merc.annotation.files import as_csv, as_json, as_srt
 from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe
+from merc.annotation.video import annotate
 
 __all__ = ["AnnotatedLine", "Annotation", "SpeakingFace", "annotate", "as_csv", "as_json", "as_srt", "describe"]

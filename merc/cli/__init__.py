@@ -75,9 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(command: str, args: list[str]) -> int:
     # Imported here, so that `merc --help` answers at once.
     if command in ("fit", "validate", "test", "predict"):
-        from merc.pipeline.lightning import MercCLI, manners
+        from merc.pipeline.lightning import MercCLI, quiet_lightning
 
-        with manners():
+        with quiet_lightning():
             MercCLI(args=args)
         return 0
     if command == "run":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
-from merc.cli.run import add_run_options, seeds_of, split_trainer_options
+from merc.cli.run import add_run_options, run_options, split_trainer_options
 
 
 def ablate_command(args: list[str]) -> int:
@@ -35,12 +35,9 @@ def ablate_command(args: list[str]) -> int:
 
     run_ablations(
         given.pipeline,
-        out=given.out,
-        root=given.root,
-        seeds=seeds_of(given),
         rows=given.rows,
         stages=given.stages,
         trainer_options=extra,
-        jobs=given.jobs,
+        **run_options(given),
     )
     return 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
-
-from merc.pipeline.plan import PipelineError
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 
 def run_command(args: list[str]) -> int:
@@ -16,47 +15,39 @@ def run_command(args: list[str]) -> int:
     own, extra = split_trainer_options(args)
     parser = ArgumentParser(
         prog="merc run",
-        description="Run the stages of a pipeline in order. What is finished and unchanged is skipped, what was cut "
-        "goes on where it was: after an interruption give the same command again. Options --trainer.* are "
-        "Lightning's, and go to every training stage.",
+        description="Run the stages of a pipeline in order. Stages that are finished and unchanged are skipped, an "
+        "interrupted one is resumed: after an interruption give the same command again. Options --trainer.* are "
+        "Lightning's, and go to every stage that trains.",
     )
     parser.add_argument("pipeline", help="config of the pipeline: a file, or a short name such as demo/simulated.yaml")
     add_run_options(parser)
     given = parser.parse_args(own)
     from merc.pipeline.run import run_pipeline  # PyTorch takes seconds to import: --help needs none of it
 
-    run_pipeline(
-        given.pipeline,
-        out=given.out,
-        root=given.root,
-        seeds=seeds_of(given),
-        trainer_options=extra,
-        jobs=given.jobs,
-    )
+    run_pipeline(given.pipeline, trainer_options=extra, **run_options(given))
     return 0
 
 
 def add_run_options(parser: ArgumentParser) -> None:
-    """The options that say where results and corpus are, with which seeds to train, and how many at once."""
+    """Add the options that say where results and corpus are, with which seeds to train, and how many at a time."""
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--root", type=Path | None, default=None, help="the corpus on disk, if the pipeline reads one")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one seed or several")
-    parser.add_argument("--seeds", type=PositiveInt | None, default=None, help="that many seeds, 0, 1, 2, ...")
-    parser.add_argument("--jobs", type=PositiveInt, default=1, help="train so many seeds at once, each in a process")
+    parser.add_argument(
+        "--root", type=Path | None, default=None, help="folder of the corpus on disk: {root} of the pipeline"
+    )
+    parser.add_argument(
+        "--corpus", type=Path | None, default=None, help="an imported corpus, or CSV files: {corpus} of the pipeline"
+    )
+    parser.add_argument("--seeds", type=PositiveInt, default=1, help="how many seeds to run")
+    parser.add_argument("--first_seed", type=NonNegativeInt, default=0, help="the seeds count up from this one")
+    parser.add_argument(
+        "--jobs", type=PositiveInt, default=1, help="how many seeds to train at a time, each in a process"
+    )
 
 
-def seeds_of(given: Namespace) -> list[int]:
-    """The seeds that the options ask for, each once.
-
-    Raises:
-        PipelineError: Both options are given, and differ.
-    """
-    if given.seeds is None:
-        return list(dict.fromkeys(given.seed))
-    counted = list(range(given.seeds))
-    if given.seed not in ([0], counted):
-        raise PipelineError(f"--seeds {given.seeds} means --seed {' '.join(map(str, counted))}: expected one of them.")
-    return counted
+def run_options(given: Namespace) -> dict[str, Any]:
+    """The parsed options of :func:`add_run_options`, as arguments of :func:`merc.pipeline.run.run_pipeline`."""
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    return {"out": given.out, "root": given.root, "corpus": given.corpus, "seeds": list(seeds), "jobs": given.jobs}
 
 
 def split_trainer_options(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """Corpora: readers that turn what researchers have on disk into conversations and feature tables."""
 
 from merc.conversation import CORPUS_FILE
-from merc.corpora.csv_corpus import CsvColumns, read_csv
+from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
 from merc.corpora.iemocap import read_iemocap, speaker_half
 from merc.corpora.meld import read_meld
 from merc.corpora.pickles import LAYOUTS, import_pickle
@@ -20,6 +20,7 @@ __all__ = [
     "TranscriptColumns",
     "UnsafePickleError",
     "import_pickle",
+    "read_corpus",
     "read_csv",
     "read_iemocap",
     "read_meld",

@@ -126,8 +126,7 @@ def read_transcript(
 
 def _read_table(path: Path, columns: TranscriptColumns, notes: list[str]) -> list[_Turn]:
     table = read_rows(path, [columns.start, columns.end, columns.text])
-    if table.encoding_note:
-        notes.append(table.encoding_note)
+    notes += table.notes
     turns = []
     for row in table.rows:
         try:

@@ -1,6 +1,7 @@
 """LightningDataModules: what feeds the tasks."""
 
 from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncDataModule, LipSyncSource
 from merc.datamodules.media import MediaBatch, MediaDataModule
@@ -9,6 +10,7 @@ from merc.datamodules.text import TextDataModule
 
 __all__ = [
     "ConversationDataModule",
+    "DataFacts",
     "FaceReader",
     "JointDataModule",
     "LipSyncDataModule",

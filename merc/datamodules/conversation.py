@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import ConversationBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
+from merc.datamodules.batches import TrainingLoader, UtteranceBatches, consecutive_batches
+from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphBuilder
 from merc.labels import LabelSet
 from merc.store import FeatureStore, Kind, StoreError
@@ -19,16 +22,19 @@ from merc.store import FeatureStore, Kind, StoreError
 class ConversationDataModule(L.LightningDataModule):
     """Reads a corpus and any number of feature stores, and deals out conversations.
 
-    A batch is ``batch_size`` conversations, never single utterances. Features are read once and kept
-    (memory-mapped where the store has them in the corpus's order); graphs are built once for each split.
+    A batch is whole conversations, at least one, and is counted in utterances: a training step sees about as many on
+    any corpus, however long its conversations are. Features are read once and kept (memory-mapped where the store has
+    them in the corpus's order); graphs are built once for each split.
 
     Args:
         corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
         stores: Feature stores by name. Modalities are ``text``, ``audio`` and ``visual``; the logits of a teacher
             come under a name of their own, for example ``teacher``.
         graphs: The graphs to build, by the name of the features that decide similarity.
-        batch_size: Conversations a training step.
-        eval_batch_size: Conversations a step of validation, test and prediction.
+        batch_size: Utterances per training step, about (:class:`merc.datamodules.batches.UtteranceBatches`). 160 are 16
+            dialogues of MELD.
+        eval_batch_size: Most utterances per step of validation, test and prediction; a longer conversation is a batch
+            of its own.
         predict_splits: Splits that ``predict`` goes through.
     """
 
@@ -37,8 +43,8 @@ class ConversationDataModule(L.LightningDataModule):
         corpus: str | Path | Corpus,
         stores: Mapping[str, str | Path | FeatureStore],
         graphs: Mapping[str, GraphBuilder] | None = None,
-        batch_size: int = 16,
-        eval_batch_size: int = 64,
+        batch_size: int = 160,
+        eval_batch_size: int = 1024,
         predict_splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
@@ -51,6 +57,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.corpus: Corpus
         self.stores: dict[str, FeatureStore] = {}
         self._splits: dict[str, ConversationBatch] = {}
+        self._facts: DataFacts | None = None
         unknown = self.graphs.keys() - self._stores.keys()
         if unknown:
             raise ValueError(f"Graphs are asked for {sorted(unknown)}, but the stores are {sorted(self._stores)}.")
@@ -59,6 +66,14 @@ class ConversationDataModule(L.LightningDataModule):
     def labels(self) -> LabelSet:
         """The label set of the corpus; known after :meth:`setup`."""
         return self.corpus.labels
+
+    @property
+    def facts(self) -> DataFacts:
+        """What networks must fit: the widths of the stores, the emotions, and how often each is in ``train``."""
+        if self._facts is None:
+            self.setup()
+            self._facts = DataFacts.of(self.corpus, self.stores)
+        return self._facts
 
     def setup(self, stage: str | None = None) -> None:
         """Open the corpus and the stores, once.
@@ -90,11 +105,7 @@ class ConversationDataModule(L.LightningDataModule):
         Raises:
             StoreError: There is no store of that name, or it does not fit.
         """
-        if name not in self.stores:
-            raise StoreError(
-                f"The task needs features {name!r}, the datamodule has {sorted(self.stores)}: "
-                f"add --data.stores.{name} PATH."
-            )
+        self.facts.width(name)  # refuses a store that is not there
         self.stores[name].require(kind=kind, dim=dim, classes=classes)
 
     def split(self, name: str) -> ConversationBatch:
@@ -119,29 +130,46 @@ class ConversationDataModule(L.LightningDataModule):
         keys = self.split(split).keys
         return {name: store.why_missing(keys) for name, store in self.stores.items()}
 
-    def _loader(self, split: str, training: bool = False) -> DataLoader[ConversationBatch]:
-        whole = self.split(split)
-        return DataLoader(
-            range(whole.num_conversations),  # type: ignore[arg-type]
-            batch_size=self.batch_size if training else self.eval_batch_size,
-            shuffle=training,
-            collate_fn=whole.select,
-            pin_memory=torch.cuda.is_available(),
-        )
-
     def train_dataloader(self) -> DataLoader[ConversationBatch]:
         """Conversations of ``train``, shuffled."""
-        return self._loader("train", training=True)
+        data = _Conversations(self.split("train"))
+        return TrainingLoader(
+            data, trainer=self.trainer, sampler=UtteranceBatches(data.lengths, self.batch_size), **self._whole_batches
+        )
+
+    def _evaluation_loader(self, split: str) -> DataLoader[ConversationBatch]:
+        data = _Conversations(self.split(split))
+        return DataLoader(data, sampler=consecutive_batches(data.lengths, self.eval_batch_size), **self._whole_batches)
+
+    @property
+    def _whole_batches(self) -> dict[str, Any]:
+        # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
+        return {"batch_size": None, "pin_memory": torch.cuda.is_available()}
 
     def val_dataloader(self) -> DataLoader[ConversationBatch]:
         """Conversations of ``val``."""
-        return self._loader("val")
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[ConversationBatch]:
         """Conversations of ``test``."""
-        return self._loader("test")
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> list[DataLoader[ConversationBatch]]:
         """Conversations of every split in ``predict_splits`` that the corpus has."""
         self.setup()
-        return [self._loader(split) for split in self.predict_splits if split in self.corpus]
+        return [self._evaluation_loader(split) for split in self.predict_splits if split in self.corpus]
+
+
+class _Conversations(Dataset[ConversationBatch]):
+    """Selects the conversations that a list of indices names."""
+
+    def __init__(self, whole: ConversationBatch) -> None:
+        self.whole = whole
+        self.lengths: list[int] = whole.lengths.tolist()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, indices: int | list[int]) -> ConversationBatch:
+        # Trainer(overfit_batches=...) puts a sampler of its own into the place of ours, which gives single indices.
+        return self.whole.select([indices] if isinstance(indices, int) else indices)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
+from merc.datamodules.batches import TrainingLoader
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
 from merc.media.crops import crop_size, rows_to_crops
@@ -171,7 +172,7 @@ class LipSyncDataModule(L.LightningDataModule):
                 f"No clip of split train shows one face with its sound for {self.window} pictures or more: expected "
                 "some. Give more clips, a store that says who speaks, or a shorter window."
             )
-        return DataLoader(_Draws(self, pools), batch_size=None)
+        return TrainingLoader(_Draws(self, pools), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``val``, one by one."""

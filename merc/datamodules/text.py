@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -10,6 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
+from merc.datamodules.batches import EpochBatches, TrainingLoader
+from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.labels import LabelSet
@@ -24,7 +26,7 @@ class TextDataModule(L.LightningDataModule):
 
     Args:
         corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
-        batch_size: Utterances a training step, of similar length.
+        batch_size: Utterances per training step, of similar length.
         batch_tokens: Tokens, padding included, of a batch in validation, test and prediction.
         predict_splits: Splits that prediction goes through.
     """
@@ -48,6 +50,12 @@ class TextDataModule(L.LightningDataModule):
     def labels(self) -> LabelSet:
         """The label set of the corpus; known after :meth:`setup`."""
         return self.corpus.labels
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a classifier must fit: the emotions, and how often each is in ``train``."""
+        self.setup()
+        return DataFacts.of(self.corpus, {})
 
     @property
     def encoder(self) -> TextEncoder:
@@ -101,7 +109,8 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TextBatch]:
         """Labelled utterances of ``train``, in shuffled batches of similar length."""
         items = self._labelled("train")
-        return self._loader(items, ShuffledBuckets([len(item.ids) for item, _ in items], self.batch_size))
+        batches = ShuffledBuckets([len(item.ids) for item, _ in items], self.batch_size)
+        return TrainingLoader(_Batches(items, self.encoder), trainer=self.trainer, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[TextBatch]:
         """Labelled utterances of ``val``."""
@@ -155,19 +164,19 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-class ShuffledBuckets(Sampler[list[int]]):
-    """Batches of a fixed size and of similar length, new ones in every epoch.
+class ShuffledBuckets(EpochBatches):
+    """Batches of a fixed size and of similar length, drawn again in every epoch.
 
-    Inputs are sorted by length with some noise, cut into batches, and the batches are shuffled. Random numbers
-    come from torch's global generator, so a seed decides them.
+    Inputs are sorted by length with some noise, cut into batches, and the batches are shuffled.
 
     Args:
         lengths: Tokens of every input.
-        batch_size: Inputs a batch.
+        batch_size: Inputs per batch.
         noise: By how much, as a share of the length, neighbours in length may be mixed.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, noise: float = 0.2) -> None:
+        super().__init__()
         self.lengths = torch.tensor(lengths, dtype=torch.float)
         self.batch_size = batch_size
         self.noise = noise
@@ -176,8 +185,8 @@ class ShuffledBuckets(Sampler[list[int]]):
         """Number of batches, the same in every epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def draw(self, generator: torch.Generator) -> list[list[int]]:
         """The batches of one epoch."""
-        order = (self.lengths * (1 + self.noise * torch.rand(len(self.lengths)))).argsort()
-        for batch in torch.randperm(len(self)).tolist():
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        noise = self.noise * torch.rand(len(self.lengths), generator=generator)
+        batches = torch.split((self.lengths * (1 + noise)).argsort(), self.batch_size)
+        return [batches[index].tolist() for index in torch.randperm(len(batches), generator=generator).tolist()]

@@ -25,7 +25,7 @@ class OpenSmileEncoder(nn.Module):
     :class:`~merc.encoders.ProsodyEncoder` has no such terms.
 
     It runs on the CPU whatever the device of the batch, each utterance alone. Sounds under a quarter of a second are
-    filled with zeros on the right, and numbers that openSMILE cannot give are 0. Scales differ widely: standardise the
+    filled with zeros on the right, and numbers that openSMILE cannot give are 0. Scales differ widely: standardize the
     columns by the training split before you train on them.
 
     Args:

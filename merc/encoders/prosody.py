@@ -66,7 +66,7 @@ class ProsodyEncoder(nn.Module):
     the ``level`` statistics and nothing else (until the floor of -120 dB is reached).
 
     Every utterance is measured alone, over its real samples, in float32 whatever the precision of the run. Scales
-    differ widely (Hz, shares): standardise the columns by the training split before you train on them.
+    differ widely (Hz, shares): standardize the columns by the training split before you train on them.
 
     Attributes:
         names: What each number is.

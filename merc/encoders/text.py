@@ -116,6 +116,7 @@ class TextEncoder(nn.Module):
         self.context: Context = context
         self.prompt = prompt
         self.pooling: Pooling = pooling
+        self.speaker_tokens = speaker_tokens
         self.projection = projection
         self.tokenizer, self.network = load_pretrained(
             model, "Text encoder", "tokenizer", AutoTokenizer.from_pretrained
@@ -288,7 +289,7 @@ class TextEncoder(nn.Module):
             "context": self.context,
             "prompt": self.prompt,
             "pooling": self.pooling,
-            "speaker_tokens": len(self._speakers),
+            "speaker_tokens": self.speaker_tokens,
             "max_tokens": self.max_tokens,
             "projection": self.projection,
         }

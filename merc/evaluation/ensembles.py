@@ -13,12 +13,10 @@ from torch import Tensor
 from merc.conversation import UtteranceKey
 from merc.evaluation.comparison import ensemble
 from merc.evaluation.predictions import PredictionsError, read_predictions
-from merc.evaluation.report import ReportInfo, StoreInfo, write_report
+from merc.evaluation.report import METRICS, REPORT, ReportInfo, StoreInfo, write_report
 from merc.store import MANIFEST, FeatureStore
 
-REPORT = "report"
 LOGITS = "logits"
-METRICS = "metrics.json"
 
 
 def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:

@@ -23,6 +23,12 @@ from merc.evaluation.predictions import Predictions
 from merc.files import write_aside
 from merc.labels import IGNORE_INDEX, LabelSet
 
+REPORT = "report"
+"""Folder of a report, in that of its stage or of the logs of its trainer."""
+
+METRICS = "metrics.json"
+"""File of a report that is written last: where it is, the report is whole."""
+
 _LISTED = 5  # missing utterances that report.md names for each modality; predictions.csv has them all
 
 
@@ -124,10 +130,10 @@ def write_report(
         # Renamed in reverse: the metrics last, since their being there says that the test is done.
         aside = {
             name: files.enter_context(write_aside(folder / name))
-            for name in ("metrics.json", "report.md", "confusion.png", "predictions.csv")
+            for name in (METRICS, "report.md", "confusion.png", "predictions.csv")
         }
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
-        aside["metrics.json"].write_text(text + "\n", encoding="utf-8")
+        aside[METRICS].write_text(text + "\n", encoding="utf-8")
         aside["report.md"].write_text(_markdown(predictions, info), encoding="utf-8")
         aside["predictions.csv"].write_text(predictions.to_csv(), encoding="utf-8", newline="")
         figure.savefig(aside["confusion.png"], format="png", dpi=150)

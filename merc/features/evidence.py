@@ -81,8 +81,8 @@ class GaussianEvidence:
         label: Tensor,
         num_classes: int,
         *,
-        standardise: bool = False,
-        label_noise: bool = False,
+        standardize: bool = False,
+        noisy_labels: bool = False,
     ) -> GaussianEvidence:
         """Fit to the training split.
 
@@ -90,9 +90,9 @@ class GaussianEvidence:
             features: ``(N, d)``.
             label: ``(N,)`` ids in ``0..C-1``; -100 takes no part.
             num_classes: C.
-            standardise: Measure every column by its deviation within the emotions, so that the covariance is shrunk
+            standardize: Measure every column by its deviation within the emotions, so that the covariance is shrunk
                 towards its own diagonal: for numbers with units, such as hertz beside shares.
-            label_noise: Estimate how many annotations are wrong, and how likely each is. The estimate is kept if it
+            noisy_labels: Estimate how many annotations are wrong, and how likely each is. The estimate is kept if it
                 makes the annotations of vectors that it has not seen more probable: of each third of the vectors, in
                 their order, from the others. Too few vectors for that have no noise.
 
@@ -108,40 +108,40 @@ class GaussianEvidence:
                 f"Evidence needs at least 2 labelled training vectors of every emotion, found {count.tolist()}: "
                 "merge rare emotions or leave the evidence out."
             )
-        fitted = cls._plain(x, y, num_classes, standardise)
-        if label_noise and cls._foretells(x, y, num_classes, standardise):
-            fitted = fitted._denoised(x, y, standardise)
+        fitted = cls._plain(x, y, num_classes, standardize)
+        if noisy_labels and cls._foretells(x, y, num_classes, standardize):
+            fitted = fitted._denoised(x, y, standardize)
         rows = x.new_zeros(len(label), num_classes)
         rows[labelled] = fitted.membership
         return replace(fitted, membership=rows)
 
     @classmethod
-    def _foretells(cls, x: Tensor, y: Tensor, num_classes: int, standardise: bool) -> bool:
+    def _foretells(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> bool:
         """Whether an estimate of the noise makes labels that it has not seen more probable."""
         gain, part = 0.0, torch.arange(len(y)) * _PARTS // len(y)
         for aside in (part == number for number in range(_PARTS)):
             seen, labels = x[~aside], y[~aside]
             if int(torch.bincount(labels, minlength=num_classes).min()) < 2:
                 return False
-            plain = cls._plain(seen, labels, num_classes, standardise)
-            gain += plain._denoised(seen, labels, standardise)._log_likelihood(x[aside], y[aside])
+            plain = cls._plain(seen, labels, num_classes, standardize)
+            gain += plain._denoised(seen, labels, standardize)._log_likelihood(x[aside], y[aside])
             gain -= plain._log_likelihood(x[aside], y[aside])
         return gain > 0
 
     @classmethod
-    def _plain(cls, x: Tensor, y: Tensor, num_classes: int, standardise: bool) -> GaussianEvidence:
+    def _plain(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> GaussianEvidence:
         """The fit that believes every label."""
-        return cls._of(x, y, F.one_hot(y, num_classes).double(), standardise, label_noise=False)
+        return cls._of(x, y, F.one_hot(y, num_classes).double(), standardize, noisy_labels=False)
 
-    def _denoised(self, x: Tensor, y: Tensor, standardise: bool) -> GaussianEvidence:
+    def _denoised(self, x: Tensor, y: Tensor, standardize: bool) -> GaussianEvidence:
         """Expectation and maximisation, from the fit to all labels."""
-        fitted = self._of(x, y, self.membership, standardise, label_noise=True)
+        fitted = self._of(x, y, self.membership, standardize, noisy_labels=True)
         for _ in range(_ROUNDS):
             membership = fitted._membership_of(x, y)
             settled = float((membership - fitted.membership).abs().max()) < _SETTLED
             if float(membership.sum(0).min()) < 2:  # a class that dies out has no mean to leave a vector out of
                 break
-            fitted = self._of(x, y, membership, standardise, label_noise=True)
+            fitted = self._of(x, y, membership, standardize, noisy_labels=True)
             if settled:
                 break
         return fitted
@@ -151,21 +151,21 @@ class GaussianEvidence:
         return float(self._of_labels(x, None).gather(1, y[:, None]).sum())
 
     @classmethod
-    def _of(cls, x: Tensor, y: Tensor, membership: Tensor, standardise: bool, label_noise: bool) -> GaussianEvidence:
+    def _of(cls, x: Tensor, y: Tensor, membership: Tensor, standardize: bool, noisy_labels: bool) -> GaussianEvidence:
         """Maximum likelihood for vectors ``(N, d)`` with labels ``(N,)`` and memberships ``(N, C)``."""
         count = membership.sum(0)
         mean = membership.T @ x / count[:, None]
         centred = x - membership @ mean
         # What the variance of the class within a vector adds: nothing if it belongs to one class.
         between = mean.T @ (count.diag() - membership.T @ membership) @ mean / len(x)
-        unit = (centred.square().mean(0) + between.diag()).sqrt() if standardise else torch.ones_like(x[0])
+        unit = (centred.square().mean(0) + between.diag()).sqrt() if standardize else torch.ones_like(x[0])
         unit = torch.where(unit > 0, unit, 1.0)
         covariance, share = _ledoit_wolf(centred / unit, between / unit / unit[:, None])
         whiten = torch.linalg.cholesky(torch.linalg.inv(covariance)) / unit[:, None]
         frequency = torch.bincount(y, minlength=len(count)).double() / len(y)
         weight = (1 - share) / len(x)
         raw = cls(mean, whiten, membership, weight, 1.0, torch.zeros_like(count), 0.0, frequency)
-        temperature, offset, noise = _calibrate(raw._score(x, membership), y, frequency if label_noise else None)
+        temperature, offset, noise = _calibrate(raw._score(x, membership), y, frequency if noisy_labels else None)
         return replace(raw, temperature=temperature, offset=offset, noise=noise)
 
     def __call__(self, features: Tensor, left_out: Tensor | None = None) -> Tensor:
@@ -213,8 +213,8 @@ def evidence_table(
     corpus: Corpus,
     *,
     append: bool = False,
-    standardise: bool = False,
-    label_noise: bool = False,
+    standardize: bool = False,
+    noisy_labels: bool = False,
     fitted_on: tuple[FeatureStore, Corpus] | None = None,
 ) -> FeatureTable:
     """The evidence (:class:`merc.features.GaussianEvidence`) of every utterance of a corpus that a store holds.
@@ -226,8 +226,8 @@ def evidence_table(
         store: Encoder features of one modality.
         corpus: The corpus, with the labels.
         append: Keep the features in front of the evidence.
-        standardise: Whether the columns have units (see :meth:`GaussianEvidence.fit`).
-        label_noise: Whether to estimate which annotations are wrong, if that helps (likewise).
+        standardize: Whether the columns have units (see :meth:`GaussianEvidence.fit`).
+        noisy_labels: Whether to estimate which annotations are wrong, if that helps (likewise).
         fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. No utterance
             of ``corpus`` may be among theirs.
 
@@ -242,7 +242,7 @@ def evidence_table(
     """
     store.require(kind="features")
     source, labelled = fitted_on or (store, corpus)
-    train, fitted = _fitted(source, labelled, standardise, label_noise)
+    train, fitted = _fitted(source, labelled, standardize, noisy_labels)
     keys = [key for split in corpus.values() for c in split for key in c.keys]
     there = [key for key in keys if key in store]
     left_out = None
@@ -275,7 +275,7 @@ def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
 
 
 def _fitted(
-    store: FeatureStore, corpus: Corpus, standardise: bool, label_noise: bool
+    store: FeatureStore, corpus: Corpus, standardize: bool, noisy_labels: bool
 ) -> tuple[list[UtteranceKey], GaussianEvidence]:
     """The utterances of the train split of a corpus, and the evidence fitted on them."""
     labels = _train_labels(corpus)
@@ -286,7 +286,7 @@ def _fitted(
     features, _ = store.gather(train)
     label = torch.tensor([labels[key] for key in train]).long()
     count = len(corpus.labels)
-    return train, GaussianEvidence.fit(features, label, count, standardise=standardise, label_noise=label_noise)
+    return train, GaussianEvidence.fit(features, label, count, standardize=standardize, noisy_labels=noisy_labels)
 
 
 def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:

@@ -116,7 +116,7 @@ def import_table(
         keys: How a row names its utterance. Default: a first column of names like ``dia12_utt3.wav``.
         values: Columns of numbers, in this order. Default: all that are not part of the key.
         standardize: Scale by the statistics of the train split.
-        bound: Largest absolute standardised value; ``None`` for no bound.
+        bound: Largest absolute standardized value; ``None`` for no bound.
 
     Returns:
         Features ``(N, d)`` in the order of the corpus, d columns and their indicators.
@@ -144,7 +144,7 @@ def import_table(
     present = [key for key in order if key not in missing]
     train = {key for conversation in corpus["train"] for key in conversation.keys}
     features, statistics = _to_tensor([rows[key] for key in present], columns, [key in train for key in present])
-    notes = [note for table in tables if (note := table.encoding_note)]
+    notes = [note for table in tables for note in table.notes]
     if extra:
         notes.append(f"{len(extra)} rows are about utterances that the corpus does not have: {_some(extra)}.")
     if standardize:

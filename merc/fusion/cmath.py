@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
 from merc.fusion.context import attend
+from merc.kernels import Dropout
 from merc.losses import DistillationLoss, MeanSquaredError
 
 

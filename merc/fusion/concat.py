@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
+from merc.kernels import Dropout
 
 
 class ConcatFusion(FusionHead):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout, dropout
+from merc.kernels import Dropout, dropout
 
 
 def attend(

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
 from merc.fusion.context import attend
 from merc.graphs.dag import DAGEncoder
+from merc.kernels import Dropout
 from merc.losses.lfvd import (
     EmotionContrastiveLoss,
     Gaussian,

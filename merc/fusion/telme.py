@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from merc.batch import ConversationBatch
-from merc.dropout import Dropout
 from merc.fusion.base import FusionHead, FusionOutput
+from merc.kernels import Dropout
 
 
 class TelMEFusion(FusionHead):

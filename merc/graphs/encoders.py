@@ -8,14 +8,12 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv, GCNConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from merc.batch import Edges
-from merc.dropout import Dropout
-from merc.graphs.attention import attend_along_edges
 from merc.graphs.build import EDGE_ATTRIBUTES
+from merc.kernels import Dropout, graph_attention, graph_convolution
 
 
 class GraphOutput(NamedTuple):
@@ -125,7 +123,7 @@ class GATEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Attention over the incoming edges of every utterance."""
-        return attend_along_edges(cast(GATv2Conv, self.layers[layer]), hidden, edges)
+        return graph_attention(cast(GATv2Conv, self.layers[layer]), hidden, edges)
 
 
 class GCNEncoder(GraphEncoder):
@@ -159,13 +157,4 @@ class GCNEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Weighted sum over the incoming edges of every utterance."""
-        source, target = edges.index
-        convolution = cast(GCNConv, self.layers[layer])
-        # A bag of rows for each target, as edges are sorted by target: no array of an edge's vectors is made.
-        starts = torch.searchsorted(target, torch.arange(len(hidden), device=target.device))
-        sent = convolution.lin(hidden)
-        wide = torch.promote_types(sent.dtype, edges.weight.dtype)
-        weight = edges.weight.to(wide)
-        summed = F.embedding_bag(source, sent.to(wide), starts, mode="sum", per_sample_weights=weight)
-        messages: Tensor = summed + convolution.bias
-        return messages
+        return graph_convolution(cast(GCNConv, self.layers[layer]), hidden, edges)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class ClassificationLoss(nn.Module):
         """
         raise NotImplementedError
 
+    @full_precision
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Mean loss over the labelled utterances.
 
@@ -55,7 +57,7 @@ class ClassificationLoss(nn.Module):
             ValueError: The shapes do not fit.
         """
         require_rows(type(self).__name__, "logits", logits, label)
-        return mean_over_labelled(self.per_utterance(full_precision(logits).log_softmax(-1), label), label)
+        return mean_over_labelled(self.per_utterance(logits.log_softmax(-1), label), label)
 
 
 class PolynomialCrossEntropy(ClassificationLoss):
@@ -124,30 +126,52 @@ class LogitAdjusted(ClassificationLoss):
     shifted logits, the network need not learn the frequencies; its own logits, which predict, are those of a
     corpus whose emotions are more even: as they come with :math:`\tau = 0`, equally frequent with 1.
 
-    The frequencies :math:`\pi` are counted over the labels seen in training, from one of each.
+    The frequencies :math:`\pi` are those of the training split, and one more of each emotion. The task that trains
+    under the loss tells them by :meth:`set_class_counts`; in a training loop of your own, give ``class_counts``.
 
     Args:
-        num_classes: Number of emotions C.
         tau: :math:`\tau`, at least 0.
         loss: The loss on the shifted logits. Default: cross-entropy.
+        class_counts: Labelled utterances of every emotion, by id. Default: the task tells them.
 
     Raises:
         ValueError: An option is out of its range.
     """
 
-    count: Tensor
-
-    def __init__(self, num_classes: int, tau: float = 0.4, loss: ClassificationLoss | None = None) -> None:
+    def __init__(
+        self, tau: float = 0.4, loss: ClassificationLoss | None = None, class_counts: list[int] | None = None
+    ) -> None:
         super().__init__()
-        require_range("LogitAdjusted", "num_classes", num_classes, 2)
         self.tau = require_range("LogitAdjusted", "tau", tau, 0.0)
         self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
-        self.register_buffer("count", torch.ones(num_classes, dtype=torch.long))
+        self.class_counts: list[int] | None = None
+        if class_counts is not None:
+            self.set_class_counts(class_counts)
+
+    def set_class_counts(self, counts: Sequence[int]) -> None:
+        """Tell how many labelled utterances of every emotion the training split has.
+
+        Args:
+            counts: C numbers, by id.
+
+        Raises:
+            ValueError: A number is negative.
+        """
+        if len(counts) < 2 or min(counts) < 0:
+            raise ValueError(f"LogitAdjusted: class_counts are {list(counts)}, expected at least two numbers >= 0.")
+        self.class_counts = [int(count) for count in counts]
 
     def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
-        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
-        if self.training:
-            self.count += torch.bincount(label[label != IGNORE_INDEX], minlength=len(self.count))
-        count = self.count.to(log_probabilities.dtype)
+        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`.
+
+        Raises:
+            ValueError: The counts are unknown, or of another number of emotions than the logits.
+        """
+        if self.class_counts is None or len(self.class_counts) != log_probabilities.shape[-1]:
+            raise ValueError(
+                f"LogitAdjusted: expected class_counts of {log_probabilities.shape[-1]} emotions, found "
+                f"{self.class_counts}: give them to the loss, or train it in a task of merc, which counts them."
+            )
+        count = log_probabilities.new_tensor(self.class_counts) + 1
         shifted = (log_probabilities + self.tau * (count / count.sum()).log()).log_softmax(-1)
         return self.loss.per_utterance(shifted, label)

@@ -40,6 +40,7 @@ class SupervisedContrastiveLoss(nn.Module):
             raise ValueError(f"SupervisedContrastiveLoss: positives is {positives!r}, expected 'all' or 'one'.")
         self.positives = positives
 
+    @full_precision
     def forward(self, projections: Tensor, label: Tensor) -> Tensor:
         """Mean loss over the anchors that have a positive.
 
@@ -56,17 +57,16 @@ class SupervisedContrastiveLoss(nn.Module):
         require_rows("SupervisedContrastiveLoss", "projections", projections, label)
         if not len(label):
             return projections.sum()
-        with torch.autocast(projections.device.type, enabled=False):
-            z = F.normalize(full_precision(projections), dim=-1)
-            similarity = z @ z.T / self.temperature
-            labelled = label != IGNORE_INDEX
-            others = labelled.expand(len(label), -1).clone().fill_diagonal_(False)
-            positive = others & (label[:, None] == label)
-            anchors = positive.any(dim=1)
-            # Half of the lowest number: -inf would make the gradient of a row without others NaN.
-            log_share = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min / 2).log_softmax(dim=1)
-            if self.positives == "one" and self.training:
-                drawn = torch.rand_like(similarity).masked_fill(~positive, -1.0).argmax(dim=1)
-                return -log_share.gather(1, drawn[:, None])[:, 0].mul(anchors).sum() / anchors.sum().clamp(min=1)
-            weight = positive / (positive.sum(dim=1, keepdim=True) * anchors.sum()).clamp(min=1)
-            return -(log_share * weight).sum()
+        z = F.normalize(projections, dim=-1)
+        similarity = z @ z.T / self.temperature
+        labelled = label != IGNORE_INDEX
+        others = labelled.expand(len(label), -1).clone().fill_diagonal_(False)
+        positive = others & (label[:, None] == label)
+        anchors = positive.any(dim=1)
+        # Half of the lowest number: -inf would make the gradient of a row without others NaN.
+        log_share = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min / 2).log_softmax(dim=1)
+        if self.positives == "one" and self.training:
+            drawn = torch.rand_like(similarity).masked_fill(~positive, -1.0).argmax(dim=1)
+            return -log_share.gather(1, drawn[:, None])[:, 0].mul(anchors).sum() / anchors.sum().clamp(min=1)
+        weight = positive / (positive.sum(dim=1, keepdim=True) * anchors.sum()).clamp(min=1)
+        return -(log_share * weight).sum()

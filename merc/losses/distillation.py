@@ -71,6 +71,7 @@ class DistillationLoss(StudentLoss):
         """Whether ``alpha`` is below 1."""
         return self.alpha < 1
 
+    @full_precision
     def forward(
         self,
         student_logits: Tensor,
@@ -94,12 +95,11 @@ class DistillationLoss(StudentLoss):
             ValueError: The shapes do not fit, or the teacher's logits are needed and absent.
         """
         require_rows("DistillationLoss", "student_logits", student_logits, label)
-        student = full_precision(student_logits)
         terms = {}
         if self.alpha > 0:
-            terms["ce"] = self.alpha * self.ce(student, label)
+            terms["ce"] = self.alpha * self.ce(student_logits, label)
         if self.alpha < 1:
-            terms["kl"] = (1 - self.alpha) * self._divergence(student, teacher_logits, teacher_present)
+            terms["kl"] = (1 - self.alpha) * self._divergence(student_logits, teacher_logits, teacher_present)
         return terms
 
     def _divergence(self, student: Tensor, teacher: Tensor | None, present: Tensor | None) -> Tensor:
@@ -111,7 +111,7 @@ class DistillationLoss(StudentLoss):
             )
         divergence = F.kl_div(
             (student / self.temperature).log_softmax(-1),
-            (full_precision(teacher.detach()) / self.temperature).log_softmax(-1),
+            (teacher.detach() / self.temperature).log_softmax(-1),
             reduction="none",
             log_target=True,
         ).sum(dim=-1)

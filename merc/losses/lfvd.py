@@ -35,6 +35,7 @@ class ModalityContrastiveLoss(nn.Module):
         super().__init__()
         self.temperature = require_range("ModalityContrastiveLoss", "temperature", temperature, 0.0, open_low=True)
 
+    @full_precision
     def forward(self, views: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Sum over the ordered pairs of modalities; 0 where there is nothing to compare.
 
@@ -74,6 +75,7 @@ class EmotionContrastiveLoss(nn.Module):
         super().__init__()
         self.temperature = require_range("EmotionContrastiveLoss", "temperature", temperature, 0.0, open_low=True)
 
+    @full_precision
     def forward(self, views: Mapping[str, Tensor], present: Mapping[str, Tensor], label: Tensor) -> Tensor:
         """Sum over the modalities; 0 where no label is.
 
@@ -145,11 +147,12 @@ class VariationalDistillationLoss(nn.Module):
         super().__init__()
         self.dominant = dominant
 
+    @full_precision
     def forward(self, gaussians: Mapping[str, Gaussian], present: Mapping[str, Tensor]) -> Tensor:
         """The sum of all divergences.
 
         Args:
-            gaussians: By modality, in float32.
+            gaussians: By modality; half precision is widened to float32.
             present: By modality ``(N,)`` booleans: whether the utterance has it.
         """
         teacher = gaussians[self.dominant].detach()
@@ -163,12 +166,11 @@ class VariationalDistillationLoss(nn.Module):
 
 
 def _normalised(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: F.normalize(full_precision(x), dim=-1) for name, x in views.items()}
+    return {name: F.normalize(x, dim=-1) for name, x in views.items()}
 
 
 def _similarity(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    with torch.autocast(rows.device.type, enabled=False):
-        return rows @ columns.T / temperature
+    return rows @ columns.T / temperature
 
 
 def _log_sum(similarity: Tensor, chosen: Tensor) -> Tensor:

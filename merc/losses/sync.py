@@ -64,10 +64,11 @@ class SyncLoss(nn.Module):
         self.contrast = require_range("SyncLoss", "contrast", contrast, 0.0)
         self.temperature = require_range("SyncLoss", "temperature", temperature, 0.0, open_low=True)
         self.margin = require_range("SyncLoss", "margin", margin, 0.0, 2.0)
-        self.negatives = [require_range("SyncLoss", name, given.get(name, 0.0), 0.0) for name in NEGATIVES]
-        if not any(self.negatives):
+        self.negatives = {name: require_range("SyncLoss", name, given.get(name, 0.0), 0.0) for name in NEGATIVES}
+        if not any(self.negatives.values()):
             raise ValueError("SyncLoss: all negatives weigh 0: give at least one kind a weight.")
 
+    @full_precision
     def forward(self, video: Tensor, audio: Tensor, kinds: Tensor) -> dict[str, Tensor]:
         """The weighted terms, whose sum is the loss.
 
@@ -105,7 +106,7 @@ class SyncLoss(nn.Module):
         for_sound = (self.margin + own[:, None] - distance).clamp(min=0)
         for_lips = (self.margin + own[None, :] - distance[:, :count]).clamp(min=0)
         total, weights = distance.sum() * 0, 0.0
-        for kind, weight in enumerate(self.negatives, start=1):
+        for kind, weight in enumerate(self.negatives.values(), start=1):
             chosen = kinds == kind
             terms = torch.cat([for_sound[chosen], for_lips[chosen[:, :count]]])
             if weight and len(terms):
@@ -114,13 +115,14 @@ class SyncLoss(nn.Module):
 
     def _contrast(self, distance: Tensor, kinds: Tensor) -> Tensor:
         count = len(distance)
-        weighs = torch.tensor([0.0, *self.negatives], device=kinds.device)[kinds] > 0
+        weighs = torch.tensor([0.0, *self.negatives.values()], device=kinds.device)[kinds] > 0
         own = torch.eye(count, len(distance.T), dtype=torch.bool, device=kinds.device)
         scores = ((1 - distance.square() / 2) / self.temperature).masked_fill(~(weighs | own), float("-inf"))
         places = torch.arange(count, device=kinds.device)
         return (F.cross_entropy(scores, places) + F.cross_entropy(scores[:, :count].T, places)) / 2
 
 
+@full_precision
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances ``(..., A, B)`` of unit vectors ``(..., A, d)``, ``(..., B, d)``; a gradient at 0, too."""
-    return (2 - 2 * full_precision(a) @ full_precision(b).mT).clamp(min=1e-6).sqrt()
+    return (2 - 2 * a @ b.mT).clamp(min=1e-6).sqrt()

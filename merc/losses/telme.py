@@ -50,6 +50,7 @@ class DISTLoss(StudentLoss):
         """Whether ``alpha`` is above 0."""
         return self.alpha > 0
 
+    @full_precision
     def forward(
         self,
         student_logits: Tensor,
@@ -73,10 +74,9 @@ class DISTLoss(StudentLoss):
             ValueError: The shapes do not fit, or the teacher's logits are needed and absent.
         """
         require_rows("DISTLoss", "student_logits", student_logits, label)
-        logits = full_precision(student_logits)
-        terms = {"ce": self.ce(logits, label)}
+        terms = {"ce": self.ce(student_logits, label)}
         if self.alpha > 0:
-            teacher_rows, student_rows = _taught("DISTLoss", "logits", logits, teacher_logits, teacher_present)
+            teacher_rows, student_rows = _taught("DISTLoss", "logits", student_logits, teacher_logits, teacher_present)
             teacher = (teacher_rows / self.temperature).softmax(-1)
             student = (student_rows / self.temperature).softmax(-1)
             weight = self.alpha * self.temperature**2
@@ -113,6 +113,7 @@ class FeatureSimilarityLoss(nn.Module):
         """Whether ``beta`` is above 0."""
         return self.beta > 0
 
+    @full_precision
     def forward(
         self, student_hidden: Tensor, teacher_hidden: Tensor | None = None, present: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -132,8 +133,7 @@ class FeatureSimilarityLoss(nn.Module):
         """
         if not self.beta:
             return {}
-        hidden = full_precision(student_hidden)
-        teacher, student = _taught("FeatureSimilarityLoss", "hidden states", hidden, teacher_hidden, present)
+        teacher, student = _taught("FeatureSimilarityLoss", "hidden states", student_hidden, teacher_hidden, present)
         teacher, student = F.normalize(teacher, dim=-1), F.normalize(student, dim=-1)
         target = (teacher @ teacher.T / self.temperature).log_softmax(-1)
         found = (teacher @ student.T / self.temperature).log_softmax(-1)
@@ -151,7 +151,7 @@ def _taught(
             f"{loss}: expected {what} of the teacher of shape {tuple(student.shape)}, got {found}. "
             "Give the teacher's store of them, with the student's width, or set the weight to 0 to train without."
         )
-    teacher = full_precision(teacher.detach())
+    teacher = teacher.detach()
     return (teacher, student) if present is None else (teacher[present], student[present])
 
 

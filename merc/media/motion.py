@@ -137,7 +137,7 @@ def _moved(patches: Tensor, shift: Tensor) -> Tensor:
     return functional.grid_sample(patches[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
 
 
-def _standardised(patches: Tensor, window: Tensor) -> Tensor:
+def _standardized(patches: Tensor, window: Tensor) -> Tensor:
     """Zero mean and unit variance under the window, so that light does not count; flat patches stay small."""
     weight = window / window.sum()
     centred = patches - (patches * weight).sum((1, 2), keepdim=True)
@@ -148,8 +148,8 @@ def _search(first: Tensor, second: Tensor) -> Tensor:
     """The whole shifts ``(N, 2)``, up to a quarter of the patch, after which patches differ least."""
     window = _window(first.shape[-1])
     reach = first.shape[-1] // 4
-    wide = functional.pad(_standardised(second, window)[None], (reach,) * 4, mode="replicate")
-    kernels = (window * _standardised(first, window))[:, None]
+    wide = functional.pad(_standardized(second, window)[None], (reach,) * 4, mode="replicate")
+    kernels = (window * _standardized(first, window))[:, None]
     squares = functional.conv2d(wide[0, :, None] ** 2, window[None, None])[:, 0]
     costs = squares - 2 * functional.conv2d(wide, kernels, groups=len(first))[0]
     best = costs.flatten(1).argmin(-1)
@@ -158,7 +158,7 @@ def _search(first: Tensor, second: Tensor) -> Tensor:
 
 def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tensor:
     window = _window(first.shape[-1])
-    target = _standardised(first, window)
+    target = _standardized(first, window)
     across = (target.roll(-1, 2) - target.roll(1, 2)) / 2
     down = (target.roll(-1, 1) - target.roll(1, 1)) / 2
     gradient = torch.stack([across, down], 1).flatten(2)
@@ -166,7 +166,7 @@ def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tenso
     # A little is added to the diagonal so that flat patches stay where they are.
     matrix = weighted @ gradient.transpose(1, 2) + 1e-2 * torch.eye(2)
     for _ in range(steps):
-        error = (_standardised(_moved(second, shift), window) - target).flatten(1)
+        error = (_standardized(_moved(second, shift), window) - target).flatten(1)
         step = torch.linalg.solve(matrix, (weighted @ error[:, :, None]))[:, :, 0]
         shift = shift - step.clamp(-2, 2)
     return shift
@@ -175,5 +175,5 @@ def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tenso
 def _likeness(first: Tensor, second: Tensor, shift: Tensor) -> Tensor:
     """Correlation under the window after the shift."""
     window = _window(first.shape[-1])
-    pair = (_standardised(first, window), _standardised(_moved(second, shift), window))
+    pair = (_standardized(first, window), _standardized(_moved(second, shift), window))
     return (pair[0] * pair[1] * window).sum((1, 2)) / window.sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from merc.configs.lookup import find_config
+from merc.datamodules.facts import DataFacts
+from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.report import markdown_table
 from merc.files import write_json, write_text
@@ -27,22 +29,16 @@ from merc.pipeline.ablation import (
     Ablation,
     Reported,
     changed_pipeline,
-    made_up_batch,
     parts_of,
     shipped_rows,
     what_differs,
 )
-from merc.pipeline.lightning import MercParser, manners
-from merc.pipeline.plan import Pipeline, PipelineError, Stage, StageRun, fill, lead_to, plan
-from merc.pipeline.run import (
-    check_options,
-    data_options,
-    finish,
-    finish_at_once,
-    read_pipeline,
-    run_stages,
-    stage_arguments,
-)
+from merc.pipeline.kinds import FunctionStage, NetworkStage
+from merc.pipeline.lightning import MercParser, quiet_lightning
+from merc.pipeline.plan import Pipeline, ancestors, plan
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
+from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
 from merc.tasks.base import EmotionTask
 
 _ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "workers"}
@@ -54,6 +50,7 @@ def run_ablations(
     *,
     out: str | Path,
     root: str | Path | None = None,
+    corpus: str | Path | None = None,
     seeds: Sequence[int] = (0,),
     rows: Sequence[str | Path] = (),
     stages: Sequence[str] = (),
@@ -66,8 +63,9 @@ def run_ablations(
         pipeline: Config of the pipeline, a file or the short name of a shipped one; or of a single stage that trains.
         out: Folder for all results: the full model in ``full``, as ``merc run`` leaves it, each row in ``rows/NAME``,
             the table in ``report.md`` and ``ablation.json``.
-        root: The corpus on disk, if the pipeline reads one.
-        seeds: Each seed trains every stage anew.
+        root: The folder of a corpus on disk, ``{root}`` in the pipeline.
+        corpus: An imported corpus or CSV files, ``{corpus}`` in the pipeline.
+        seeds: The seeds; every stage that depends on the seed runs once for each.
         rows: Shipped rows by a part of their name (``table3``, ``table3/gating``), or files or folders of rows.
             Default: all shipped rows of the system that the pipeline trains.
         stages: Stages to compare. Default: the last one that is tested.
@@ -82,21 +80,23 @@ def run_ablations(
         PipelineError: The pipeline does not hold together, or a row cannot be run with it or would change neither
             parameters nor loss nor data. Nothing has run then.
     """
-    console, out = Console(), Path(out)
+    console, out, sources = Console(), Path(out), sources_of(root, corpus)
     full = _read(str(pipeline))
-    runs = list(plan(full, out / "full", root, seeds, find_config, trainer_options))
-    planner = _Planner(full, runs, out, root, seeds, trainer_options, stages)
-    with manners(quiet=True):
+    runs = list(plan(full, out / "full", sources, seeds, trainer_options))
+    planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
+    with quiet_lightning(quiet=True):
         for run in runs[: len(full.stages)]:
-            check_options(run, trainer_options)
+            run.stage.kind.check(run, trainer_options)
         planned = planner.plan_all(_choose(rows, planner.system))
-    run_stages(full, out / "full", root, seeds, trainer_options, console, jobs)
-    with manners(quiet=True):
+    run_stages(full, out / "full", sources, seeds, trainer_options, console, jobs)
+    with quiet_lightning(quiet=True):
         if jobs == 1:
             for number, row in enumerate(planned, start=1):
-                finish(row.own, trainer_options, console, of=f"row {number} of {len(planned)}, {row.ablation.title}: ")
+                run_in_order(
+                    row.own, trainer_options, console, of=f"row {number} of {len(planned)}, {row.ablation.title}: "
+                )
         else:
-            finish_at_once(_chains(planned, seeds), trainer_options, console, jobs)
+            run_in_parallel(_chains(planned, seeds), trainer_options, console, jobs)
     return _write(out, str(pipeline), planner, planned, console)
 
 
@@ -184,7 +184,7 @@ class _Planner:
         full: The pipeline of the full model.
         runs: Its stages, of all seeds.
         out: Folder for all results.
-        root: The corpus on disk.
+        sources: What stands for ``{root}`` and ``{corpus}``.
         seeds: The seeds.
         trainer_options: Options for every Lightning stage.
         stages: The stages to compare; default: the last one that is tested.
@@ -198,7 +198,7 @@ class _Planner:
         full: Pipeline,
         runs: Sequence[StageRun],
         out: Path,
-        root: str | Path | None,
+        sources: Mapping[str, str],
         seeds: Sequence[int],
         trainer_options: Sequence[str],
         stages: Sequence[str],
@@ -206,14 +206,14 @@ class _Planner:
         self.full = full
         self.runs = runs
         self.out = out
-        self.root = root
+        self.sources = sources
         self.seeds = seeds
         self.trainer_options = trainer_options
         self._first = {run.stage.name: run for run in runs[: len(full.stages)]}
         self._parsers: dict[str, MercParser] = {}
         self._made: dict[str, Namespace] = {}
         self._places = {name: str(run.folder) for name, run in self._first.items()}
-        self._places |= {"root": str(root), "seed": str(seeds[0])}
+        self._places |= {**sources, "seed": str(seeds[0])}
         tested = [run.stage.name for run in self._first.values() if run.stage.tested]
         if not tested:
             raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
@@ -259,19 +259,17 @@ class _Planner:
             raise PipelineError(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
         changes = {stage: dict(options) for stage, options in ablation.changes_of(self.full).items()}
         for stage, kept in ablation.modalities.items():
-            changes.setdefault(stage, {})["model.head.dims"] = self._dims(stage, kept)
+            changes.setdefault(stage, {})["model.modalities"] = self._modalities(stage, kept)
         changed = changed_pipeline(self.full, changes)
         pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in self.stages]
         for of_row, _ in pairs:
             self._require_tested(of_row)
         judged = " or ".join(of_row for of_row, _ in pairs)
-        leading = set().union(*(lead_to(changed, of_row) for of_row, _ in pairs))
+        leading = set().union(*(ancestors(changed, of_row) for of_row, _ in pairs))
         if idle := changes.keys() - leading:
             raise PipelineError(f"it changes {', '.join(sorted(idle))}, which does not lead to {judged}")
         effect = {stage: self._effect(stage, options) for stage, options in changes.items()}
-        runs = list(
-            plan(changed, self.out / "rows" / name, self.root, self.seeds, find_config, self.trainer_options, elsewhere)
-        )
+        runs = list(plan(changed, self.out / "rows" / name, self.sources, self.seeds, self.trainer_options, elsewhere))
         compared = [
             (ours, theirs)
             for ours, theirs in ((_of(runs, of_row), _of(self.runs, of_full)) for of_row, of_full in pairs)
@@ -290,14 +288,16 @@ class _Planner:
                 f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}"
             )
 
-    def _dims(self, stage: str, kept: Sequence[str]) -> dict[str, int]:
-        """The widths of the modalities that the head of a stage keeps."""
+    def _modalities(self, stage: str, kept: Sequence[str]) -> list[str]:
+        """The modalities that the fusion of a stage keeps, in the order in which it reads them."""
         changed_pipeline(self.full, {stage: {}})  # refuses a stage that is not there
-        head = self._parse(stage).get("model", {}).get("init_args", {}).get("head") or {}
-        dims = head.get("init_args", {}).get("dims", {})
-        if lacking := [name for name in kept if name not in dims]:
-            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(dims) or 'nothing'}")
-        return {name: dims[name] for name in dims if name in kept}
+        config = self._parse(stage)
+        read = config["model"]["init_args"].get("modalities") or list(config["data"]["init_args"].get("stores", {}))
+        if lacking := [name for name in kept if name not in read]:
+            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(read) or 'nothing'}")
+        if len(kept) == len(read):
+            raise PipelineError(f"{stage} reads {', '.join(read)} without it")
+        return [name for name in read if name in kept]
 
     def _effect(self, name: str, options: Mapping[str, Any]) -> str:
         """What the options change of a stage: ``data``, ``parameters`` or ``loss``.
@@ -309,7 +309,9 @@ class _Planner:
         for option in options:
             if self._parse(name, {k: v for k, v in options.items() if k != option}) == theirs:
                 raise PipelineError(f"{name} has {option} {json.dumps(options[option])} without it")
-        if self._first[name].stage.on_data or _what(ours.get("data")) != _what(theirs.get("data")):
+        if not isinstance(self._first[name].stage.kind, NetworkStage) or _what(ours.get("data")) != _what(
+            theirs.get("data")
+        ):
             return "data"
         if _what(ours["model"]) == _what(theirs["model"]):
             raise PipelineError(
@@ -319,7 +321,14 @@ class _Planner:
         if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
             return "data"  # a stage that makes features: what it makes is the data of those behind it
         stores = ours["data"]["init_args"]["stores"]
-        batches = (made_up_batch(_widths(m.model, stores), m.model.num_classes, m.data.graphs) for m in (full, row))
+        batches = []
+        try:
+            for made in (full, row):
+                if made.model.facts is None:
+                    made.model.build(_made_up_facts(stores))
+                batches.append(made_up_batch(_widths(made.model, stores), len(_EMOTIONS), made.data.graphs))
+        except (ValueError, TypeError) as error:
+            raise PipelineError(f"{name}: {error}") from error
         found = what_differs(full.model, row.model, *batches)
         if found is None:
             raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
@@ -329,13 +338,16 @@ class _Planner:
         """A stage of the full model, of the first seed, with other options."""
         run = self._first[name]
         return replace(
-            run, stage=replace(run.stage, options={**run.stage.options, **fill(options or {}, self._places)})
+            run, stage=replace(run.stage, options={**run.stage.options, **substitute(options or {}, self._places)})
         )
 
     def _parser(self, name: str, options: Mapping[str, Any] | None = None) -> MercParser:
         """A Lightning stage, parsed."""
         if options or name not in self._parsers:
-            parser = MercParser(stage_arguments(self._with(name, options), self.trainer_options))
+            run = self._with(name, options)
+            kind = run.stage.kind
+            assert isinstance(kind, NetworkStage)
+            parser = MercParser(kind.arguments(run, self.trainer_options))
             if options:
                 return parser
             self._parsers[name] = parser
@@ -344,11 +356,15 @@ class _Planner:
     def _parse(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The whole config of a stage, with all defaults."""
         run = self._with(name, options)
+        kind = run.stage.kind
+        if isinstance(kind, FunctionStage):
+            return dict(kind.parsed(run)[1].as_dict())
+        if not isinstance(kind, NetworkStage):
+            return run.stage.options
         try:
-            parsed = data_options(run)[1] if run.stage.on_data else self._parser(name, options).config
+            return dict(self._parser(name, options).config.as_dict())
         except ArgumentError as error:
-            raise PipelineError(f"{name}, {run.stage.config}: {error}") from error
-        return dict(parsed.as_dict())
+            raise PipelineError(f"{name}, {', '.join(run.stage.configs)}: {error}") from error
 
     def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
         """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""
@@ -371,12 +387,21 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
     return [_what(value) for value in config] if isinstance(config, list) else config
 
 
-def _widths(task: EmotionTask, stores: Iterable[str]) -> dict[str, int]:
-    """The width of all that a task reads: its modalities, and what is stored of a teacher."""
+_EMOTIONS = tuple(f"emotion{index}" for index in range(7))
+
+
+def _made_up_facts(stores: Mapping[str, Any]) -> DataFacts:
+    """Facts of data that is not there yet: what differs between two tasks does not hang on the widths."""
+    counts = tuple(10 * (index + 1) for index in range(len(_EMOTIONS)))
+    return DataFacts(dict.fromkeys(stores, 48), _EMOTIONS, counts, tuple(stores))  # 48: 2, 3 and 4 heads divide it
+
+
+def _widths(task: EmotionTask, stores: Mapping[str, Any]) -> dict[str, int]:
+    """The width of all that a task reads: its inputs, and what is stored of a teacher."""
     network: Any = getattr(task, "network", None)
-    of_teacher = {"teacher": task.num_classes, "teacher_hidden": getattr(network, "hidden_dim", 0)}
+    of_teacher = {"teacher": len(task.classes), "teacher_hidden": getattr(network, "hidden_dim", 0)}
     named = {getattr(task, name): width for name, width in of_teacher.items() if name in vars(task)}
-    return {**task.modalities, **{name: width for name, width in named.items() if name in stores}}
+    return {**task.inputs, **{name: width for name, width in named.items() if name in stores}}
 
 
 def _chains(rows: Sequence[_Row], seeds: Sequence[int]) -> dict[str, list[StageRun]]:

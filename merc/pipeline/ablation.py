@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merc.conversation import Conversation, Utterance
-from merc.labels import LabelSet
-from merc.pipeline.plan import Pipeline, PipelineError
+from merc.configs.lookup import CONFIGS
+from merc.pipeline.plan import Pipeline
+from merc.pipeline.stage import PipelineError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and reading rows needs none
     from torch import Tensor
 
     from merc.batch import ConversationBatch
-    from merc.graphs import GraphBuilder
     from merc.tasks.base import EmotionTask
 
-ROWS = Path(__file__).parent / "configs" / "ablations"
+ROWS = CONFIGS / "ablations"
 """The shipped rows: ``<paper>/<table>/<row>.yaml``."""
 
 
@@ -54,7 +52,7 @@ class Ablation:
         changes: Options as on the command line, by the stage of the pipeline that they change.
         instead: Other changes, for pipelines whose first import is another corpus than those of the paper: by the name
             of the import, for example ``simulated``.
-        modalities: By stage, the modalities that its fusion head keeps; the others leave ``model.head.dims``.
+        modalities: By stage, the modalities that its fusion keeps, as ``model.modalities``.
         stage: The stage whose score is that of the row, if it is not the one that the full model is judged by: the
             score of a single modality is that of its student.
     """
@@ -72,7 +70,7 @@ class Ablation:
     def changes_of(self, pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         """The changes that are meant for a pipeline, by the corpus that it imports."""
         corpus = next((stage.config for stage in pipeline.stages if stage.command == "import"), "")
-        return self.instead.get(corpus, self.changes)
+        return self.instead.get(str(corpus), self.changes)
 
 
 def shipped_rows() -> dict[str, Path]:
@@ -96,44 +94,6 @@ def changed_pipeline(pipeline: Pipeline, changes: Mapping[str, Mapping[str, Any]
         if name not in names:
             raise PipelineError(f"it changes the stage {name!r}, and the pipeline has {', '.join(names)}")
     return Pipeline([replace(s, options={**s.options, **changes.get(s.name, {})}) for s in pipeline.stages])
-
-
-def made_up_batch(
-    widths: Mapping[str, int], num_classes: int, graphs: Mapping[str, GraphBuilder], seed: int = 0
-) -> ConversationBatch:
-    """A batch like those of a training, of random numbers: six conversations of two speakers, a tenth of it absent.
-
-    Args:
-        widths: Width by feature.
-        num_classes: Number of emotions C.
-        graphs: The graphs to build, by feature.
-        seed: Decides the numbers.
-    """
-    import torch
-
-    from merc.batch import ConversationBatch
-
-    labels = LabelSet("made up", tuple(f"emotion{index}" for index in range(num_classes)))
-    draws, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    conversations = [
-        Conversation(
-            str(dialogue),
-            tuple(
-                Utterance(str(turn), speaker="AB"[draws.randrange(2)], text="", label=draws.choice(labels.names))
-                for turn in range(length)
-            ),
-            "train",
-        )
-        for dialogue, length in enumerate((1, 3, 6, 9, 12, 15))
-    ]
-    batch = ConversationBatch.from_conversations(conversations, labels)
-    for name in sorted(widths):
-        there = torch.rand(batch.num_utterances, generator=generator) >= 0.1
-        features = torch.randn(batch.num_utterances, widths[name], generator=generator)
-        batch.features[name], batch.present[name] = features * there[:, None], there
-    for name, build in graphs.items():
-        batch.edges[name] = build(batch, name)
-    return batch
 
 
 def what_differs(

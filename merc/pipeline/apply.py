@@ -15,26 +15,22 @@ from rich.console import Console
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
-from merc.evaluation import ensemble_logits
 from merc.labels import LabelSet
-from merc.pipeline.lightning import MercCLI, add_store_writer, check_checkpoint, manners
-from merc.pipeline.plan import MARK, FinishedRun, PipelineError, Stage, StageRun, fill, references
-from merc.pipeline.run import end_averaging, stage_arguments
+from merc.pipeline.lightning import quiet_lightning
+from merc.pipeline.plan import FinishedRun
+from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
-
-_FEATURES_OF_A_CORPUS = ("evidence", "writing")
-"""Imports that make features of any corpus; the others bring a corpus, or numbers that only it has."""
 
 
 @dataclass(frozen=True)
 class AppliedRun:
-    """The stores that a run gives of a new corpus.
+    """The stores that a finished run makes of a new corpus.
 
     Args:
         corpus: The corpus.
-        networks: The stages that tell the emotions, whose options name the stores that they read: one, or the members
-            of an ensemble.
-        logits: Its logits.
+        networks: The stages that predict the emotions, whose options name the stores that they read: one, or the
+            members of an ensemble.
+        logits: The predictions.
         stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
         run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
             ensemble.
@@ -47,13 +43,13 @@ class AppliedRun:
     run: Mapping[str, Any]
 
     def find(self, kind: str) -> FeatureStore | None:
-        """The store of one kind that stages on the way to the emotions have written, if any has."""
+        """The store of one kind, if a stage that leads to the emotions has written one."""
         paths = [path for name, path in self.stores.items() if name.endswith(f"/{kind}")]
         return FeatureStore(paths[0]) if paths else None
 
     @cached_property
     def inputs(self) -> dict[str, FeatureStore]:
-        """The modalities that the emotions rest on, by name; none if a text encoder tells them itself."""
+        """The modalities that the predictions use, by name; none if a text encoder predicts by itself."""
         named: dict[str, str] = {}
         for stage in self.networks:
             named |= stage.options.get("data.stores", {})
@@ -66,20 +62,20 @@ class AppliedRun:
 
 
 def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
-    """The emotions that a run tells.
+    """The emotions that a run predicts.
 
     Args:
         run: The run.
-        stage: The stage that tells them, as in :func:`apply_pipeline`.
+        stage: The stage that predicts them, as in :func:`apply_pipeline`.
 
     Raises:
         PipelineError: That stage builds on no imported corpus.
     """
     stages = run.pipeline.stages
     for needed in _needed(stages, _target(stages, stage)):
-        if _brings_corpus(needed):
-            return Corpus.load(run.place(needed, run.seeds[0]) / CORPUS_FILE).labels
-    raise PipelineError(f"The run in {run.folder} imports no corpus: nothing tells its emotions.")
+        if needed.kind.brings_corpus(needed):
+            return Corpus.load(run.place(needed, run.seeds[0])).labels
+    raise PipelineError(f"The run in {run.folder} imports no corpus: nothing says which emotions it predicts.")
 
 
 def apply_pipeline(
@@ -93,21 +89,22 @@ def apply_pipeline(
 ) -> AppliedRun:
     """Apply a finished run of ``merc run`` to a new corpus, which needs no labels.
 
-    The new corpus takes the place of the imported one. Stages of ``predict`` run as they did, stages of ``fit``
-    predict with their best checkpoint, an ensemble averages what its members say, evidence is that of the training
-    split's fit, and writing is measured. Only what the chosen stage builds on is run. What is finished and unchanged in
-    ``out`` is skipped, what was cut goes on.
+    The new corpus takes the place of the imported one. Stages of ``predict`` run as they did, stages of ``fit`` predict
+    with their best checkpoint, an ensemble averages its members, evidence uses the fit to the training split, and
+    writing is measured. Only the stages that the chosen one builds on run. Stages that are finished and unchanged in
+    ``out`` are skipped, an interrupted one is resumed.
 
     Args:
         run_folder: The folder that ``merc run`` was given as ``--out``.
         corpus: The new conversations; their emotions must be those of the run.
-        out: Folder for the stores, one folder a stage.
+        out: Folder for the stores, one folder per stage.
         seed: Which of the run's seeds. Default: the first.
-        stage: The ``fit`` or ``ensemble`` stage that tells the emotions. Default: the last.
+        stage: The ``fit`` or ``ensemble`` stage that predicts the emotions. Default: the last.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
-        PipelineError: The run is not finished, or has a stage that cannot be applied to a new corpus.
+        PipelineError: The run is not finished, builds on no imported corpus, or has a stage that cannot be applied to
+            a new corpus; or the result lacks an utterance.
     """
     run = FinishedRun.load(run_folder)
     seed = run.seeds[0] if seed is None else seed
@@ -115,17 +112,28 @@ def apply_pipeline(
         raise PipelineError(f"The run in {run.folder} has the seeds {', '.join(map(str, run.seeds))}, not {seed}.")
     target = _target(run.pipeline.stages, stage)
     needed = _needed(run.pipeline.stages, target)
-    application = _Application(run, corpus, Path(out), seed, tuple(trainer_options))
-    with manners(quiet=True):
+    if not any(one.kind.brings_corpus(one) for one in needed):
+        raise PipelineError(
+            f"The run in {run.folder} imports no corpus that {target.name} builds on, so there is nothing for the new "
+            "conversations to replace: expected an `import` stage in its pipeline."
+        )
+    application = Application(run, corpus, Path(out), seed, tuple(trainer_options))
+    with quiet_lightning(quiet=True):
         for number, one in enumerate(needed, start=1):
             application.apply(one, f"stage {number} of {len(needed)}: {one.name}")
     networks = _networks({stage.name: stage for stage in needed}, target)
     checkpoints = {stage.name: application.checkpoint(stage) for stage in networks}
     stores = {f"{run.stage.name}/{name}": run.folder / name for run in application.runs for name in run.stage.outputs}
+    logits = FeatureStore(application.applied[target.name].folder / "logits")
+    if lacking := [key for key in _keys_of(corpus) if key not in logits and key not in logits.missing]:
+        raise PipelineError(
+            f"{logits.path} says nothing about {len(lacking)} of the given utterances, the first is {lacking[0]}: "
+            f"remove {out} and apply the run again."
+        )
     return AppliedRun(
         corpus=corpus,
         networks=[application.applied[network.name].stage for network in networks],
-        logits=FeatureStore(application.applied[target.name].folder / "logits"),
+        logits=logits,
         stores=stores,
         run={
             "folder": str(run.folder),
@@ -136,43 +144,46 @@ def apply_pipeline(
     )
 
 
-def _brings_corpus(stage: Stage) -> bool:
-    return stage.command == "import" and stage.config not in (*_FEATURES_OF_A_CORPUS, "table")
+def _keys_of(corpus: Corpus) -> list[UtteranceKey]:
+    return [key for split in corpus.values() for conversation in split for key in conversation.keys]
 
 
 def _target(stages: Sequence[Stage], name: str | None) -> Stage:
-    """The stage that tells the emotions."""
-    telling = [stage for stage in stages if stage.command in ("fit", "ensemble")]
-    if not telling:
-        raise PipelineError("The run trains nothing: expected a stage `fit` that tells emotions.")
-    tested = [stage for stage in telling if stage.tested]  # what is tested tells emotions
-    chosen = (tested or telling) if name is None else [stage for stage in telling if stage.name == name]
+    """The stage that predicts the emotions."""
+    predicting = [stage for stage in stages if stage.kind.reports]
+    if not predicting:
+        raise PipelineError("The run trains nothing: expected a stage `fit` that predicts emotions.")
+    tested = [stage for stage in predicting if stage.tested]
+    chosen = (tested or predicting) if name is None else [stage for stage in predicting if stage.name == name]
     if not chosen:
-        raise PipelineError(f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in telling)}.")
-    target = _telling(chosen[-1])
-    return replace(target, options=_for_new(target.options))
+        raise PipelineError(
+            f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in predicting)}."
+        )
+    target = _with_logits(chosen[-1])
+    return replace(target, options=inference_options(target.options))
 
 
 def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
     """The stages that the target builds on, in order, and itself.
 
     Raises:
-        PipelineError: One of them cannot be had of a new corpus.
+        PipelineError: One of them cannot be applied to a new corpus.
     """
-    new = {stage.name: replace(stage, options=_for_new(stage.options)) for stage in stages} | {target.name: target}
-    corpora = {name for name, stage in new.items() if _brings_corpus(stage)}
+    new = {stage.name: replace(stage, options=inference_options(stage.options)) for stage in stages}
+    new |= {target.name: target}
+    corpora = {name for name, stage in new.items() if stage.kind.brings_corpus(stage)}
     names = {target.name}
     for stage in reversed(new.values()):
         if stage.name not in names:
             continue
-        if stage.command == "import" and stage.config == "table":
-            raise _not_of_new(stage, f"takes its numbers from a table, {stage.options.get('files')}", stages)
+        if why := stage.kind.why_not_new(stage):
+            raise _not_of_new(stage, why, stages)
         if foreign := _of_corpus_alone(stage.options, corpora):
             raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
         if stage.name not in corpora:
             names |= references(stage.options)
     members = {member.name for stage in new.values() if stage.name in names for member in _members(new, stage)}
-    return [_telling(stage) if stage.name in members else stage for stage in new.values() if stage.name in names]
+    return [_with_logits(stage) if stage.name in members else stage for stage in new.values() if stage.name in names]
 
 
 def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
@@ -181,13 +192,13 @@ def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
     return [other for name, other in stages.items() if name in averaged]
 
 
-def _telling(stage: Stage) -> Stage:
+def _with_logits(stage: Stage) -> Stage:
     """A stage with its logits among its outputs."""
     return replace(stage, outputs=list(dict.fromkeys([*stage.outputs, "logits"])))
 
 
 def _networks(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
-    """The networks that tell the emotions: the stage itself, or those that its ensemble is made of."""
+    """The networks that predict the emotions: the stage itself, or those that its ensemble is made of."""
     found = [network for member in _members(stages, stage) for network in _networks(stages, member)]
     return found or [stage]
 
@@ -200,7 +211,7 @@ def _not_of_new(stage: Stage, why: str, stages: Sequence[Stage]) -> PipelineErro
     )
 
 
-def _for_new(options: Mapping[str, Any]) -> dict[str, Any]:
+def inference_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without what only training needs: who truly speaks, other corpora to learn lips from, where to start."""
     options = {name: value for name, value in options.items() if not name.endswith(".warm_start")}
     for name, sources in options.items():
@@ -219,8 +230,16 @@ def _of_corpus_alone(options: Any, corpora: set[str]) -> str | None:  # noqa: AN
     return next((found for part in parts if (found := _of_corpus_alone(part, corpora))), None)
 
 
-class _Application:
-    """Applies the stages of one run, one after the other."""
+class Application:
+    """Applies the stages of a finished run, one after the other.
+
+    Args:
+        run: The finished run.
+        corpus: The new corpus.
+        out: Folder for the results, one folder per stage.
+        seed: The seed of the run.
+        trainer_options: Options for every Lightning stage.
+    """
 
     def __init__(
         self, run: FinishedRun, corpus: Corpus, out: Path, seed: int, trainer_options: tuple[str, ...]
@@ -238,133 +257,85 @@ class _Application:
         """The stages that were applied, in order."""
         return list(self.applied.values())
 
+    def trained(self, name: str) -> tuple[Stage, Path]:
+        """A stage as it was trained, with its placeholders replaced, and its folder.
+
+        Args:
+            name: The name of the stage.
+        """
+        [stage] = [stage for stage in self.run.pipeline.stages if stage.name == name]
+        places = self._trained_places()
+        return replace(stage, options=substitute(stage.options, places)), self.run.place(stage, self.seed)
+
     def checkpoint(self, stage: Stage) -> str | None:
-        """The weights of a stage, that were chosen on the validation split or given."""
-        if stage.command != "fit":
-            given = stage.options.get("ckpt_path")
-            return None if given is None else str(fill(given, self._trained_places()))
-        folder = self.run.place(stage, self.seed)
-        best = self._mark(stage).get("best")
+        """The weights of a stage: those that were chosen on the validation split, or those that it was given."""
+        trained, folder = self.trained(stage.name)
+        if not stage.kind.reports:
+            given = trained.options.get("ckpt_path")
+            return None if given is None else str(given)
+        best = self._state(stage).get("best")
         if best is None:
             raise PipelineError(f"{folder} names no best checkpoint: give the `merc run` command of this run again.")
         return str(folder / best)
 
-    def _mark(self, stage: Stage) -> dict[str, Any]:
-        file = self.run.place(stage, self.seed) / MARK
+    def _state(self, stage: Stage) -> dict[str, Any]:
+        file = self.run.place(stage, self.seed) / STATE
         try:
-            mark: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PipelineError(f"{file} cannot be read ({error}): give the `merc run` command again.") from error
-        return mark
+        return state
 
     def _trained_places(self) -> dict[str, str]:
         """What placeholders stood for in training."""
         folders = {stage.name: str(self.run.place(stage, self.seed)) for stage in self.run.pipeline.stages}
-        return {"root": str(self.run.root), "seed": str(self.seed), **folders}
+        return {**self.run.sources, "seed": str(self.seed), **folders}
 
     def apply(self, stage: Stage, title: str) -> None:
         """Apply a stage, unless that was finished before."""
         run = self._planned(stage)
         self.applied[stage.name] = run
-        imported = CORPUS_FILE if _brings_corpus(stage) else MANIFEST
-        if run.finished and (stage.command != "import" or (run.folder / imported).is_file()):
+        if run.finished and (stage.outputs or any((run.folder / name).is_file() for name in (CORPUS_FILE, MANIFEST))):
             self.console.print(f"{title}: finished before, unchanged", style="dim")
             return
         self.console.print(title)
         run.begin()
-        if _brings_corpus(stage):
-            self.corpus.save(run.folder / CORPUS_FILE)
-        elif stage.command == "import" and stage.config == "writing":
-            self._writing(run)
-        elif stage.command == "import":
-            self._evidence(run)
-        elif stage.command == "ensemble":
-            members = [Path(member) for member in run.stage.options["members"]]
-            stores = {member.name: FeatureStore(member / "logits") for member in members}
-            ensemble_logits(stores, out=run.folder / "logits")
-        else:
-            self._predict(run)
-        run.mark(finished=True)
+        stage.kind.apply(run, self)
+        run.update_state(finished=True)
 
     def _planned(self, stage: Stage) -> StageRun:
         folder = self.out / stage.name
         places = self._trained_places() | {name: str(run.folder) for name, run in self.applied.items()}
-        filled = replace(stage, options=fill(stage.options, places), report=False)
-        mark = self._mark(stage)
+        filled = replace(stage, options=substitute(stage.options, places), report=False)
+        state = self._state(stage)
         before = [name for name in sorted(references(stage.options)) if name in self.applied]
         basis = [
             merc.__version__,
-            mark["fingerprint"],
-            mark.get("best"),
+            state["fingerprint"],
+            state.get("best"),
             self.seed,
             list(self.trainer_options),
             stage.outputs,
-            _content(self.corpus) if _brings_corpus(stage) else "",
+            _content(self.corpus) if stage.kind.brings_corpus(stage) else "",
             {name: self.applied[name].fingerprint for name in before},
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         return StageRun(filled, folder, self.seed, fingerprint)
 
-    def _writing(self, run: StageRun) -> None:
-        """How the new utterances are written."""
-        from merc.features.writing import writing_table
+    def complete(self, run: StageRun, output: str) -> None:
+        """Let a store of a stage know every utterance, and have the width that the following stages expect.
 
-        features = run.stage.options.get("features")
-        writing_table(self.corpus, None if features is None else FeatureStore(features)).save(run.folder)
+        Lips are compared with sound only where there is both, and a network says nothing of an utterance that has none
+        of its inputs: in training such an utterance is one of many and nothing needs to be recorded. Here it may be
+        all there is.
 
-    def _evidence(self, run: StageRun) -> None:
-        """Evidence of the new features, by the fit to those that the run was trained on."""
-        from merc.features.evidence import evidence_table
-
-        [stage] = [stage for stage in self.run.pipeline.stages if stage.name == run.stage.name]
-        trained = fill(stage.options, self._trained_places())
-        source = FeatureStore(trained["features"])
-        made = FeatureStore(self.run.place(stage, self.seed))
-        if made.provenance["of"]["digest"] != source.digest:
-            raise PipelineError(
-                f"{source.path} is not what {made.path} was made from: give the `merc run` command of this run again."
-            )
-        corpus = Corpus.load(trained["corpus"])
-        table = evidence_table(
-            FeatureStore(run.stage.options["features"]),
-            self.corpus,
-            append=bool(stage.options.get("append", False)),
-            standardise=bool(stage.options.get("standardise", False)),
-            label_noise=bool(stage.options.get("label_noise", False)),
-            fitted_on=(source, corpus),
-        )
-        table.save(run.folder)
-
-    def _predict(self, run: StageRun) -> None:
-        """Stores of a network with the weights that it was left with."""
-        stage = run.stage
-        checkpoint = self.checkpoint(stage)
-        if checkpoint is not None:
-            check_checkpoint(checkpoint)
-        config = run.folder / "config.yaml"
-        config.write_text(self.run.configs[stage.name], encoding="utf-8")
-        # One device: what a conversation gives does not depend on how many there are, and one is enough for it.
-        options = {"trainer.devices": 1, **stage.options, "trainer.logger": False}
-        here = replace(run, stage=replace(stage, config=str(config), options=options))
-        cli = MercCLI(stage_arguments(here, self.trainer_options), run=False)
-        end_averaging(cli.trainer)
-        add_store_writer(cli.trainer, run.folder, stage.outputs)
-        cli.trainer.predict(
-            cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, return_predictions=False
-        )
-        [original] = [one for one in self.run.pipeline.stages if one.name == stage.name]
-        for name in stage.outputs:
-            self._complete(run, run.folder / name, self.run.place(original, self.seed) / name)
-
-    def _complete(self, run: StageRun, path: Path, trained: Path) -> None:
-        """Let a store know every utterance, and have the width that the following stages expect.
-
-        Lips are compared with sound only where there is both, and a network says nothing of what none of its inputs
-        has: in training such an utterance is one of many and nothing needs to be recorded. Here it may be all there is.
+        Args:
+            run: The stage.
+            output: The output that the store holds.
         """
-        store = FeatureStore(path)
-        keys = [key for split in self.corpus.values() for c in split for key in c.keys]
-        unknown = [key for key in keys if key not in store and key not in store.missing]
+        store = FeatureStore(run.folder / output)
+        trained = self.trained(run.stage.name)[1] / output
+        unknown = [key for key in _keys_of(self.corpus) if key not in store and key not in store.missing]
         widthless = not store.dim and (trained / MANIFEST).is_file()
         if (store.kind in SEQUENCES and len(store)) or not (unknown or widthless):
             return
@@ -374,7 +345,7 @@ class _Application:
         inputs = [FeatureStore(place) for place in _stores_in(run.stage.options)]
         missing = {**store.missing, **{key: _why_missing(key, inputs) for key in unknown}}
         FeatureStore.write(
-            path,
+            store.path,
             store.keys,
             rows,
             kind=store.kind,

@@ -1,4 +1,4 @@
-"""Lightning's subcommands: plain LightningCLI that finds shipped configs and writes predictions into stores."""
+"""LightningCLI for one stage: it finds shipped configs by name and writes predictions into stores."""
 
 from __future__ import annotations
 
@@ -8,32 +8,47 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from merc.callbacks import StoreWriterCallback
 from merc.configs.lookup import expand_configs
+from merc.tasks.checkpoints import read_checkpoint
 
-# What whoever runs a stage need not act on: loading from memory needs no workers, every value is logged once an
-# epoch however few batches it has, and weights are meant to load without the state of the averaging.
+# Warnings that need no action: loading from memory needs no workers, every value is logged once an
+# epoch however few batches it has, weights are meant to load without the state of the averaging, and networks that fit
+# into memory need no sharding.
 _NOISE = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
     ".*using the WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*using the WeightAveraging callback with a model that overrides the configure_model.*",
     ".*The dirpath has changed.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
+_DEFAULTS = {
+    "best.monitor": "val/weighted_f1",
+    "best.mode": "max",
+    "best.filename": "best-{step}",
+    "best.auto_insert_metric_name": False,
+    "last.filename": "last",
+    "last.enable_version_counter": False,
+    "trainer.log_every_n_steps": 10,
+}
+"""What no config needs to repeat: a training keeps its best checkpoint and its last."""
+
 
 @contextmanager
-def manners(quiet: bool = False) -> Iterator[None]:
-    """Let Lightning tell users of the command line what concerns them, in one line where it is an error of theirs.
+def quiet_lightning(quiet: bool = False) -> Iterator[None]:
+    """Silence what Lightning says that needs no action, and turn its complaints about a setup into ``ValueError``.
 
     Args:
         quiet: Show no messages below warnings.
@@ -42,7 +57,7 @@ def manners(quiet: bool = False) -> Iterator[None]:
         ValueError: Trainer, task and datamodule do not go together, or not with this machine.
     """
 
-    def concerns(record: logging.LogRecord) -> bool:
+    def matters(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING if quiet else "Tip: For seamless" not in record.getMessage()
 
     handlers = [h for name in ("lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers]
@@ -50,14 +65,14 @@ def manners(quiet: bool = False) -> Iterator[None]:
         for message in _NOISE:
             warnings.filterwarnings("ignore", message=message)
         for handler in handlers:
-            handler.addFilter(concerns)
+            handler.addFilter(matters)
         try:
             yield
         except MisconfigurationException as error:
             raise ValueError(str(error)) from error
         finally:
             for handler in handlers:
-                handler.removeFilter(concerns)
+                handler.removeFilter(matters)
 
 
 class MercCLI(LightningCLI):
@@ -97,7 +112,10 @@ class MercCLI(LightningCLI):
         """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The two options that ``predict`` has beyond Lightning's."""
+        """The checkpoints that a training keeps, and the two options that ``predict`` has beyond Lightning's."""
+        for name in ("best", "last"):
+            parser.add_lightning_class_args(ModelCheckpoint, name)
+        parser.set_defaults(_DEFAULTS)
         parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the feature stores")
         parser.add_argument(
             "--outputs",
@@ -105,6 +123,17 @@ class MercCLI(LightningCLI):
             default=["hidden", "logits"],
             help="predict: what to store of features, hidden, logits",
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - those of Trainer
+        """Make the trainer; where its options bring checkpoints of their own, or none, these are what counts."""
+        given = self._get(self.config_init, "trainer")
+        callbacks = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
+        own = {callback.state_key for callback in callbacks if isinstance(callback, Callback)}
+        checkpoints = [self._get(self.config_init, name) for name in ("best", "last")]
+        keep = given.enable_checkpointing is not False and not given.fast_dev_run
+        added = [checkpoint for checkpoint in checkpoints if keep and checkpoint.state_key not in own]
+        config = {**given, "callbacks": [callback for callback in callbacks if callback is not None] + added}
+        return self._instantiate_trainer({**config, **kwargs}, [])
 
     def before_instantiate_classes(self) -> None:
         """Refuse a damaged checkpoint, and take the defaults that suit merc."""
@@ -191,9 +220,17 @@ def check_checkpoint(path: str | Path) -> None:
     Raises:
         ValueError: It is truncated, or holds more than plain values.
     """
-    from merc.tasks.checkpoints import read_checkpoint  # here, so that the options of a command are told at once
-
     read_checkpoint(path)
+
+
+def end_averaging(trainer: Trainer) -> None:
+    """Take the averaging of weights away from a trainer that goes on with a checkpoint.
+
+    While it is among the callbacks, Lightning answers a checkpoint that is loaded after `fit` with the weights before
+    averaging: not those that were validated and chosen.
+    """
+    callbacks = callbacks_of(trainer)
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

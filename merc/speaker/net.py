@@ -46,6 +46,9 @@ class LipSyncNet(nn.Module):
             raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8 from 16 on.")
         self.size = size
         self.channels = channels
+        self.width = width
+        self.hidden = hidden
+        self.dropout = dropout
         self.look = nn.Sequential(
             nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), (1, 2, 2)),
             nn.GroupNorm(1, width),

@@ -186,7 +186,7 @@ class FeatureStore:
 
         Args:
             kind: What the rows must be.
-            dim: Width that the reader's config expects.
+            dim: Width that the reader expects.
             classes: For logits, the emotions that the columns must mean.
 
         Raises:
@@ -202,8 +202,8 @@ class FeatureStore:
             )
         if dim is not None and dim != self.dim:
             raise StoreError(
-                f"{self.path} has vectors of width {self.dim}, the config expects {dim}: "
-                "correct the width in the config or give another store."
+                f"{self.path} has vectors of width {self.dim}, expected {dim}: "
+                "give a store like the one that the network was trained on, or train a network on this one."
             )
         found = self.provenance.get("classes")
         if classes is not None and list(classes) != found:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +16,8 @@ from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
 from merc.speaker import SPEAKER_COLUMNS, LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
+from merc.tasks.factory import Factory
+from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of
 from merc.weights import weights_digest
 
@@ -42,7 +45,7 @@ class LipSyncTask(TermsTask):
         visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
             somebody speaks in nearly every clip that shows a face.
         optimizer: Makes the optimizer from the parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once an epoch.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: ``visible`` is out of its range.
@@ -70,8 +73,8 @@ class LipSyncTask(TermsTask):
         self.activity = activity
         self.pair_frames = pair_frames
         self.visible = visible
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
+        self.make_optimizer = Factory(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(float("-inf")))
         self.trained_on = "nothing"
@@ -179,12 +182,10 @@ class LipSyncTask(TermsTask):
         choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
         return {"keys": [clip.key], "speaker": choice.to_row()[None]}
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter."""
         optimizer = self.make_optimizer(self.parameters())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+        return scheduled(self, optimizer, self.make_lr_scheduler, monitor="val/pair_loss")
 
     def provenance(self) -> dict[str, Any]:
         """What a store of choices tells of their origin: plain values."""
@@ -204,6 +205,7 @@ class LipSyncTask(TermsTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["merc"] = {"task": type(self).__name__, "trained_on": self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,76 +2,102 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
+from typing import Any, Self, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score
-from transformers import get_linear_schedule_with_warmup
 
+from merc.datamodules.facts import DataFacts
 from merc.encoders.text import TextBatch, TextEncoder
-from merc.tasks.checkpoints import refuse_other_model
-from merc.tasks.optimizers import fused_on_cpu
+from merc.tasks.checkpoints import facts_of, refuse_other_model
+from merc.tasks.describe import DescribedTask
+from merc.tasks.factory import Factory, give_class_counts, initial_weights
+from merc.tasks.optimizers import scheduled
+from merc.tasks.schedules import WarmupLinearLR
 
 
-class TextEncoderTask(L.LightningModule):
+class TextEncoderTask(DescribedTask):
     """Fine-tunes a text encoder with a linear classifier on its vectors (arXiv 2511.13731, section 3.3.1).
 
     Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Prediction gives the
     encoder's ``features`` and the classifier's ``logits``; give it the checkpoint of the fine-tuning.
 
+    The classifier is built when the emotions are known: by the Trainer, from its datamodule; by
+    ``load_from_checkpoint``, from the checkpoint; or by :meth:`build`.
+
     Args:
         encoder: The encoder to tune.
-        num_classes: Number of emotions C.
         loss: From logits ``(B, C)`` and label ids ``(B,)`` to a scalar. Default: cross-entropy.
         dropout: Dropout before the classifier.
         optimizer: Makes the optimizer from the parameters. Default: AdamW with learning rate 2e-5.
-        lr_scheduler: Makes the learning-rate schedule, stepped after every step of the optimizer. Default: linear
-            warm-up over the share ``warmup`` of all steps, then linear decay to 0.
-        warmup: Share of warm-up of the default schedule.
+        lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`); ``None`` for a
+            constant learning rate. Default: linear warm-up over a tenth of all steps, then linear decay to 0.
     """
 
     def __init__(
         self,
         encoder: TextEncoder,
-        num_classes: int,
         loss: nn.Module | None = None,
         dropout: float = 0.1,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
-        lr_scheduler: LRSchedulerCallable | None = None,
-        warmup: float = 0.1,
+        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupLinearLR(optimizer, warmup=0.1),
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, num_classes))
+        self.dropout = dropout
         self.loss = loss or nn.CrossEntropyLoss()
-        self.num_classes = num_classes
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
-        self.warmup = warmup
-        self.weighted_f1 = nn.ModuleDict(
-            {part: MulticlassF1Score(num_classes, average="weighted") for part in ("val", "test")}
-        )
+        self.make_optimizer = Factory(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
+        self.facts: DataFacts | None = None
+        """What the classifier was built from; nothing before it is built."""
         self.trained_on: str | None = None
-        self.classes: list[str] = []
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotions that the classifier tells apart; none before it is built."""
+        return list(self.facts.classes) if self.facts else []
+
+    def build(self, facts: DataFacts) -> Self:
+        """Build the classifier for the emotions of the data.
+
+        Args:
+            facts: What :attr:`merc.datamodules.TextDataModule.facts` gives, or a checkpoint records.
+
+        Returns:
+            The task itself.
+        """
+        with initial_weights():
+            self.classifier = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.encoder.dim, facts.num_classes))
+            self.weighted_f1 = nn.ModuleDict(
+                {part: MulticlassF1Score(facts.num_classes, average="weighted") for part in ("val", "test")}
+            )
+        give_class_counts(self, facts.class_counts)
+        self.facts = facts
+        return self.train(self.training)
+
+    def configure_model(self) -> None:
+        """Build the classifier for the data of the Trainer, unless it is built or there is no Trainer."""
+        if self.facts is None and self._trainer is not None:
+            self.build(self.trainer.datamodule.facts)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Check the number of classes against the corpus.
+        """Build the classifier, or check that the corpus has its emotions.
 
         Raises:
-            ValueError: The corpus has another number of emotions than the classifier.
+            ValueError: The corpus has other emotions than the classifier.
         """
+        self.configure_model()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.labels) != self.num_classes:
+        if self.classes != list(data.labels.names):
             raise ValueError(
-                f"TextEncoderTask tells {self.num_classes} classes apart, corpus {data.corpus.name!r} has "
-                f"{len(data.labels)} ({', '.join(data.labels.names)}): correct num_classes in the config."
+                f"TextEncoderTask was trained on {self.trained_on or 'nothing'}, with the classes {self.classes}, and "
+                f"corpus {data.corpus.name!r} has {list(data.labels.names)}: give a checkpoint that was trained on "
+                "these."
             )
-        self.classes = list(data.labels.names)
         if stage == "fit":
             self.trained_on = f"{data.corpus.name}/train"
 
@@ -112,18 +138,10 @@ class TextEncoderTask(L.LightningModule):
         if self.trained_on is None:
             rank_zero_warn("TextEncoderTask predicts without fine-tuning: pass the checkpoint with --ckpt_path.")
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning accepts several shapes
-        """The optimizer over all parameters, with a schedule that is stepped after every step."""
-        optimizer = fused_on_cpu(self.make_optimizer(self.parameters()))
-        if self.make_lr_scheduler is not None:
-            scheduler: Any = self.make_lr_scheduler(optimizer)
-        else:
-            steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise ValueError("The default schedule needs an end: set max_epochs or max_steps, or an lr_scheduler.")
-            warm = round(self.warmup * steps)
-            scheduler = get_linear_schedule_with_warmup(optimizer, warm, int(steps))  # type: ignore[no-untyped-call]
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over all parameters, with its schedule."""
+        optimizer = self.make_optimizer(self.parameters())
+        return scheduled(self, optimizer, self.make_lr_scheduler, monitor="val/weighted_f1")
 
     def provenance(self) -> dict[str, Any]:
         """The encoder's provenance, the data it was tuned on, and the classes of the logits."""
@@ -136,7 +154,10 @@ class TextEncoderTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
-        checkpoint["merc"] = {**self._signature(), "classes": self.classes, "trained_on": self.trained_on}
+        super().on_save_checkpoint(checkpoint)
+        facts = None if self.facts is None else self.facts.plain()
+        about = {"classes": self.classes, "trained_on": self.trained_on, "facts": facts}
+        checkpoint["merc"] = {**self._signature(), **about}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model, one tuned with other context, prompt or pooling, or on other emotions.
@@ -144,10 +165,13 @@ class TextEncoderTask(L.LightningModule):
         Raises:
             ValueError: The checkpoint does not fit; the message says what differs.
         """
-        expected, found = self._signature(), checkpoint.get("merc", {})
-        if self.classes:
-            expected["classes"] = self.classes
+        facts, found = facts_of(checkpoint, self)
+        if self.facts is None:
+            self.build(facts)
+        expected = {**self._signature(), "classes": self.classes}
         refuse_other_model(expected, found, self.state_dict(), checkpoint["state_dict"])
+        give_class_counts(self, facts.class_counts)
+        self.facts = facts
         self.trained_on = found["trained_on"]
 
     def _signature(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from merc.tasks.describe import DescribedTask
+
 Data = TypeVar("Data", bound=L.LightningDataModule)
 
 
@@ -37,11 +39,12 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-class TermsTask(L.LightningModule):
+class TermsTask(DescribedTask):
     """A task that logs the terms of its loss, ``train/...``, as means over the epoch in the first process.
 
     They are added up here and logged with the last batch: Lightning's own sums take a third of a millisecond for each
-    term of each step, a tenth of the training of a small network. Who overrides a hook of this class calls it too.
+    term of each step, a tenth of the training of a small network. When validation runs does not matter. Of an epoch
+    that goes on after an interruption they are means over its rest. Who overrides a hook of this class calls it too.
     """
 
     def __init__(self) -> None:
@@ -65,16 +68,29 @@ class TermsTask(L.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
-        """Forget the terms of a training that was cut."""
+        """Forget the terms of a training that was interrupted, and check that there will be a validation.
+
+        Raises:
+            ValueError: The training ends before its first validation, so that no checkpoint could be chosen.
+        """
         self._terms.clear()
+        trainer = self.trainer
+        batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        needed = trainer.val_check_batch or 0
+        if trainer.enable_validation and trainer.check_val_every_n_epoch is None and batches < needed:
+            raise ValueError(
+                f"The training has {batches} batches and ends before its first validation, which comes after "
+                f"{needed}: expected trainer.val_check_interval to be at most {batches}. Checkpoints "
+                "are chosen and written in validations."
+            )
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
         """Log the means with the last batch, so that progress bars and other callbacks find them at the epoch's end."""
-        if self.trainer.is_last_batch:
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
             self._log_means()
 
     def on_train_epoch_end(self) -> None:
-        """Log the means of an epoch that ends before its last batch."""
+        """Log the means of an epoch that was stopped before its last batch."""
         self._log_means()
 
     def _log_means(self) -> None:

@@ -13,14 +13,10 @@ pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[me
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
-from support.tiny_clips import HEIGHT, WIDTH, write_clip
-from support.tiny_run import EMOTIONS, stages, write_pipeline
-
 import merc.annotation.film
 from merc.annotation import annotate, as_srt, describe
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
-from merc.configs.lookup import find_config
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
@@ -28,8 +24,11 @@ from merc.labels import LabelSet
 from merc.media import FRAME_RATE, probe
 from merc.media.film import film_comment
 from merc.pipeline.apply import _needed, _target, apply_pipeline
-from merc.pipeline.plan import RECORD, FinishedRun, PipelineError, Stage
-from merc.pipeline.run import read_pipeline
+from merc.pipeline.plan import RECORD, FinishedRun
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.stage import PipelineError, Stage
+from support.tiny_clips import HEIGHT, WIDTH, write_clip
+from support.tiny_run import EMOTIONS, stages, write_pipeline
 
 LABELS = LabelSet("csv", tuple(EMOTIONS))
 TRANSCRIPT = """1
@@ -311,8 +310,10 @@ def test_what_came_with_the_corpus_alone_is_refused():
     found = made_of(text={"options": {"features": "{data}/features/text", "corpus": "{data}"}})
     with pytest.raises(PipelineError, match=r"'text' reads \{data\}/features/text, which came with the corpus"):
         _needed(found, _target(found, None))
-    found = made_of(text={"config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}})
-    with pytest.raises(PipelineError, match=r"'text' takes its numbers from a table"):
+    found = made_of(
+        text={"command": "import", "config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}}
+    )
+    with pytest.raises(PipelineError, match=r"'text' only copies numbers \(table\)"):
         _needed(found, _target(found, None))
 
 
@@ -336,20 +337,20 @@ def test_where_a_training_started_is_needed_in_training_alone():
 
 @pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
 def test_the_shipped_chains_can_be_applied(name):
-    found = read_pipeline(find_config(name)).stages
+    found = read_pipeline(name).stages
     needed = [stage.name for stage in _needed(found, _target(found, None))]
     assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
     assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
 
 
 def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
-    found = read_pipeline(find_config("meld/minilm_systems.yaml")).stages
+    found = read_pipeline("meld/minilm_systems.yaml").stages
     needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
     assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
     together = [stage.name for stage in _needed(found, _target(found, None))]
     assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
     for name in ("lfvd", "averaged"):
-        with pytest.raises(PipelineError, match="'prosody' takes its numbers from a table"):
+        with pytest.raises(PipelineError, match="'prosody' only copies numbers \(table\)"):
             _needed(found, _target(found, name))
 
 
@@ -359,10 +360,12 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
 def test_a_run_records_what_it_finished(run, tmp_path):
     record = FinishedRun.load(run)
     assert [stage.name for stage in record.pipeline.stages] == [stage["name"] for stage in stages()]
-    assert record.seeds == (0,) and set(record.configs) == {s["name"] for s in stages() if s["command"] != "import"}
+    assert record.seeds == (0,) and set(record.configs) == {
+        s["name"] for s in stages() if s["command"] in ("fit", "predict")
+    }
     here = replace(record, folder=tmp_path)
     here.save()
     replace(here, seeds=(2,)).save()
     assert FinishedRun.load(tmp_path).seeds == (0, 2)
-    replace(here, root="elsewhere").withdraw_others()
+    replace(here, sources={"root": "elsewhere"}).withdraw_others()
     assert not (tmp_path / RECORD).exists()

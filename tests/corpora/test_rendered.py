@@ -15,11 +15,10 @@ pytest.importorskip("cv2", reason="rendering needs OpenCV")
 pytest.importorskip("skimage", reason="the photograph is in scikit-image")
 
 import numpy as np  # noqa: E402
-from jsonargparse import auto_cli  # noqa: E402
 from scipy.signal import correlate  # noqa: E402
 
+from merc.cli import main  # noqa: E402
 from merc.conversation import Corpus, CorpusError  # noqa: E402
-from merc.corpora.commands import IMPORTS  # noqa: E402
 from merc.corpora.rendered import RenderConfig, render, silent_heads, talking_heads  # noqa: E402
 from merc.corpora.rendered.clips import draw_take, sound_of  # noqa: E402
 from merc.corpora.rendered.faces import Face, Look  # noqa: E402
@@ -190,10 +189,10 @@ def test_a_folder_has_one_render(rendered):
 
 
 def test_the_command(tmp_path, capsys, rendered):
-    arguments = ["rendered", "--out", str(tmp_path), "--workers", "0", "--dialogues", '{"test": 1}']
+    arguments = ["import", "rendered", "--out", str(tmp_path), "--workers", "0", "--dialogues", '{"test": 1}']
     arguments += ["--people", '{"test": 2}', "--utterances", "[1, 1]", "--seconds", "[0.5, 0.5]", "--cast", "[1, 2]"]
     arguments += ["--width", "128", "--height", "96", "--seed", "4"]
-    auto_cli(dict(IMPORTS), args=arguments, as_positional=True)
+    assert main(arguments) == 0
     corpus = Corpus.load(tmp_path / "corpus.json")
     assert len(corpus["test"]) == 1
     assert "seed 4" in corpus.protocol

@@ -47,10 +47,9 @@ def module_of(corpus, text, **options):
 
 
 def test_a_batch_is_whole_conversations_each_once(corpus, keys, text):
-    module = module_of(corpus, text, batch_size=2)
     torch.manual_seed(1)
-    batches = list(module.train_dataloader())
-    assert [b.num_conversations for b in batches] == [2, 2, 1]
+    batches = list(module_of(corpus, text, batch_size=6).train_dataloader())
+    assert len(batches) == 3  # of 15 utterances
     seen = []
     for batch in batches:
         row = [keys.index(key) for key in batch.keys]
@@ -67,12 +66,23 @@ def test_a_batch_is_whole_conversations_each_once(corpus, keys, text):
     assert sorted(seen) == list(range(15)) and seen != sorted(seen)
 
 
-def test_training_is_shuffled_anew_and_evaluation_is_not(corpus, text):
+def test_training_is_shuffled_in_every_epoch_and_evaluation_is_not(corpus, text):
     module = module_of(corpus, text, batch_size=1, eval_batch_size=1)
-    orders = {tuple(b.keys[0].dialogue for b in module.train_dataloader()) for _ in range(5)}
+    loader, orders = module.train_dataloader(), set()
+    for epoch in range(5):
+        loader.sampler.set_epoch(epoch)
+        orders.add(tuple(b.keys[0].dialogue for b in loader))
     assert len(orders) > 1
     for loader, split in ((module.val_dataloader(), "val"), (module.test_dataloader(), "test")):
         assert [b.keys[0].dialogue for b in loader] == [c.id for c in corpus[split]]
+
+
+def test_batches_are_counted_in_utterances(corpus, text):
+    module = module_of(corpus, text, batch_size=5, eval_batch_size=4)
+    assert len(list(module.train_dataloader())) == len(module.train_dataloader()) == 3
+    assert [b.num_utterances for b in module.val_dataloader()] == [2, 3]
+    assert [b.num_utterances for b in module_of(corpus, text, eval_batch_size=5).val_dataloader()] == [5]
+    assert [b.num_utterances for b in module_of(corpus, text, eval_batch_size=1).test_dataloader()] == [4]
 
 
 def test_prediction_goes_through_the_splits_that_are_there(corpus, text):
@@ -153,7 +163,7 @@ def test_requirements_say_what_was_found(corpus, text):
     module = module_of(corpus, text)
     module.setup()
     module.require("text", kind="features", dim=3)
-    with pytest.raises(StoreError, match="has vectors of width 3, the config expects 4"):
+    with pytest.raises(StoreError, match="has vectors of width 3, expected 4"):
         module.require("text", dim=4)
     with pytest.raises(
         StoreError, match=r"needs features 'visual', the datamodule has \['text'\]: add --data.stores.v"

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.tiny_lips import SIZE, still, talk, write_stores
 
 from merc.datamodules import LipSyncDataModule, LipSyncSource
 from merc.store import StoreError
+from support.tiny_lips import SIZE, still, talk, write_stores
 
 OTHER, SHIFTED, SAME_CLIP, OTHER_CLIP, SILENT = range(5)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_media import SPEECH, keys, noises, tiny_speech, tiny_video
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from merc.encoders import AudioEncoder, SoundBatch
+from support.tiny_media import SPEECH, keys, noises, tiny_speech, tiny_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # WavLM's own
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 import torch
-from support.tiny_media import keys, noises
 
 from merc.encoders import OpenSmileEncoder, SoundBatch
+from support.tiny_media import keys, noises
 
 
 def test_without_the_package_the_error_says_what_to_do(monkeypatch):

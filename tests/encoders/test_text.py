@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_text import conversation, tiny_bert, tiny_roberta
 
 from merc.conversation import Conversation, Utterance
 from merc.encoders import TextEncoder
+from support.tiny_text import conversation, tiny_bert, tiny_roberta
 
 PROMPT = "{speaker} feels {mask}"
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_media import VIDEO, crops, keys, tiny_speech, tiny_video
 from transformers import AutoModel
 
 from merc.encoders import FaceBatch, VisualEncoder
 from merc.encoders.visual import evenly, resize
+from support.tiny_media import VIDEO, crops, keys, tiny_speech, tiny_video
 
 
 @pytest.fixture(scope="module")

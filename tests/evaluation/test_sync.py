@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.tiny_lips import talk
 
 from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.speaker.score import MouthTrack
+from support.tiny_lips import talk
 
 
 def test_pair_scores_are_those_of_the_scorer():

@@ -63,7 +63,7 @@ def test_a_left_out_vector_takes_no_part_in_mean_and_covariance():
 
 def test_a_vector_of_several_classes_takes_no_part_in_mean_and_covariance_either():
     x, y = noisy(60, 4, 3, 1.5, 0.3)
-    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardise=False)
+    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardize=False)
     gamma = fitted.membership
     assert ((gamma > 0.05) & (gamma < 0.95)).any()
 
@@ -83,10 +83,10 @@ def test_a_vector_of_several_classes_takes_no_part_in_mean_and_covariance_either
         torch.testing.assert_close(evidence[row], alone(x[row : row + 1])[0], atol=1e-4, rtol=1e-4)
 
 
-def test_label_noise_is_estimated_and_foretells_new_labels_better():
+def test_noisy_labels_is_estimated_and_foretells_new_labels_better():
     x, y = noisy(3000, 20, 4, 0.8, 0.3)
     new_x, new_y = noisy(3000, 20, 4, 0.8, 0.3, seed=5)
-    plain, fitted = (GaussianEvidence.fit(x, y, 4, label_noise=noise) for noise in (False, True))
+    plain, fitted = (GaussianEvidence.fit(x, y, 4, noisy_labels=noise) for noise in (False, True))
     truth = drawn(3000, 20, 4, 0.8)[1]
     assert plain.noise == 0.0 and fitted.noise == pytest.approx(0.3, abs=0.05)
     assert (fitted.membership.argmax(1) == truth).float().mean() > (y == truth).float().mean() + 0.1
@@ -98,21 +98,21 @@ def test_label_noise_is_estimated_and_foretells_new_labels_better():
 def test_a_class_that_nobody_believes_in_does_not_die_out():
     x, y = drawn(3000, 2, 2, 1.0)
     y = torch.where(torch.arange(3000) % 1000 == 0, 2, y)  # three vectors of the others, annotated as a third class
-    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardise=False)
+    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardize=False)
     assert torch.isfinite(fitted(x, fitted.membership)).all() and fitted.membership.sum(0).min() >= 2
 
 
 @pytest.mark.parametrize(("sign", "believed"), [(1, True), (-1, False)])
-def test_label_noise_that_does_not_foretell_new_labels_is_not_believed(sign, believed, monkeypatch):
+def test_noisy_labels_that_does_not_foretell_new_labels_is_not_believed(sign, believed, monkeypatch):
     x, y = noisy(900, 10, 3, 0.8, 0.3)
     denoised = GaussianEvidence._denoised
 
-    def tampered(self, x, y, standardise):
-        found = denoised(self, x, y, standardise)
+    def tampered(self, x, y, standardize):
+        found = denoised(self, x, y, standardize)
         return replace(found, temperature=found.temperature * sign)
 
     monkeypatch.setattr(GaussianEvidence, "_denoised", tampered)
-    fitted = GaussianEvidence.fit(x, y, 3, label_noise=True)
+    fitted = GaussianEvidence.fit(x, y, 3, noisy_labels=True)
     assert (fitted.noise > 0) == believed
     assert torch.equal(fitted(x), GaussianEvidence.fit(x, y, 3)(x)) != believed
 
@@ -131,11 +131,11 @@ def test_training_evidence_is_as_good_as_new_evidence_and_no_better():
     assert sum(naive) / 3 < sum(new) / 3 - 0.06  # what it looks like if only the class mean is left without the vector
 
 
-def test_standardised_evidence_does_not_depend_on_the_units_of_the_columns():
+def test_standardized_evidence_does_not_depend_on_the_units_of_the_columns():
     x, y = drawn(60, 30, 3, 0.4)
     units = 10.0 ** torch.arange(-2, 3).repeat(6)
-    plain = GaussianEvidence.fit(x, y, 3, standardise=True)
-    scaled = GaussianEvidence.fit(x * units, y, 3, standardise=True)
+    plain = GaussianEvidence.fit(x, y, 3, standardize=True)
+    scaled = GaussianEvidence.fit(x * units, y, 3, standardize=True)
     ours, theirs = scaled(x * units, scaled.membership), plain(x, plain.membership)
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
     careless = GaussianEvidence.fit(x * units, y, 3)
@@ -146,8 +146,8 @@ def test_constant_columns_and_unlabelled_rows_do_no_harm():
     x, y = drawn(100, 3, 2, 1.0)
     x = torch.cat([x, torch.ones(100, 1)], 1)
     y[:10] = -100
-    for standardise in (False, True):
-        fitted = GaussianEvidence.fit(x, y, 2, standardise=standardise)
+    for standardize in (False, True):
+        fitted = GaussianEvidence.fit(x, y, 2, standardize=standardize)
         assert torch.isfinite(fitted(x, fitted.membership)).all()
         assert not fitted.membership[:10].any()
 
@@ -202,10 +202,10 @@ def test_evidence_of_a_corpus_is_that_of_its_vectors_and_of_new_ones_without_lea
     features = torch.randn(len(keys), 6, generator=torch.Generator().manual_seed(1))
     order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(2)).tolist()
     store = FeatureStore.write(tmp_path / "f", [keys[i] for i in order], features[order])
-    table = evidence_table(store, data, label_noise=True)
+    table = evidence_table(store, data, noisy_labels=True)
     train = [i for i, key in enumerate(keys) if key.partition == "train"]
     label = torch.tensor([data.labels.index(u.label) for c in data["train"] for u in c.utterances])
-    fitted = GaussianEvidence.fit(features[train], label, 2, label_noise=True)
+    fitted = GaussianEvidence.fit(features[train], label, 2, noisy_labels=True)
     rows = dict(zip(table.keys, table.features, strict=True))
     expected = torch.cat([fitted(features[train], fitted.membership), fitted(features[len(train) :])])
     torch.testing.assert_close(torch.stack([rows[key] for key in keys]), expected)

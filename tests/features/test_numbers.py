@@ -1,4 +1,4 @@
-"""Tables of numbers: filled, standardised and keyed, never silently zero."""
+"""Tables of numbers: filled, standardized and keyed, never silently zero."""
 
 from pathlib import Path
 from statistics import fmean, median, pstdev

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.made_batches import make_batch
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
@@ -13,6 +12,7 @@ from merc.fusion import HierarchicalFusion
 from merc.fusion.context import ConversationAttention
 from merc.fusion.hierarchical import AttentionPooling, MixtureOfExperts, ModalityQuality
 from merc.labels import IGNORE_INDEX, MELD
+from support.made_batches import make_batch
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 C = 4

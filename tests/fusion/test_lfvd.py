@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.made_batches import make_batch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from merc.fusion import LFVDFusion
 from merc.fusion.lfvd import ContextEncoder, LanguageGuidedAttention
 from merc.losses import EmotionContrastiveLoss, ModalityContrastiveLoss, VariationalDistillationLoss
+from support.made_batches import make_batch
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 C, D, HEADS = 4, 8, 4

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.made_batches import make_batch
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
 from merc.graphs import EDGE_ATTRIBUTES, GATEncoder, GCNEncoder, GraphBuilder
 from merc.graphs.build import _angular
 from merc.labels import MELD
+from support.made_batches import make_batch
 
 COLUMN = {name: column for column, name in enumerate(EDGE_ATTRIBUTES)}
 

@@ -12,11 +12,10 @@ import torch
 
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
-from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, turned, write_media
-
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
 from merc.media.decode import in_seconds
+from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, turned, write_media
 
 WHOLE = {
     "mp4": {"options": {"bf": "2", "g": "10"}, "mux_options": {"movflags": "faststart"}},

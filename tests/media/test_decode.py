@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
-from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
-
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
 from merc.media.decode import LONGEST_GAP, SAME_TIME, on_grid
+from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
 
 FLASHES = [0.6, 1.8, 3.0]
 FORMATS = {

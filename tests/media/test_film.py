@@ -7,12 +7,12 @@ import torch
 pytest.importorskip("av", reason="writing films needs PyAV: pip install 'merc[media]'")
 
 import av
-from support.tiny_clips import write_clip
 
 from merc.annotation.drawing import bar_panel, draw_box
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
 from merc.media.film import film_comment, write_film
+from support.tiny_clips import write_clip
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -1,15 +1,20 @@
 """What a row changes, told from what training sees: parameters, loss terms, gradients."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
+from merc.datamodules.made_up import made_up_batch
 from merc.fusion import ConcatFusion, FusionHead, FusionOutput
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import PolynomialCrossEntropy
-from merc.pipeline.ablation import Ablation, Reported, changed_pipeline, made_up_batch, parts_of, what_differs
-from merc.pipeline.plan import Pipeline, PipelineError, Stage
+from merc.pipeline.ablation import Ablation, Reported, changed_pipeline, parts_of, what_differs
+from merc.pipeline.plan import Pipeline
+from merc.pipeline.stage import PipelineError, Stage
 from merc.tasks import FusionTask, TeacherTask
+from support.made_batches import facts_of
 
 WIDTHS = {"text": 4, "audio": 3}
 
@@ -17,8 +22,10 @@ WIDTHS = {"text": 4, "audio": 3}
 class Switched(FusionHead):
     """A head whose switches change what only some of the looks at it can see."""
 
-    def __init__(self, *, wasted: bool = False, detached: bool = False, used: bool = True, only_tested: bool = False):
-        super().__init__(WIDTHS, 3)
+    def __init__(
+        self, dims, num_classes, *, wasted: bool = False, detached: bool = False, used: bool = True, only_tested=False
+    ):
+        super().__init__(dims, num_classes)
         if wasted:
             nn.Linear(4, 4)  # draws random numbers and is thrown away
         self.first = nn.Linear(7, 5)
@@ -32,30 +39,35 @@ class Switched(FusionHead):
         return FusionOutput(-logits if self.only_tested and not self.training else logits, embeddings=hidden)
 
 
+def fusion(head, **options):
+    return FusionTask(partial(head, **options)).build(facts_of(WIDTHS, 3))
+
+
 def batch():
     return made_up_batch(WIDTHS, 3, {})
 
 
 def test_a_switch_that_only_draws_random_numbers_changes_nothing():
-    assert what_differs(FusionTask(Switched()), FusionTask(Switched(wasted=True)), batch(), batch()) is None
-    assert what_differs(FusionTask(Switched()), FusionTask(Switched(used=False)), batch(), batch()) is None
+    assert what_differs(fusion(Switched), fusion(Switched, wasted=True), batch(), batch()) is None
+    assert what_differs(fusion(Switched), fusion(Switched, used=False), batch(), batch()) is None
 
 
 @pytest.mark.parametrize("switch", ["detached", "only_tested"])
 def test_what_the_value_of_the_loss_does_not_tell_is_seen(switch):
-    assert what_differs(FusionTask(Switched()), FusionTask(Switched(**{switch: True})), batch(), batch()) == "loss"
+    assert what_differs(fusion(Switched), fusion(Switched, **{switch: True}), batch(), batch()) == "loss"
 
 
 def test_dropout_losses_graphs_and_layers_are_seen():
-    def head(**options):
-        return FusionTask(ConcatFusion(WIDTHS, 3, hidden_dim=8, **options))
+    def head(hidden_dim=8, **options):
+        return fusion(ConcatFusion, hidden_dim=hidden_dim, **options)
 
     assert what_differs(head(), head(), batch(), batch()) is None
     assert what_differs(head(), head(dropout=0.1), batch(), batch()) == "loss"
-    assert what_differs(head(), FusionTask(ConcatFusion(WIDTHS, 3, hidden_dim=9)), batch(), batch()) == "parameters"
+    assert what_differs(head(), head(9), batch(), batch()) == "parameters"
 
     def teacher(loss=None):
-        return TeacherTask(GATEncoder(4, 3, hidden_dim=8, num_layers=1, heads=2), loss=loss)
+        network = partial(GATEncoder, hidden_dim=8, num_layers=1, heads=2)
+        return TeacherTask(network, loss=loss).build(facts_of(WIDTHS, 3))
 
     near, far = (made_up_batch(WIDTHS, 3, {"text": GraphBuilder(past=p, future=p)}) for p in (1, 5))
     assert what_differs(teacher(), teacher(), near, near) is None
@@ -67,7 +79,7 @@ def test_the_random_numbers_of_the_caller_stay_as_they_were():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    task, other = FusionTask(Switched()), FusionTask(Switched())
+    task, other = fusion(Switched), fusion(Switched)
     torch.manual_seed(7)
     what_differs(task, other, batch(), batch())
     assert torch.equal(torch.rand(3), expected)

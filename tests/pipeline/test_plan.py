@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from merc.conversation import UtteranceKey
-from merc.pipeline.plan import MARK, Pipeline, PipelineError, Stage, fill, plan, references
+from merc.pipeline.plan import Pipeline, plan
+from merc.pipeline.stage import STATE, PipelineError, Stage, references, substitute
 from merc.store import FeatureStore
 
 DATA = Stage("data", "import", "simulated", once=True)
@@ -29,7 +31,11 @@ def made(tmp_path, configs):
     """Plans the stages, given or usual, into one folder."""
 
     def planned(stages=STAGES, root=None, seeds=(0,), extra=()):
-        return list(plan(Pipeline(stages), tmp_path / "out", root, seeds, lambda name: configs / name, extra))
+        placed = [
+            replace(stage, config=str(configs / stage.config)) if stage.command == "fit" else stage for stage in stages
+        ]
+        sources = {} if root is None else {"root": str(root)}
+        return list(plan(Pipeline([placed(stage) for stage in stages]), tmp_path / "out", sources, seeds, extra))
 
     return planned
 
@@ -39,7 +45,7 @@ def finish(runs):
         if not run.finished:
             run.begin()
             (run.folder / "result").write_text(run.fingerprint)
-            run.mark(finished=True)
+            run.update_state(finished=True)
 
 
 def unfinished(runs):
@@ -130,7 +136,7 @@ def test_a_kill_before_the_first_mark_is_in_nobodys_way(made, tmp_path):
     (tmp_path / "out/data").mkdir(parents=True)
     (tmp_path / "out/data/.stage.json.1234.tmp").write_text("{")
     made()[0].begin()
-    assert json.loads((tmp_path / "out/data" / MARK).read_text())["finished"] is False
+    assert json.loads((tmp_path / "out/data" / STATE).read_text())["finished"] is False
 
 
 def test_the_best_checkpoint_has_one_name_for_later_stages(made):
@@ -138,7 +144,7 @@ def test_the_best_checkpoint_has_one_name_for_later_stages(made):
     teacher.begin()
     for epoch in (3, 7):
         (teacher.folder / f"best-{epoch}.ckpt").write_text(str(epoch))
-        teacher.show_best(Path(f"best-{epoch}.ckpt"))
+        teacher.link_best(Path(f"best-{epoch}.ckpt"))
         assert (teacher.folder / "best.ckpt").read_text() == str(epoch)
     assert sorted(path.name for path in teacher.folder.iterdir() if path.name.startswith(".")) == []
     moved = teacher.folder.rename(teacher.folder.with_name("moved"))
@@ -149,7 +155,7 @@ def test_results_that_are_gone_or_cut_are_not_finished(made):
     stored = Stage("teacher", "fit", "teacher.yaml", outputs=["logits"])
     (run,) = made([stored])
     run.begin()
-    run.mark(finished=True)
+    run.update_state(finished=True)
     assert not run.finished  # neither report nor store
     run.metrics.parent.mkdir()
     run.metrics.write_text("{}")
@@ -169,7 +175,7 @@ def test_results_that_are_gone_or_cut_are_not_finished(made):
         ([Stage("../x", "import", "x")], "not a plain word"),
         (
             [TEACHER],
-            r"'teacher' refers to \{data\}: expected \{root\}, \{seed\} or a stage before it \(there is none\)",
+            r"'teacher' refers to \{data\}: expected .* \{seed\} or a stage before it \(there is none\)",
         ),
         ([DATA, STUDENT, TEACHER], r"refers to \{teacher\}"),
         ([Stage("a", "fit", "x", {"s": "{seed}"}, once=True)], "runs once, but refers to what differs"),
@@ -202,5 +208,5 @@ def test_a_root_that_is_needed_and_not_there(root, message, made):
 def test_placeholders_deep_inside_are_found_and_filled():
     value = {"a": ["{x}/1", {"b": "{x}{y}"}], "c": 3, "{x}": None}
     assert references(value) == {"x", "y"}
-    assert fill(value, {"x": "X", "y": "Y"}) == {"a": ["X/1", {"b": "XY"}], "c": 3, "{x}": None}
+    assert substitute(value, {"x": "X", "y": "Y"}) == {"a": ["X/1", {"b": "XY"}], "c": 3, "{x}": None}
     assert references({}) == references([]) == references(None) == set()

@@ -21,6 +21,7 @@ import merc.pipeline.run
 import merc.store.writer
 from merc.cli import main
 from merc.conversation import Corpus
+from merc.corpora.simulated import simulate
 from merc.evaluation import read_predictions
 from merc.pipeline.run import run_pipeline
 from merc.store import FeatureStore
@@ -50,7 +51,7 @@ TEACHER = {
             "modality": "text",
             "network": {
                 "class_path": "merc.graphs.GATEncoder",
-                "init_args": {"dim": 8, "num_classes": 7, "hidden_dim": 8, "num_layers": 1, "heads": 2},
+                "init_args": {"hidden_dim": 8, "num_layers": 1, "heads": 2},
             },
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}},
         },
@@ -262,7 +263,7 @@ def test_an_ensemble_is_a_stage_like_others(done, capsys):
 
 
 def test_several_seeds(done, capsys):
-    assert stages_that_run(capsys, [*RUN, "--seed", "0", "1"]) == ["teacher", "student"]
+    assert stages_that_run(capsys, [*RUN, "--seeds", "2"]) == ["teacher", "student"]
     found = scores(done)
     assert {name: len(values) for name, values in found.items()} == {"teacher": 2, "student": 2}
     assert found["teacher"][0] == json.loads((done / "seed-0/teacher/report/metrics.json").read_text())["weighted_f1"]
@@ -469,7 +470,9 @@ def test_a_misspelt_key_of_the_pipeline(place, capsys):
         ({"options": {**CORPUS, "model.network.hiden_dim": 3}}, "'hiden_dim' is not accepted"),
         ({"options": {**CORPUS, "data.stors": {"text": "x"}}}, "stors"),
         ({"options": {**CORPUS, "ckpt_path": "x.ckpt"}}, "ckpt_path"),
-        ({"command": "import", "config": "melt"}, "imports 'melt': expected one of meld, iemocap"),
+        ({"command": "import", "config": "melt"}, "There is no import 'melt': expected one of corpus, csv"),
+        ({"command": "import", "config": "nowhere.read_it"}, "'nowhere.read_it' cannot be imported (No module named"),
+        ({"command": "doctor", "config": "melt"}, "There is no doctor 'melt': expected one of meld, iemocap"),
         ({"command": "import", "config": "meld", "options": {"rot": "x"}}, "rot"),
         ({"command": "import", "config": "simulated", "options": {"dialogs": 3}}, "dialogs"),
         ({"command": "ensemble", "options": {"members": ["{teacher}"]}}, "'student.yaml': expected no config"),
@@ -511,11 +514,27 @@ def test_unknown_pipelines_and_roots(place, capsys):
     assert not (place / "out/data/corpus.json").exists()
 
 
+SILENT = """
+from merc.fusion import ConcatFusion, FusionOutput
+
+class Silent(ConcatFusion):
+    def forward(self, batch):
+        return FusionOutput(super().forward(batch).logits)
+"""
+
+
 def test_widths_classes_and_stores_that_do_not_fit(done, capsys):
     data = ["--data.corpus=out/data/corpus.json", "--data.stores.text=out/data/features/text"]
     fit = ["fit", "--config", "teacher.yaml", *data, "--trainer.default_root_dir=fit"]
-    assert "width 8, the config expects 9" in one_line(capsys, [*fit, "--model.network.dim=9"])
-    assert "tells 6 classes apart" in one_line(capsys, [*fit, "--model.network.num_classes=6"])
+    simulate(dialogues={"train": 8}, widths={"text": 9}, latent_dims={"text": 6}).save("wide")
+    own = str(done / "seed-0/teacher/checkpoints/last.ckpt")
+    wide = [*fit, "--data.stores.text=wide/features/text", "--ckpt_path", own]
+    assert "wide/features/text has vectors of width 9, expected 8" in one_line(capsys, wide)
+    emotions = dict.fromkeys(("calm", "cross"), 1)
+    simulate(dialogues={"train": 8}, emotions=emotions, widths={"text": 8}, latent_dims={"text": 6}).save("two")
+    two = ["--data.corpus=two/corpus.json", "--data.stores.text=two/features/text", "--ckpt_path", own]
+    error = one_line(capsys, [*fit, *two])
+    assert "trained on simulated/train, with the classes ['neutral'" in error and "has ['calm', 'cross']" in error
     assert "No feature store at nowhere" in one_line(capsys, [*fit, "--data.stores.text=nowhere"])
     (shard,) = (done / "data/features/text").glob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:-8])
@@ -523,22 +542,21 @@ def test_widths_classes_and_stores_that_do_not_fit(done, capsys):
     assert not list(Path("fit").rglob("*.ckpt"))
 
 
-def test_embeddings_of_another_width_than_the_loss_are_told_before_training(done, capsys):
+def test_a_head_without_embeddings_under_a_loss_that_contrasts_them_is_told_before_training(done, capsys, monkeypatch):
+    (done.parent / "silent.py").write_text(SILENT)
+    monkeypatch.syspath_prepend(done.parent)
     stores = [f"--data.stores.{name}=out/data/features/{name}" for name in ("text", "audio")]
     config = changed(TEACHER, data__init_args__graphs={})
     config["model"] = {
         "class_path": "merc.tasks.FusionTask",
         "init_args": {
-            "head": {
-                "class_path": "merc.fusion.ConcatFusion",
-                "init_args": {"dims": {"text": 8, "audio": 8}, "num_classes": 7, "hidden_dim": 16},
-            },
-            "loss": {"class_path": "merc.losses.FusionLoss", "init_args": {"dim": 17}},
+            "head": {"class_path": "silent.Silent"},
+            "loss": {"class_path": "merc.losses.FusionLoss"},
         },
     }
     write("fusion.yaml", config)
     error = one_line(capsys, ["fit", "--config", "fusion.yaml", "--data.corpus=out/data/corpus.json", *stores])
-    assert "expected embeddings of shape" in error and "Correct dim in the config" in error
+    assert "FusionLoss contrasts embeddings" in error and "set lambda_cont to 0" in error
     assert not list(Path("lightning_logs").rglob("*.ckpt"))
 
 
@@ -590,11 +608,13 @@ def test_single_stages_say_where_their_results_are(done, capsys):
 
 
 def test_bf16_runs_the_whole_demo_on_a_cpu(place, monkeypatch):
-    known = merc.pipeline.run.IMPORTS
+    real = merc.pipeline.run.resolve_import
     sizes = {"dialogues": {"train": 24, "val": 4, "test": 4}}
-    monkeypatch.setattr(
-        merc.pipeline.run, "IMPORTS", {**known, "simulated": lambda *, out: known["simulated"](out=out, **sizes)}
-    )
+
+    def small(*, out):
+        real("simulated")(out=out, **sizes)
+
+    monkeypatch.setattr(merc.pipeline.run, "resolve_import", lambda name: small if name == "simulated" else real(name))
     options = ["--trainer.precision", "bf16-mixed", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     assert main(["run", "demo/simulated.yaml", "--out", "out", *options]) == 0
     found = scores(place / "out")

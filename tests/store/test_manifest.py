@@ -1,10 +1,10 @@
 import re
 
 import pytest
-from support.tiny_stores import write
 
 from merc.conversation import UtteranceKey
 from merc.store import MANIFEST, FeatureStore, StoreError
+from support.tiny_stores import write
 
 
 def test_nothing_there_says_what_to_run(tmp_path):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_stores import keys_of, rows_of, write, write_in_shards
 
 from merc.conversation import UtteranceKey
 from merc.store import MANIFEST, FeatureStore, StoreError, StoreWriter
 from merc.store.manifest import manifest_bytes
+from support.tiny_stores import keys_of, rows_of, write, write_in_shards
 
 NAME = st.text(max_size=5)
 KEYS = st.lists(st.builds(UtteranceKey, NAME, NAME, NAME), unique=True, max_size=12)
@@ -171,7 +171,7 @@ def test_being_read_as_something_else_is_refused_and_names_the_file(tmp_path):
     store, _, _ = write(tmp_path / "text", kind="logits", provenance={"classes": ["joy", "fear"]})
     store.require(kind="logits", dim=4, classes=["joy", "fear"])
     where = re.escape(str(tmp_path / "text"))
-    with pytest.raises(StoreError, match=f"{where} has vectors of width 4, the config expects 1024"):
+    with pytest.raises(StoreError, match=f"{where} has vectors of width 4, expected 1024"):
         store.require(dim=1024)
     with pytest.raises(StoreError, match=f"{where} holds logits, expected features"):
         store.require(kind="features")

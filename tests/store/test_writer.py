@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_stores import content, keys_of, rows_of, write, write_in_shards
 
 import merc.store.writer
 from merc.conversation import UtteranceKey
 from merc.store import MANIFEST, FeatureStore, StoreError, StoreWriter
+from support.tiny_stores import content, keys_of, rows_of, write, write_in_shards
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):

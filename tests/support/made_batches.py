@@ -6,6 +6,7 @@ import torch
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
+from merc.datamodules import DataFacts
 from merc.labels import LabelSet
 
 FOUR = LabelSet("four", ("calm", "glad", "sad", "cross"))
@@ -39,3 +40,10 @@ def make_batch(
         batch.present[name] = there
         batch.features[name] = torch.randn(batch.num_utterances, dim, generator=random) * there[:, None]
     return batch
+
+
+def facts_of(dims: dict[str, int], classes: int | LabelSet = FOUR, logits: Sequence[str] = ("teacher",)) -> DataFacts:
+    """Facts of data with these features: those of ``logits`` are no modalities."""
+    names = classes.names if isinstance(classes, LabelSet) else tuple(f"emotion{index}" for index in range(classes))
+    counts = tuple(10 * (index + 1) for index in range(len(names)))
+    return DataFacts(dims, tuple(names), counts, tuple(name for name in dims if name not in logits))

@@ -43,8 +43,8 @@ def _media(reader):
     return data
 
 
-def _graph_task(name, modality, dim):
-    network = _class("merc.graphs.GATEncoder", dim=dim, num_classes=3, hidden_dim=8, num_layers=1, heads=2)
+def _graph_task(name, modality):
+    network = _class("merc.graphs.GATEncoder", hidden_dim=8, num_layers=1, heads=2)
     graph = _class("merc.graphs.GraphBuilder", past=2, future=2)
     return {
         "trainer": _trainer(),
@@ -55,14 +55,16 @@ def _graph_task(name, modality, dim):
 
 def configs(folder):
     """The configs of all stages, by name."""
-    tracker = _class("merc.media.FaceTracker", detector=_class("tiny_clips.SquareDetector"), every=4, min_seconds=0.2)
+    tracker = _class(
+        "merc.media.FaceTracker", detector=_class("support.tiny_clips.SquareDetector"), every=4, min_seconds=0.2
+    )
     tracks = _media(_class("merc.datamodules.TrackReader", tracker=tracker, crop_size=16))
     lips = {
         "network": _class("merc.speaker.LipSyncNet", size=16, width=6, hidden=16),
         "scorer": _class("merc.speaker.SyncScorer", window=24, hop=12),
         "pair_frames": 74,  # no clip is that long, so there is no threshold: of visible faces one is chosen
     }
-    fusion = _class("merc.fusion.ConcatFusion", dims={"text": 8, "audio": 8, "visual": 8}, num_classes=3, hidden_dim=8)
+    fusion = _class("merc.fusion.ConcatFusion", hidden_dim=8)
     words = _class("merc.encoders.TextEncoder", model=tiny_bert(Path(folder) / "bert"), context="none", pooling="mean")
     return {
         "faces": {**_extract({}, tracks), "model": _class("merc.tasks.FacesTask")},
@@ -76,9 +78,9 @@ def configs(folder):
         "words": _extract(words, _class("merc.datamodules.TextDataModule", corpus="none")),
         "voice": _extract(_class("tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
         "face": _extract(_class("tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))),
-        "teacher": _graph_task("TeacherTask", "text", 3),
-        "audio_student": _graph_task("StudentTask", "audio", 2),
-        "visual_student": _graph_task("StudentTask", "visual", 4),
+        "teacher": _graph_task("TeacherTask", "text"),
+        "audio_student": _graph_task("StudentTask", "audio"),
+        "visual_student": _graph_task("StudentTask", "visual"),
         "fusion": {
             "trainer": _trainer(),
             "model": _class("merc.tasks.FusionTask", head=fusion),
@@ -100,7 +102,7 @@ def stages():
         return {
             "name": name,
             "command": command,
-            "config": config or f"{name}.yaml",
+            "config": f"{name}.yaml" if config is None else config,
             "options": options,
             "outputs": list(outputs),
             "once": once,
@@ -118,8 +120,8 @@ def stages():
         stage("words", "predict", CORPUS, ["features"]),
         stage("voice", "predict", CORPUS, ["features"]),
         stage("face", "predict", {**CORPUS, **READER}, ["features"]),
-        stage("written", "import", writing, config="writing"),
-        stage("text", "import", evidence, config="evidence"),
+        stage("written", "writing", writing, config=""),
+        stage("text", "evidence", evidence, config=""),
         stage("teacher", "fit", {**CORPUS, "data.stores": {"text": "{text}"}}, ["hidden", "logits"], once=False),
         stage("audio_student", "fit", audio, ["hidden"], once=False),
         stage("visual_student", "fit", visual, ["hidden"], once=False),
@@ -150,7 +152,7 @@ def write_pipeline(folder, names=None):
     chosen = [stage for stage in stages() if names is None or stage["name"] in names]
     for stage in chosen:
         config = folder / stage["config"]
-        if stage["command"] != "import":
+        if stage["command"] in ("fit", "predict"):
             config.write_text(yaml.safe_dump(made[stage["name"]]))
             stage["config"] = str(config)
     (folder / "pipeline.yaml").write_text(yaml.safe_dump({"stages": chosen}))

@@ -10,8 +10,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
-from support.made_batches import make_batch
-from support.quiet_trainer import trainer_in
 from torch import nn
 
 from merc.callbacks import StoreWriterCallback
@@ -28,10 +26,13 @@ from merc.store import FeatureStore, StoreError
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import facts_of, make_batch
+from support.quiet_trainer import trainer_in
 
 WIDTHS = {"text": 16, "audio": 12, "visual": 10}
 C = 7
 ADAM = partial(torch.optim.AdamW, lr=3e-3)
+GAT = partial(GATEncoder, hidden_dim=16, num_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,11 @@ def teacher_data(data, **options):
 
 
 def teacher_task(**options):
-    return TeacherTask(GATEncoder(16, C, hidden_dim=16, num_layers=2), "text", optimizer=ADAM, **options)
+    return TeacherTask(GAT, "text", optimizer=ADAM, **options)
 
 
 def student_task(**options):
-    return StudentTask(GCNEncoder(12, C, hidden_dim=16), "audio", optimizer=ADAM, **options)
+    return StudentTask(partial(GCNEncoder, hidden_dim=16), "audio", optimizer=ADAM, **options)
 
 
 def best_checkpoint(folder):
@@ -91,8 +92,8 @@ def chain(data, tmp_path_factory):
 
 
 def fusion_task(**options):
-    head = HierarchicalFusion({"text": 16, "audio": 16}, C, dim=16)
-    return FusionTask(head, FusionLoss(16, projection_dim=8), optimizer=ADAM, **options)
+    head, loss = partial(HierarchicalFusion, dim=16), partial(FusionLoss, projection_dim=8)
+    return FusionTask(head, loss, optimizer=ADAM, **options)
 
 
 def logits_on(task, module, split="test"):
@@ -122,7 +123,7 @@ class Seen(L.Callback):
 
 
 def given_task(*epochs):
-    task = Given(GATEncoder(16, C, hidden_dim=16, num_layers=1), "text", optimizer=ADAM)
+    task = Given(GAT, "text", optimizer=ADAM)
     task.given = epochs
     return task
 
@@ -132,7 +133,7 @@ def test_terms_are_logged_as_means_over_the_utterances_of_the_epoch(data, tmp_pa
     first, second = [({"ce": 9.0, "kl": 9.0}, 30), ({"ce": 7.0}, 10)], [({"ce": 1.0, "kl": 4.0}, 30), ({"ce": 7.0}, 10)]
     best, seen = ModelCheckpoint(tmp_path, monitor="train/loss"), Seen()
     trainer = trainer_in(tmp_path, best, seen, epochs=2, limit_train_batches=2)
-    trainer.fit(given_task(first, second), datamodule=teacher_data(data, batch_size=8))
+    trainer.fit(given_task(first, second), datamodule=teacher_data(data, batch_size=80))
     assert seen.epochs == [
         {"train/loss": 15.25, "train/ce": 8.5, "train/kl": 9.0},
         {"train/loss": (30 * 5 + 10 * 7) / 40, "train/ce": (30 * 1 + 10 * 7) / 40, "train/kl": 4.0},
@@ -151,7 +152,7 @@ def test_terms_of_a_training_that_was_cut_are_forgotten(data, tmp_path):
 def test_an_epoch_may_end_before_its_last_batch(data, tmp_path):
     task = given_task([({"ce": 2.0}, 30), ({"ce": 3.0}, 30)])
     trainer = trainer_in(tmp_path, epochs=-1, max_steps=1)
-    trainer.fit(task, datamodule=teacher_data(data, batch_size=8))
+    trainer.fit(task, datamodule=teacher_data(data, batch_size=80))
     assert float(trainer.callback_metrics["train/ce"]) == 2.0
 
 
@@ -183,9 +184,7 @@ def test_every_stage_leaves_a_report_that_adds_up(data, chain, stage):
 
 def test_stores_hold_what_the_best_checkpoint_says(data, chain):
     out, best = chain
-    task = TeacherTask.load_from_checkpoint(
-        best["teacher"], weights_only=True, network=GATEncoder(16, C, hidden_dim=16, num_layers=2), modality="text"
-    )
+    task = TeacherTask.load_from_checkpoint(best["teacher"], weights_only=True)
     module = teacher_data(data)
     for split in ("train", "val", "test"):
         batch = module.split(split)
@@ -230,7 +229,7 @@ def test_the_origin_of_weights_follows_them_to_another_corpus(data, chain, tmp_p
 def test_checkpoints_load_as_plain_values(chain):
     for path in chain[1].values():
         checkpoint = torch.load(path, weights_only=True)
-        assert checkpoint["merc"]["num_classes"] == C
+        assert len(checkpoint["merc"]["facts"]["classes"]) == C
         json.dumps(checkpoint["merc"])
 
 
@@ -263,15 +262,15 @@ def test_validation_scores_what_training_logged(data, chain, tmp_path):
     ("other", "says"),
     [
         (
-            lambda: TeacherTask(GCNEncoder(16, C, hidden_dim=16), "text"),
+            lambda: TeacherTask(partial(GCNEncoder, hidden_dim=16), "text"),
             r"another model \(modules: expected \['GCNEncoder', .*found \['GATEncoder',",
         ),
         (
-            lambda: TeacherTask(GATEncoder(16, C, hidden_dim=8, num_layers=2), "text"),
+            lambda: TeacherTask(partial(GAT, hidden_dim=8), "text"),
             r"network.absent: expected \(8,\), found \(16,\)",
         ),
         (
-            lambda: TeacherTask(GATEncoder(16, C, hidden_dim=16, num_layers=1), "text"),
+            lambda: TeacherTask(partial(GAT, num_layers=1), "text"),
             r"network.norms.1.weight: expected None, found \(16,\)",
         ),
     ],
@@ -328,16 +327,17 @@ def test_what_does_not_fit_is_refused_before_the_first_step(data, chain, tmp_pat
         trainer_in(tmp_path).fit(task, datamodule=conversations(data, stores, graph))
 
     audio, text = data / "features/audio", data / "features/text"
-    with pytest.raises(StoreError, match=r"features/text has vectors of width 16, the config expects 12"):
-        fit(student_task(), {"audio": text, "teacher": chain[0] / "teacher/logits"}, "audio")
+    with pytest.raises(StoreError, match=r"features/text has vectors of width 16, expected 12"):
+        twelve = student_task().build(facts_of({"audio": 12}, Corpus.load(data / "corpus.json").labels))
+        fit(twelve, {"audio": text, "teacher": chain[0] / "teacher/logits"}, "audio")
     with pytest.raises(StoreError, match=r"needs features 'text', the datamodule has \['audio'\]: add --data.stores.t"):
         fit(teacher_task(), {"audio": audio}, None)
     with pytest.raises(StoreError, match=r"needs features 'teacher', the datamodule has \['audio'\]"):
         fit(student_task(), {"audio": audio}, "audio")
     with pytest.raises(StoreError, match=r"teacher/hidden holds hidden, expected logits: give the store that fits"):
         fit(student_task(), {"audio": audio, "teacher": chain[0] / "teacher/hidden"}, "audio")
-    four = TeacherTask(GATEncoder(16, 4, hidden_dim=16), "text")
-    with pytest.raises(ValueError, match=r"TeacherTask tells 4 classes apart, corpus 'simulated' has 7 \(neutral, "):
+    four = teacher_task().build(facts_of({"text": 16}))
+    with pytest.raises(ValueError, match=r"with the classes \['calm', .*the corpus has \['neutral', "):
         fit(four, {"text": text}, "text")
     with pytest.raises(TypeError, match=r"expects a ConversationDataModule, found NoneType: pass trainer\.fit"):
         trainer_in(tmp_path).fit(teacher_task(), torch.utils.data.DataLoader(range(3)))
@@ -346,14 +346,14 @@ def test_what_does_not_fit_is_refused_before_the_first_step(data, chain, tmp_pat
 def test_a_student_reads_its_teacher_and_does_not_ask_again(data, chain, tmp_path):
     """Another store of logits gives another loss; the student holds no teacher."""
     out, _ = chain
-    assert not any("teacher" in name for name, _ in student_task().named_modules())
+    assert not any("teacher" in name for name, _ in student_task().build(facts_of({"audio": 12})).named_modules())
     other = FeatureStore(out / "teacher/logits")
     flat, _ = other.gather(other.keys)
     FeatureStore.write(
         tmp_path / "flat", other.keys, torch.zeros_like(flat), kind="logits", provenance=other.provenance
     )
     L.seed_everything(0, verbose=False)
-    task = student_task().eval()
+    task = student_task().build(facts_of({"audio": 12}, C)).eval()
     losses = {}
     for name, folder in (("teacher", out / "teacher/logits"), ("flat", tmp_path / "flat")):
         module = conversations(data, {"audio": data / "features/audio", "teacher": folder}, "audio")
@@ -384,7 +384,7 @@ def test_the_best_epoch_is_tested_and_not_the_last(data, tmp_path):
                     self.network.classify.bias.copy_(torch.eye(C)[2] * 100)
 
     L.seed_everything(0, verbose=False)
-    task = Forgetful(GATEncoder(16, C, hidden_dim=16, num_layers=2), "text", optimizer=ADAM)
+    task = Forgetful(GAT, "text", optimizer=ADAM)
     module, best = teacher_data(data), best_checkpoint(tmp_path)
     trainer = trainer_in(tmp_path, best, epochs=3, limit_train_batches=1)
     trainer.fit(task, datamodule=module)
@@ -399,7 +399,7 @@ def test_the_best_epoch_is_tested_and_not_the_last(data, tmp_path):
 
 
 def test_rows_of_a_cut_test_are_not_reported(data, tmp_path):
-    task, module = teacher_task(), teacher_data(data, eval_batch_size=2)
+    task, module = teacher_task(), teacher_data(data, eval_batch_size=20)
     task._tested = [{"keys": ["stale"]}]  # what Ctrl-C leaves
     trainer_in(tmp_path).test(task, datamodule=module, verbose=False)
     metrics = json.loads((tmp_path / "report/metrics.json").read_text())
@@ -418,7 +418,7 @@ def test_half_precision_trains(data, tmp_path):
 
 
 def test_parameters_of_the_loss_are_in_the_optimizer():
-    task = fusion_task()
+    task = fusion_task().build(facts_of({"text": 16, "audio": 16}))
     held = {id(p) for group in task.configure_optimizers().param_groups for p in group["params"]}
     assert held == {id(p) for p in task.parameters()}
     assert {id(p) for p in task.loss.projection.parameters()} <= held
@@ -426,7 +426,7 @@ def test_parameters_of_the_loss_are_in_the_optimizer():
 
 def test_a_schedule_is_stepped_and_may_watch_validation():
     schedule = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max")
-    made = fusion_task(lr_scheduler=schedule).configure_optimizers()
+    made = fusion_task(lr_scheduler=schedule).build(facts_of({"text": 16})).configure_optimizers()
     assert made["lr_scheduler"]["monitor"] == "val/weighted_f1"
 
 
@@ -436,7 +436,8 @@ def batch():
 
 
 def four(head=None, **options):
-    return FusionTask(head or HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16), **options)
+    head = head or partial(HierarchicalFusion, dim=16)
+    return FusionTask(head, **options).build(facts_of({"text": 16, "audio": 16}))
 
 
 def test_modality_dropout_keeps_one_and_never_adds(batch):
@@ -465,9 +466,9 @@ def test_terms_are_weighted_and_those_of_weight_zero_are_left_out(batch):
     head = HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16).eval()
     out = head(batch)
     ce = nn.functional.cross_entropy(out.logits, batch.label).item()
-    terms = four(head, aux_weight=0.0, head_weights={"balance": 0.0}).eval().predict(batch).terms
+    terms = four(lambda dims, classes: head, aux_weight=0.0, head_weights={"balance": 0.0}).eval().predict(batch).terms
     assert {name: t.item() for name, t in terms.items()} == {"ce": pytest.approx(ce, abs=1e-5)}
-    terms = four(head, aux_weight=0.5, head_weights={"balance": 0.25}).eval().predict(batch).terms
+    terms = four(lambda dims, classes: head, aux_weight=0.5, head_weights={"balance": 0.25}).eval().predict(batch).terms
     assert terms["head/balance"].item() == pytest.approx(0.25 * out.losses["balance"].item())
     aux = []
     for name, logits in out.aux_logits.items():
@@ -485,7 +486,7 @@ def test_options_of_fusion_are_checked():
 
 def test_a_head_of_ones_own_size_is_told_apart(data, chain, tmp_path):
     stores = {"text": chain[0] / "teacher/hidden", "audio": chain[0] / "student/hidden"}
-    concat = FusionTask(ConcatFusion({"text": 16, "audio": 16}, C), FusionLoss(256))
+    concat = FusionTask(ConcatFusion, FusionLoss)
     with pytest.raises(ValueError, match=r"expected \['ConcatFusion', 'FusionLoss'\], found \['HierarchicalFusion'"):
         trainer_in(tmp_path).test(
             concat, datamodule=conversations(data, stores), ckpt_path=chain[1]["fusion"], weights_only=True

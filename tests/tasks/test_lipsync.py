@@ -4,8 +4,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support.quiet_trainer import trainer_in
-from support.tiny_lips import SIZE, still, talk, write_stores
 
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import UtteranceKey
@@ -14,6 +12,8 @@ from merc.losses import SyncLoss
 from merc.speaker import NOBODY, SPEAKER_COLUMNS, LipSyncNet, SpeakerChoice, SyncAugmentation, SyncScorer
 from merc.store import FeatureStore, StoreWriter
 from merc.tasks import LipSyncTask
+from support.quiet_trainer import trainer_in
+from support.tiny_lips import SIZE, still, talk, write_stores
 
 
 def beside(talker, other, sound, speaker):

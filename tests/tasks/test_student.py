@@ -1,12 +1,14 @@
 """A student that also reads the hidden states of its teacher."""
 
+from functools import partial
+
 import pytest
 import torch
-from support.made_batches import make_batch
 
 from merc.graphs import GCNEncoder, GraphBuilder
 from merc.losses import DISTLoss, FeatureSimilarityLoss
 from merc.tasks import StudentTask
+from support.made_batches import FOUR, facts_of, make_batch
 
 
 @pytest.fixture
@@ -18,8 +20,9 @@ def batch():
 
 def task(**options):
     torch.manual_seed(0)
-    network = GCNEncoder(6, 4, hidden_dim=8)
-    return StudentTask(network, "audio", DISTLoss(), feature_loss=FeatureSimilarityLoss(), **options).eval()
+    network = partial(GCNEncoder, hidden_dim=8)
+    made = StudentTask(network, "audio", DISTLoss(), feature_loss=FeatureSimilarityLoss(), **options)
+    return made.build(facts_of({"audio": 6})).eval()
 
 
 def test_the_terms_are_those_of_both_losses(batch):
@@ -41,7 +44,7 @@ def test_the_teachers_store_of_hidden_states_is_checked(monkeypatch):
     asked = {}
 
     class Data:
-        labels = type("Labels", (), {"names": ("a", "b", "c", "d")})
+        labels = FOUR
 
         def require(self, name, **demands):
             asked[name] = demands
