@@ -350,7 +350,7 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
     together = [stage.name for stage in _needed(found, _target(found, None))]
     assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
     for name in ("lfvd", "averaged"):
-        with pytest.raises(PipelineError, match="'prosody' only copies numbers \(table\)"):
+        with pytest.raises(PipelineError, match=r"'prosody' only copies numbers \(table\)"):
             _needed(found, _target(found, name))
 
 
