@@ -211,24 +211,68 @@ def test_nobody_and_stores_that_do_not_fit(corpus, tracked, tmp_path):
     assert store.missing[UtteranceKey("train", "0", "1")] == "not in the store"
 
 
-def test_worker_processes_give_the_same_and_a_defect_names_its_clip(corpus, tmp_path):
+def test_worker_processes_give_the_same(corpus, tmp_path):
     alone, helped = (
-        predict(tmp_path / str(workers), ExtractTask(Loudness()), SoundReader(), corpus, ["features"], workers=workers)[
-            0
-        ]
-        for workers in (0, 2)
+        predict(tmp_path / str(n), ExtractTask(Loudness()), SoundReader(), corpus, ["features"], workers=n)[0]
+        for n in (0, 2)
     )
     assert same(alone, helped)
 
-    class Defect(SoundReader):
-        def read(self, key, utterance):
-            if key == ("val", "0", "3"):
-                raise ZeroDivisionError("a defect of ours")
-            return super().read(key, utterance)
 
-    with pytest.raises(ZeroDivisionError, match="defect") as caught:
-        predict(tmp_path / "defect", ExtractTask(Loudness()), Defect(), corpus, ["features"])
-    assert "val/0/3" in caught.value.__notes__[0] and "val3.mp4" in caught.value.__notes__[0]
+class Defect(SoundReader):
+    """Cannot read some clips, for a reason that nobody has foreseen."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = dict(zip(("3", "5"), errors, strict=False))
+
+    def seconds(self, utterance):
+        if utterance.id in self.errors:
+            raise ArithmeticError("not even its length is known")
+        return super().seconds(utterance)
+
+    def read(self, key, utterance):
+        if key[:2] == ("val", "0") and key.utterance in self.errors:
+            raise self.errors[key.utterance]
+        return super().read(key, utterance)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_clip_that_fails_is_recorded_and_stops_nothing(corpus, tmp_path, batch_size):
+    val = Corpus("clips", corpus.labels, {"val": corpus["val"]})
+    reader = Defect(ZeroDivisionError("a defect\nof ours"), ZeroDivisionError("another"))
+    with pytest.warns(UserWarning, match="could not be read") as caught:
+        [store] = predict(
+            tmp_path, ExtractTask(Loudness()), reader, val, ["features"], batch_size=batch_size, batch_seconds=99.0
+        )
+    assert store.missing == {
+        UtteranceKey("val", "0", "3"): "ZeroDivisionError: a defect of ours",
+        UtteranceKey("val", "0", "5"): "ZeroDivisionError: another",
+    }
+    assert len(store) == len(val["val"][0].utterances) - 2
+    [warning] = [str(one.message) for one in caught if "could not be read" in str(one.message)]
+    assert "val/0/3" in warning or "val/0/5" in warning
+    assert "raise self.errors[key.utterance]" in warning and "ZeroDivisionError" in warning
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError("no room"), torch.OutOfMemoryError("no room")])
+def test_what_is_no_fault_of_the_clip_stops_the_run(corpus, tmp_path, error):
+    with pytest.raises((KeyboardInterrupt, SystemExit, MemoryError, torch.OutOfMemoryError)):
+        predict(tmp_path, ExtractTask(Loudness()), Defect(error), corpus, ["features"])
+    assert not (tmp_path / "features" / MANIFEST).exists()
+
+
+def test_faces_that_cannot_be_tracked_are_recorded_in_all_stores(corpus, tmp_path):
+    class Broken(SquareDetector):
+        def __call__(self, images):
+            raise IndexError("no such face")
+
+    val = Corpus("clips", corpus.labels, {"val": corpus["val"]})
+    reader = TrackReader(FaceTracker(Broken(), every=4), crop_size=16)
+    with pytest.warns(UserWarning, match="could not be read"):
+        stores = predict(tmp_path, FacesTask(), reader, val, ALL, batch_size=1)
+    for store in stores:
+        assert store.missing == dict.fromkeys(val["val"][0].keys, "IndexError: no such face") and not len(store)
 
 
 @given(

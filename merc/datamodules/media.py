@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from merc.conversation import SPLITS, Corpus, Utterance, UtteranceKey, split_name
@@ -42,7 +44,8 @@ class MediaDataModule(L.LightningDataModule):
 
     Worker processes decode while the device computes. Batches are planned from the times in the corpus; they hold
     utterances of similar length, the longest first: what takes too much memory fails at once. A clip that cannot be
-    read becomes a missing utterance with its reason, and what the stores hold already is not decoded again.
+    read, whatever the exception, becomes a missing utterance with its reason; only a lack of memory stops the run. What
+    the stores hold already is not decoded again.
 
     Args:
         corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
@@ -94,7 +97,7 @@ class MediaDataModule(L.LightningDataModule):
             for conversation in self.corpus.get(split, [])
             for pair in zip(conversation.keys, conversation.utterances, strict=True)
         ]
-        seconds = [self.reader.seconds(utterance) for _, utterance in utterances]
+        seconds = [self._seconds(utterance) for _, utterance in utterances]
         batches = batches_of_seconds(seconds, self.batch_seconds, self.batch_size)
         remaining = ResumableBatches([key for key, _ in utterances], batches, self.trainer)
         return DataLoader(
@@ -104,6 +107,15 @@ class MediaDataModule(L.LightningDataModule):
             num_workers=min(self.workers, len(remaining)),
         )
 
+    def _seconds(self, utterance: Utterance) -> float:
+        """How much there is to read; 0 where that fails, as reading the clip will then, and say why."""
+        try:
+            return self.reader.seconds(utterance)
+        except MemoryError:
+            raise
+        except Exception:
+            return 0.0
+
 
 class _Clips(Dataset[MediaBatch]):
     """Reads the utterances that a list of indices names."""
@@ -111,6 +123,7 @@ class _Clips(Dataset[MediaBatch]):
     def __init__(self, utterances: Sequence[tuple[UtteranceKey, Utterance]], reader: Reader) -> None:
         self.utterances = utterances
         self.reader = reader
+        self._warned: set[type[Exception]] = set()
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -123,11 +136,24 @@ class _Clips(Dataset[MediaBatch]):
                 samples[key] = self.reader.read(key, utterance)
             except MediaError as error:
                 missing[key] = error.reason
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # no fault of the clip: the next one would fail too
             except Exception as error:
-                error.add_note(f"This happened to {key}, {utterance.media or utterance.video}.")
-                raise
+                missing[key] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self._warn(key, utterance, error)
         inputs = self.reader.collate(list(samples), list(samples.values())) if samples else None
         return MediaBatch(inputs, missing)
+
+    def _warn(self, key: UtteranceKey, utterance: Utterance, error: Exception) -> None:
+        """Show once what nobody has foreseen: it may be a defect of the reader, not of the clip."""
+        if type(error) in self._warned:
+            return
+        self._warned.add(type(error))
+        rank_zero_warn(
+            f"{key}, {utterance.media or utterance.video}, could not be read. It is recorded as missing with its "
+            f"reason, as is every other clip that fails with {type(error).__name__}; this is shown once.\n"
+            + "".join(traceback.format_exception(error, limit=-2))
+        )
 
 
 def batches_of_seconds(seconds: Sequence[float], budget: float, most: int) -> list[list[int]]:
