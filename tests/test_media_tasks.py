@@ -99,10 +99,10 @@ def test_of_a_broken_clip_there_is_what_there_is_and_why_not_the_rest(tracked):
     faces, crops, sound = (FeatureStore(tracked / kind) for kind in ALL)
     assert faces.missing == crops.missing
     assert {key.utterance: reason for key, reason in faces.missing.items()} == {
-        "none": "no file with picture",
+        "none": "no file with video",
         "text": "not media or damaged header",
         "gone": "no such file",
-        "blind": "no picture",
+        "blind": "no video",
     }
     assert {key.utterance: reason for key, reason in sound.missing.items()} == {
         "none": "no file with sound",
@@ -158,8 +158,8 @@ def test_the_face_of_the_speaker_is_encoded(corpus, tracked, tmp_path, chosen):
     speaker = chosen if chosen == "first" else choice(tmp_path / "speaker", corpus, chosen).path
     reader = FaceReader(tracked / "faces", speaker)
     [store] = predict(tmp_path, ExtractTask(Colour()), reader, corpus, ["features"], batch_size=3)
-    expected = {"none": "no file with picture", "text": "not media or damaged header", "gone": "no such file"}
-    expected |= {"blind": "no picture", "empty": "speaker not visible"}
+    expected = {"none": "no file with video", "text": "not media or damaged header", "gone": "no such file"}
+    expected |= {"blind": "no video", "empty": "speaker not visible"}
     if chosen == GREEN:
         expected["part"] = "speaker not visible"  # it has one track
     assert {key.utterance: reason for key, reason in store.missing.items()} == expected

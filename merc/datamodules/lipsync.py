@@ -56,7 +56,7 @@ class LipSyncClip:
 
     Args:
         key: The utterance.
-        tracks: Its face tracks, in the order of the store: by their first picture, then the largest face first.
+        tracks: Its face tracks, in the order of the store: by their first frame, then the largest face first.
         sound: ``(M, 80)`` log-mel.
         speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
         missing: Why nothing can be chosen in it: the reason that the stores give, or that no face was found.
@@ -96,17 +96,17 @@ class LipSyncDataModule(L.LightningDataModule):
 
     A clip with one face is taken for that face's speech. A training batch draws two windows from each of some
     clips; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
-    pictures away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
-    to speak, and frozen pictures of any face. Nothing but stores is read.
+    frames away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
+    to speak, and frozen frames of any face. Nothing but stores is read.
 
     Args:
         sources: Where clips come from.
-        window: Pictures T of a training window.
+        window: Frames T of a training window.
         batch_size: Sounds a training step.
         batches_per_epoch: Training steps an epoch: windows are drawn at random, so an epoch has no end of its own.
         silent: Silent mouths in a batch, as a share of its sounds.
-        min_shift: Fewest pictures between two windows of a track that count as out of sync; 10 are 0.4 s.
-        max_lag: Most pictures, drawn uniformly, by which a sound is moved against its mouth and still fits.
+        min_shift: Fewest frames between two windows of a track that count as out of sync; 10 are 0.4 s.
+        max_lag: Most frames, drawn uniformly, by which a sound is moved against its mouth and still fits.
         predict_splits: Splits that prediction goes through.
 
     Raises:
@@ -169,7 +169,7 @@ class LipSyncDataModule(L.LightningDataModule):
         ]
         if not any(pool.talks for pool in pools):
             raise StoreError(
-                f"No clip of split train shows one face with its sound for {self.window} pictures or more: expected "
+                f"No clip of split train shows one face with its sound for {self.window} frames or more: expected "
                 "some. Give more clips, a store that says who speaks, or a shorter window."
             )
         return TrainingLoader(_Draws(self, pools), batch_size=None)
@@ -273,7 +273,7 @@ class _Pool:
 
 
 def _length(clip: LipSyncClip, track: int) -> int:
-    """Pictures of a track for which there is sound."""
+    """Frames of a track for which there is sound."""
     return min(clip.tracks[track].stop, len(clip.sound) // MEL_PER_FRAME) - clip.tracks[track].first
 
 
@@ -363,7 +363,7 @@ class _Draws(Dataset[LipSyncBatch]):
         ]
 
     def _silence(self) -> _Window:
-        """Lips that do not speak: a track that is known for it, or a frozen picture of one that may."""
+        """Lips that do not speak: a track that is known for it, or a frozen frame of one that may."""
         pool = self._pool()
         if pool.silent and _below(2):
             track = pool.silent[_below(len(pool.silent))]

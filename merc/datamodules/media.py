@@ -161,7 +161,7 @@ def batches_of_seconds(seconds: Sequence[float], budget: float, most: int) -> li
 
     Args:
         seconds: Length of every utterance.
-        budget: Most seconds a batch, its utterances times the longest of them; an utterance that is longer is alone.
+        budget: Most seconds per batch, its utterances times the longest of them; an utterance that is longer is alone.
         most: Most utterances a batch.
 
     Returns:

@@ -88,15 +88,15 @@ class SoundReader(Reader):
 
 
 class FaceReader(Reader):
-    """Pictures of the speaking face, for a visual encoder: evenly spread over the time in which it is visible.
+    """Frames of the speaking face, for a visual encoder: evenly spread over the time in which it is visible.
 
     Args:
         faces: Store of kind ``faces``: the face tracks of every utterance.
         speaker: Store of kind ``speaker``: which of them speaks. ``first`` takes the first face that appears, the
             largest of several: the ablation without identification of the speaker.
-        frames: Pictures an utterance; a face that is visible for fewer gives fewer. Default: as many as the task's
+        frames: Frames per utterance; a face that is visible for fewer gives fewer. Default: as many as the task's
             encoder reads.
-        size: Height and width of a picture in pixels. Default: that of the task's encoder.
+        size: Height and width of a frame in pixels. Default: that of the task's encoder.
         margin: Share of the face's side that is added to it.
         time_limit: Seconds by which decoding may lag behind real time before the clip counts as broken.
     """
@@ -123,7 +123,7 @@ class FaceReader(Reader):
 
         Raises:
             StoreError: A store is of another kind.
-            ValueError: Number or size of the pictures is neither given nor known to the encoder.
+            ValueError: Number or size of the frames is neither given nor known to the encoder.
         """
         faces, speaker = self._paths
         self.faces = FeatureStore(faces)
@@ -136,16 +136,16 @@ class FaceReader(Reader):
         self.size = self.size or getattr(encoder, "size", None)
         if not self.frames or not self.size:
             raise ValueError(
-                f"How many pictures of which size FaceReader is to cut, {type(encoder).__name__} does not tell: give "
+                f"How many frames of which size FaceReader is to cut, {type(encoder).__name__} does not tell: give "
                 "frames and size."
             )
 
     def seconds(self, utterance: Utterance) -> float:
-        """Nothing: all utterances give as many pictures."""
+        """Nothing: all utterances give as many frames."""
         return 0.0
 
     def read(self, key: UtteranceKey, utterance: Utterance) -> Tensor:
-        """The pictures ``(T, 3, size, size)`` uint8."""
+        """The frames ``(T, 3, size, size)`` uint8."""
         assert self.frames is not None and self.size is not None, "prepare() comes first"
         track = self._chosen(key)
         places = torch.tensor(evenly(len(track), min(self.frames, len(track))))
@@ -180,11 +180,11 @@ class FaceReader(Reader):
         return track
 
     def collate(self, keys: Sequence[UtteranceKey], samples: Sequence[Tensor]) -> FaceBatch:
-        """The pictures side by side."""
+        """The frames side by side."""
         return FaceBatch.pad(keys, samples)
 
     def provenance(self) -> dict[str, Any]:
-        """Whose pictures they are, how many and how large."""
+        """Whose frames they are, how many and how large."""
         return {
             "faces": self.faces.digest,
             "speaker": FIRST_FACE if self.speaker is None else self.speaker.digest,
@@ -197,14 +197,14 @@ class FaceReader(Reader):
 class TrackReader(Reader):
     """Face tracks, mouth crops and log-mel of utterances, for the stores that LipSyncNet and the visual encoder read.
 
-    A clip is decoded once: its pictures are held until its faces are known. Of a clip whose pictures take more
+    A clip is decoded once: its frames are held until its faces are known. Of a clip whose frames take more
     than ``held_bytes`` they are decoded again for the crops, so memory stays bounded.
 
     Args:
         tracker: Finds and follows the faces.
         crop_size: Height and width of a mouth crop in pixels.
         margin: Share of the mouth region's side that is added to it.
-        max_height: Height to which larger pictures are scaled down.
+        max_height: Height to which larger frames are scaled down.
         max_seconds: How much of a clip is read at most.
         time_limit: Seconds by which decoding may lag behind real time before the clip counts as broken.
         held_bytes: Most memory that is spent to save a second decoding.
@@ -236,7 +236,7 @@ class TrackReader(Reader):
         """Rows of each kind, or the reason why there are none."""
         rows: dict[Kind, Tensor | str] = {}
         try:
-            rows["faces"], rows["crops"] = self._seen(_beginning(utterance.picture, self.max_seconds, "picture"))
+            rows["faces"], rows["crops"] = self._seen(_beginning(utterance.picture, self.max_seconds, "video"))
         except MediaError as error:
             rows["faces"] = rows["crops"] = error.reason
         try:
@@ -275,7 +275,7 @@ def _log_mel() -> LogMel:
 
 
 class _Held:
-    """The pictures of a clip, read twice: from memory the second time, if they are not too many."""
+    """The frames of a clip, read twice: from memory the second time, if they are not too many."""
 
     def __init__(self, clip: Clip, max_height: int, time_limit: float, held_bytes: int) -> None:
         self.clip = clip

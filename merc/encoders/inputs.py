@@ -1,4 +1,4 @@
-"""What the encoders of sound and of faces read: padded batches with a mask, one row an utterance."""
+"""What the encoders of sound and of faces read: padded batches with a mask, one row per utterance."""
 
 from __future__ import annotations
 

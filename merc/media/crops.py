@@ -26,14 +26,14 @@ _SLICE = 32  # images resampled at once, which bounds the memory
 
 
 def crop_faces(images: Tensor, boxes: Tensor, size: int, *, region: Region = "face", margin: float = 0.2) -> Tensor:
-    """Square crops, one an image, resampled with a filter as wide as the scale asks for (no aliasing).
+    """Square crops, one per image, resampled with a filter as wide as the scale asks for (no aliasing).
 
     Beyond the edge of an image its outermost pixels are repeated. A crop depends on nothing but its own image
     and box, down to the last bit.
 
     Args:
         images: ``(T, C, H, W)`` uint8.
-        boxes: ``(T, 4)`` face boxes x1, y1, x2, y2 in pixels of ``images``, one an image.
+        boxes: ``(T, 4)`` face boxes x1, y1, x2, y2 in pixels of ``images``, one per image.
         size: Side S of the crops in pixels.
         region: What to cut out.
         margin: Share of the region's side that is added to it.

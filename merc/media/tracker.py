@@ -29,7 +29,7 @@ _NEW_OVERLAP = 0.4  # a detection that overlaps a tracked face this much is that
 class FaceTracker:
     """Follows faces through a stream of frames.
 
-    Faces are detected in every ``every``-th frame of a shot, on a downscaled picture, and linked over time by the
+    Faces are detected in every ``every``-th frame of a shot, on a downscaled image, and linked over time by the
     overlap with the box that constant velocity predicts, as well as possible over all faces (the Hungarian method);
     doubtful detections are tried after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864). No
     track crosses a cut.
@@ -40,12 +40,12 @@ class FaceTracker:
     look both ways: a box does not lag.
 
     Tracks do not depend on how the frames are cut into chunks. Memory does not grow with the length of the
-    stream, but for the boxes themselves (16 bytes a face and frame; some 60 until the track is done).
+    stream, but for the boxes themselves (16 bytes per face and frame; some 60 until the track is done).
 
     Args:
         detector: What finds faces in a frame.
         every: Frames from one detection to the next.
-        max_height: Height of the picture in which faces are detected and followed.
+        max_height: Height of the image in which faces are detected and followed.
         start_score: Score from which on a detection may start a track.
         min_overlap: Least overlap (intersection over union) of the predicted box and a detection of its face.
         max_gap: Seconds for which a face may go undetected within its track.
@@ -106,14 +106,14 @@ class FaceTracker:
 
 @dataclass(slots=True, eq=False)
 class _Head:
-    """A track in the making, in pixels of the downscaled picture."""
+    """A track in the making, in pixels of the downscaled image."""
 
     first: int
     box: Tensor  # the latest detection
     frame: int  # and its frame
     scores: list[float]
     velocity: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the centre, a frame
-    # Plain arrays, which hold hours without overhead; four numbers a frame: detected boxes and straight lines between
+    # Plain arrays, which hold hours without overhead; four numbers per frame: detected boxes and straight lines between
     # them; three a step: the measured motion of the centre, and whether it could be measured.
     anchors: array[float] = field(default_factory=lambda: array("d"))
     motion: array[float] = field(default_factory=lambda: array("d"))
@@ -129,7 +129,7 @@ class _Run:
         self.tracker = tracker
         self.cuts = CutFinder()
         self.waiting: deque[Tensor] = deque()  # small colour frames of which it is not known whether a shot begins
-        self.keys: list[tuple[int, int, Tensor]] = []  # (frame, first frame of its shot, picture), to be detected
+        self.keys: list[tuple[int, int, Tensor]] = []  # (frame, first frame of its shot, image), to be detected
         self.grey: deque[Tensor] = deque()
         self.grey_first = 0
         self.start: int | None = None  # the first frame of the stream
@@ -211,7 +211,7 @@ class _Run:
         """End what belongs to shots before the one that begins at frame ``shot``."""
         for head in [head for head in self.heads if head.frame < shot]:
             if shot - head.frame <= self.tracker.every:
-                # Seen in the last detection of its shot: it stays in the picture until the cut.
+                # Seen in the last detection of its shot: it stays in view until the cut.
                 still = head.box.expand(shot - head.frame, 4)
                 self.segments.append((head, still, head.frame))
             self._end(head)

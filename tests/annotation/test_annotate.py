@@ -153,7 +153,7 @@ def test_every_line_has_its_face_emotion_and_modalities(finished):
     late = told["lines"][3]
     assert late["used"] == ["text"] and late["face"] is None
     assert late["modalities"]["audio"] == "no sound in the clip"
-    assert late["modalities"]["visual"] == late["no_face"] == "no picture in the clip"
+    assert late["modalities"]["visual"] == late["no_face"] == "no video in the clip"
 
 
 def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
@@ -185,7 +185,7 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     applied = apply_pipeline(run, corpus, done / "stages")
     lines = describe(applied)
     painter = AnnotatedFilm(lines, applied, LABELS)
-    pictures = list(painter.pictures(film[0], FRAME_RATE))
+    pictures = list(painter.frames(film[0], FRAME_RATE))
     assert len(pictures) == 100
     framed = {}
     for number, time in enumerate((0.6, 2.2, 3.4)):
@@ -268,7 +268,7 @@ def test_sound_alone_is_told_and_gives_no_film(run, film, tmp_path):
     deaf = write_clip(tmp_path / "sound.mp4", 100, seen=False)
     annotation = annotate(deaf, film[1], run, tmp_path / "out")
     assert [line.used for line in annotation.lines[:3]] == [["text", "audio"]] * 3
-    assert annotation.lines[0].modalities["visual"] == "no picture"
+    assert annotation.lines[0].modalities["visual"] == "no video"
     assert annotation.film is None and not (tmp_path / "out/annotated.mp4").exists()
 
 

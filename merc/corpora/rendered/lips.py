@@ -45,8 +45,8 @@ def render_lips(
 
     The folder gets ``corpus.json`` and the stores ``faces``, ``crops``, ``sound`` and ``speaker``, as extraction from
     clips would leave them, with the true boxes. Every clip shows one head; it talks, or it keeps still, smiles, chews
-    or parts its lips in a quiet room, and nobody speaks. Each head is another person. What was cut goes on where it
-    was.
+    or parts its lips in a quiet room, and nobody speaks. Each head is another person. What was interrupted goes
+    on where it was.
 
     Args:
         out: Folder to write to.
