@@ -5,7 +5,7 @@ and one of few long ones. This trains the shipped text teacher and the shipped e
 (`meld/minilm_teacher.yaml`, `meld/minilm_concat.yaml`) on
 
 - `meld`: MELD as it is, 1,038 training dialogues of about 10 utterances;
-- `joined`: MELD with its dialogues joined, within each split, to 99 training dialogues of about 100 utterances;
+- `joined`: MELD with its dialogues joined, within each split, to 95 training dialogues of about 100 utterances;
 - `simulated`: 100 simulated training dialogues of 50 to 100 utterances,
 
 and again with a quarter, half, twice and four times the steps. Of these lengths the one with the best mean weighted F1
