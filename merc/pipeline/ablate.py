@@ -61,7 +61,7 @@ def run_ablations(
     """Run a full model and its ablations from Python; ``merc ablate`` does the same.
 
     Args:
-        pipeline: Config of the pipeline, a file or the short name of a shipped one; or the configs of a single stage, of
+        pipeline: Config of the pipeline, a file or the short name of a shipped one; or those of a single stage, of
             which later ones override earlier ones.
         out: Folder for all results: the full model in ``full``, as ``merc run`` leaves it, each row in ``rows/NAME``,
             the table in ``report.md`` and ``ablation.json``.
