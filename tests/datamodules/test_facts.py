@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_text import conversation
 
-from merc.conversation import Corpus
+from merc.conversation import Conversation, Corpus, Utterance
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule, DataFacts, TextDataModule
 from merc.labels import LabelSet
@@ -19,7 +19,10 @@ EMOTIONS = {"calm": 3, "cross": 1, "glad": 1}
 @pytest.fixture(scope="module")
 def made():
     return simulate(
-        dialogues={"train": 20, "val": 4}, emotions=EMOTIONS, widths={"text": 5, "audio": 4}, latent_dims={"text": 2, "audio": 2}
+        dialogues={"train": 20, "val": 4},
+        emotions=EMOTIONS,
+        widths={"text": 5, "audio": 4},
+        latent_dims={"text": 2, "audio": 2},
     )
 
 
@@ -45,7 +48,7 @@ def test_widths_emotions_and_their_counts_come_from_the_data(made, tmp_path):
 
 def test_without_a_training_split_nothing_is_counted_and_the_unlabelled_never(made):
     labels = LabelSet("two", ("calm", "cross"))
-    talk = conversation(["a", "b", "c"])
+    talk = Conversation("0", (Utterance("0", "A"), Utterance("1", "B")), "train")
     assert DataFacts.of(Corpus("none", labels, {"test": [talk]}), {}).class_counts == (0, 0)
     assert DataFacts.of(Corpus("none", labels, {"train": [talk]}), {}).class_counts == (0, 0)
 
@@ -60,7 +63,10 @@ def test_what_is_not_there_is_named(tmp_path):
         DataFacts.of(Corpus("none", LabelSet("two", ("a", "b")), {}), {"audio": empty})
 
 
-@pytest.mark.parametrize("values", [None, {}, {"widths": 3}, {"widths": {"text": "wide"}, "classes": [], "class_counts": [], "modalities": []}])
+@pytest.mark.parametrize(
+    "values",
+    [None, {}, {"widths": 3}, {"widths": {"text": "wide"}, "classes": [], "class_counts": [], "modalities": []}],
+)
 def test_values_that_are_no_facts_are_refused(values):
     with pytest.raises(ValueError, match="Expected widths, classes, class_counts and modalities, found"):
         DataFacts.from_plain(values)
