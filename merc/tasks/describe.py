@@ -51,7 +51,7 @@ def describe(value: Any) -> Any:  # noqa: ANN401 - any argument, and nested plai
         return describe(value.make)
     if isinstance(value, list | tuple):
         return [describe(part) for part in value]
-    if isinstance(value, Mapping) or isinstance(value, nn.ModuleDict):
+    if isinstance(value, Mapping | nn.ModuleDict):
         return {str(name): describe(part) for name, part in value.items()}
     if isinstance(value, functools.partial):
         *through, made = value.func, *value.args
@@ -134,13 +134,19 @@ class DescribedTask(L.LightningModule):
 
 
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class, and of the classes above it to which it hands on further ones."""
+    """The named arguments of a class, and of the classes above it to which it hands on further ones.
+
+    Raises:
+        Undescribed: It takes any number of arguments without names.
+    """
     found: dict[str, inspect.Parameter] = {}
     for above in kind.__mro__:
         if "__init__" in vars(above):
             own = list(inspect.signature(vars(above)["__init__"]).parameters.values())[1:]
             found = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | found
             if not any(p.kind == p.VAR_KEYWORD for p in own):
+                if any(p.kind == p.VAR_POSITIONAL for p in own):
+                    raise Undescribed(f"{kind.__name__} has arguments without names")
                 break
     return found
 

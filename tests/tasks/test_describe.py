@@ -67,6 +67,7 @@ def test_what_plain_values_cannot_tell_is_refused():
         torch.zeros(2),
         partial(ConcatFusion, {"text": 3}),
         nn.Linear(2, 2),
+        nn.Sequential(nn.ReLU()),
     ):
         with pytest.raises(Undescribed):
             describe(value)

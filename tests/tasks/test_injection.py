@@ -229,16 +229,19 @@ def test_the_network_is_built_once(corpora, tmp_path):
     assert made == [{"text": 5, "audio": 4}]
 
 
-def test_first_weights_are_those_of_the_seed_at_any_precision(corpora, tmp_path):
+def test_first_weights_are_those_of_the_seed_at_any_precision_and_on_any_device(corpora):
+    facts = data_of(corpora, "three").facts
+
     def first():
         torch.manual_seed(3)
-        return made_here().build(data_of(corpora, "three").facts).state_dict()
+        return made_here().build(facts).state_dict()
 
     full = first()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        reduced = first()
+        with torch.device("meta"):  # as Lightning does for the device of the training
+            reduced = first()
         assert torch.get_default_dtype() == torch.bfloat16
     finally:
         torch.set_default_dtype(before)
