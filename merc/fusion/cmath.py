@@ -194,8 +194,8 @@ class VariationalFusion(nn.Module):
     def forward(self, augmented: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Fuse ``(N, dim)`` by modality, those of ``present (N,)``; zeros for an utterance that has none."""
         there = torch.stack([present[m] for m in augmented], dim=1)
-        share = there / there.sum(1, keepdim=True).clamp(min=1)
         mean = torch.stack([self.mean[m](values) for m, values in augmented.items()], dim=1)
+        share = there.to(mean) / there.sum(1, keepdim=True).clamp(min=1)
         mean = (share[..., None] * mean).sum(1)
         if not self.training:
             return mean
@@ -294,7 +294,7 @@ class CMATHFusion(FusionHead):
         self, batch: ConversationBatch, present: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         who = self.speaker(batch.speaker.clamp(max=self.speaker.num_embeddings - 1))
-        place = who + sinusoidal_position(batch.position, who.shape[1])
+        place = who + sinusoidal_position(batch.position, who.shape[1]).to(who)
         hidden: dict[str, Tensor] = {}
         errors: list[Tensor] = []
         for name in self.dims:

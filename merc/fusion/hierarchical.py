@@ -93,8 +93,9 @@ class ModalityQuality(nn.Module):
     def observe(self, hidden: Tensor, label: Tensor, present: Tensor) -> None:
         """Move the running prototypes, variances and class frequencies towards a labelled training batch."""
         valid = present & (label != IGNORE_INDEX)
-        one_hot = F.one_hot(label[valid], len(self.frequency)).to(self.prototype)
-        values = hidden[valid].to(self.prototype)
+        prototype, variance, frequency = self._averages()
+        one_hot = F.one_hot(label[valid], len(frequency)).to(prototype)
+        values = hidden[valid].to(prototype)
         with torch.autocast(hidden.device.type, enabled=False):  # sums of squares in half precision cancel to noise
             sums = torch.cat([one_hot.sum(0)[:, None], one_hot.T @ values], dim=1)
             squares = one_hot.T @ values.square().sum(-1)
@@ -105,26 +106,33 @@ class ModalityQuality(nn.Module):
         seen = count > 0
         mean = sums[:, 1:] / count.clamp(min=1)[:, None]
         spread = (squares / count.clamp(min=1) - mean.square().sum(-1)).clamp(min=0) / hidden.shape[1]
-        rate = torch.where(self.frequency > 0, self.momentum, 1.0) * seen
-        self.prototype.lerp_(mean, rate[:, None])
-        self.variance.lerp_(spread, rate)
+        rate = torch.where(frequency > 0, self.momentum, 1.0).to(mean) * seen
+        self.prototype.copy_(prototype.lerp(mean, rate[:, None]))
+        self.variance.copy_(variance.lerp(spread, rate))
         share = count / count.sum().clamp(min=1)
         # A batch without labels leaves the frequencies as they are.
-        self.frequency.lerp_(share, torch.where(self.frequency.any(), self.momentum, 1.0) * seen.any())
+        rate = torch.where(frequency.any(), self.momentum, 1.0).to(mean) * seen.any()
+        self.frequency.copy_(frequency.lerp(share, rate))
+
+    def _averages(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The running averages in float32 at least: sums and squares in half precision are noise."""
+        wide = torch.promote_types(self.prototype.dtype, torch.float32)
+        return self.prototype.to(wide), self.variance.to(wide), self.frequency.to(wide)
 
     def separation(self) -> Tensor:
         """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12)."""
-        weight = self.frequency / self.frequency.sum().clamp(min=1e-6)
-        centre = (weight[:, None] * self.prototype).sum(0)
-        between = (weight * (self.prototype - centre).square().mean(-1)).sum()
-        return between / ((weight * self.variance).sum() + 1e-6)
+        prototype, variance, frequency = self._averages()
+        weight = frequency / frequency.sum().clamp(min=1e-6)
+        centre = (weight[:, None] * prototype).sum(0)
+        between = (weight * (prototype - centre).square().mean(-1)).sum()
+        return between / ((weight * variance).sum() + 1e-6)
 
     def forward(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Q ``(N, 1)`` in [0.1, 1] from representations ``(N, dim)`` and the modality's logits ``(N, C)``."""
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1, keepdim=True)
         stats = self.separation().expand_as(entropy)
         indicators = torch.cat([stats, entropy, torch.sigmoid(self.neural(hidden)).float()], dim=-1)
-        return torch.sigmoid(self.combine(indicators)).clamp(0.1, 1.0)
+        return torch.sigmoid(self.combine(indicators.to(self.combine.weight.dtype))).clamp(0.1, 1.0)
 
 
 class CrossAttention(nn.Module):
