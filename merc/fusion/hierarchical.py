@@ -136,11 +136,11 @@ class ModalityQuality(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every modality asks the others: multi-head attention with weights of its own for each that asks (eq. 18).
+    """Every modality attends to the others: multi-head attention with weights of its own for each query (eq. 18).
 
-    Beside the others there is always a key of zeros, so that a modality may listen to nobody and has an answer
+    Beside the others there is always a key of zeros, so that a modality may attend to nobody and has an answer
     where it is alone. The weights of all modalities lie in one tensor, and keys and values are projected on the
-    side of the query, ``q (W x) = (q W) x``: once for each that asks, not once for each that is asked.
+    side of the query, ``q (W x) = (q W) x``: once for each query, not once for each key.
 
     Args:
         modalities: Number of modalities M.
@@ -170,17 +170,17 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Answers ``(N, M, dim)`` to the tokens ``(N, M, dim)`` from those of ``present (N, M)``."""
-        query, key, value = self.project
+        query_weight, key_weight, value_weight = self.project
         query_bias, key_bias, value_bias = self.bias
-        asked = torch.einsum("nmd,mhwd->nmhw", tokens, query) + query_bias
-        sought = torch.einsum("nmhw,mhwd->nmhd", asked, key)
-        score = torch.einsum("nmhd,nod->nmho", sought, tokens) + (asked * key_bias).sum(-1, keepdim=True)
+        query = torch.einsum("nmd,mhwd->nmhw", tokens, query_weight) + query_bias
+        on_tokens = torch.einsum("nmhw,mhwd->nmhd", query, key_weight)
+        score = torch.einsum("nmhd,nod->nmho", on_tokens, tokens) + (query * key_bias).sum(-1, keepdim=True)
         barred = (self.itself | ~present[:, None])[:, :, None]
         score = score.masked_fill(barred, torch.finfo(score.dtype).min)
-        score = F.pad(score * asked.shape[-1] ** -0.5, (0, 1))  # the key of zeros
+        score = F.pad(score * query.shape[-1] ** -0.5, (0, 1))  # the key of zeros
         weight = self.dropout(score.softmax(-1))[..., :-1]
-        heard = torch.einsum("nmho,nod->nmhd", weight, tokens)
-        answer = torch.einsum("nmhd,mhwd->nmhw", heard, value) + weight.sum(-1, keepdim=True) * value_bias
+        attended = torch.einsum("nmho,nod->nmhd", weight, tokens)
+        answer = torch.einsum("nmhd,mhwd->nmhw", attended, value_weight) + weight.sum(-1, keepdim=True) * value_bias
         return torch.einsum("nmd,med->nme", answer.flatten(2), self.join) + self.join_bias
 
 
@@ -200,8 +200,8 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Pool ``(N, M, dim)`` tokens, those of ``present (N, M)``, to ``(N, dim)``."""
-        asked = self.queries @ self.key.weight  # q (K x) = (q K) x, and there are fewer queries than tokens
-        score = (asked @ tokens.transpose(1, 2)) * tokens.shape[-1] ** -0.5
+        query = self.queries @ self.key.weight  # q (K x) = (q K) x, and there are fewer queries than tokens
+        score = (query @ tokens.transpose(1, 2)) * tokens.shape[-1] ** -0.5
         weight = score.masked_fill(~present[:, None], torch.finfo(score.dtype).min).softmax(-1)
         pooled: Tensor = self.join((weight @ tokens).flatten(1))
         return pooled

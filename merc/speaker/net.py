@@ -89,7 +89,7 @@ class LipSyncNet(nn.Module):
         change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
         maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
         # Frame by frame, as PyTorch has no 3D pooling in half precision on a CPU.
-        pooled = F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2).unflatten(0, crops.shape[:2])
+        pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
         hidden = self.lips(pooled.flatten(2).transpose(1, 2))
         summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
         return self.unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
