@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 import torch
-from every_loss import LOSSES, total, unit_vectors
 from torch import nn
 
+from every_loss import LOSSES, total, unit_vectors
 from merc import losses
 
 

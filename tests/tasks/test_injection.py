@@ -9,11 +9,11 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from made_batches import facts_of, make_batch
+from merc.cli.lightning import MercCLI
 from quiet_trainer import trainer_in
 from torch import nn
 
 from merc.cli import main
-from merc.cli.lightning import MercCLI
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.fusion import ConcatFusion, FusionHead, FusionOutput
