@@ -30,6 +30,7 @@ from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
 from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.pipeline.run import run_pipeline
+from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
 from support.tiny_text import tiny_bert, tiny_corpus
@@ -146,7 +147,7 @@ def track(corpus, out):
 def say_who_speaks(path, corpus):
     """A store in which the first track speaks everywhere."""
     keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
-    FeatureStore.write(path, keys, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).expand(len(keys), 4), kind="speaker")
+    FeatureStore.write(path, keys, SpeakerChoice(0, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1), kind="speaker")
 
 
 def source_of(clips, like):

@@ -1,4 +1,4 @@
-"""Drawing on pictures: boxes with labels, and panels with bars and text."""
+"""Drawing on frames: boxes with labels, and panels with bars and text."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LEAST_TEXT = 9
 """Pixels: smaller letters cannot be read, so there are none."""
 
 
-def draw_box(picture: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
-    """Draw a frame round a part of a picture, in place, with a label above it if there is room.
+def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
+    """Draw a rectangle round a part of a frame, in place, with a label above it if there is room.
 
     Args:
-        picture: ``(3, H, W)`` uint8.
+        image: ``(3, H, W)`` uint8.
         box: x1, y1, x2, y2 in its pixels; what lies outside is not drawn.
-        colour: Of the frame.
+        colour: Of the rectangle.
         label: A few words.
     """
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     thick = max(1, round(height / 240))
     x1, y1, x2, y2 = (round(value) for value in box)
     paint = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
@@ -43,13 +43,13 @@ def draw_box(picture: Tensor, box: Sequence[float], colour: Colour, label: str =
         (x1, y1, x1 + thick, y2),
         (x2 - thick, y1, x2, y2),
     ):
-        part = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        part = image[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         if part.numel():
             part.copy_(paint.expand_as(part))
     tag = _tag(label, colour, round(height / 28)) if label else None
     if tag is not None and 0 <= x1 <= width - tag.shape[2]:
         top = y1 - tag.shape[1] if y1 >= tag.shape[1] else max(y1, 0)
-        part = picture[:, top : top + tag.shape[1], x1 : x1 + tag.shape[2]]
+        part = image[:, top : top + tag.shape[1], x1 : x1 + tag.shape[2]]
         part.copy_(tag[:, : part.shape[1]])
 
 

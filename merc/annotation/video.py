@@ -41,7 +41,7 @@ def annotate(
 
     ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
     which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
-    What is finished and unchanged is skipped, what was cut goes on. Memory does not grow with the film.
+    What is finished and unchanged is skipped, what was interrupted goes on. Memory does not grow with the film.
 
     Args:
         video: The recording.
@@ -51,7 +51,7 @@ def annotate(
         seed: Which seed of the run. Default: the first.
         stage: The stage of the run that tells the emotions. Default: the last that was tested.
         columns: Which column of a CSV transcript holds what.
-        film: Whether to write ``annotated.mp4``; a recording without picture gives none.
+        film: Whether to write ``annotated.mp4``; a recording without video gives none.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
@@ -78,8 +78,8 @@ def annotate(
         fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
         if film_comment(target) != fingerprint:
             fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
-            pictures = AnnotatedFilm(lines, applied, labels).pictures(video, fps)
-            write_film(target, pictures, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
+            frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
+            write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
     return Annotation(lines, labels, notes, applied.run, target)
 
 

@@ -14,7 +14,7 @@ from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SyncTrial:
     """The vectors of one talking face and its sound, cut to a common length.
 
@@ -37,14 +37,14 @@ class SyncTrial:
     def of(
         cls, network: LipSyncNet, scorer: SyncScorer, track: MouthTrack, sound: Tensor, frames: int
     ) -> SyncTrial | None:
-        """Encode the first ``frames`` pictures of a track with its sound; ``None`` if it is shorter.
+        """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter.
 
         Args:
             network: In evaluation mode.
             scorer: Its windows and lags are used.
             track: The talking face.
             sound: ``(M, 80)`` log-mel of the clip.
-            frames: Pictures to use.
+            frames: Frames to use.
         """
         if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
             return None
@@ -85,7 +85,7 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
 
     .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
-    Means and deviations are taken from medians: where one face alone is in the picture it counts as the speaker's, and
+    Means and deviations are taken from medians: where one face alone is in view it counts as the speaker's, and
     now and then it is a listener's, whose low score must not move the threshold.
 
     Args:

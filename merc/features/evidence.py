@@ -23,7 +23,7 @@ _PARTS = 3
 """The share of wrong labels with which the search begins; the parts in which it is tried whether it helps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaussianEvidence:
     r"""Calibrated log-posteriors of a Gaussian for each emotion with one shared covariance.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from merc.batch import ConversationBatch
 
 
-@dataclass
+@dataclass(eq=False)
 class FusionOutput:
     """What a fusion head gives for a batch of N utterances.
 

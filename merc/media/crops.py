@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -25,14 +26,14 @@ _SLICE = 32  # images resampled at once, which bounds the memory
 
 
 def crop_faces(images: Tensor, boxes: Tensor, size: int, *, region: Region = "face", margin: float = 0.2) -> Tensor:
-    """Square crops, one an image, resampled with a filter as wide as the scale asks for (no aliasing).
+    """Square crops, one per image, resampled with a filter as wide as the scale asks for (no aliasing).
 
     Beyond the edge of an image its outermost pixels are repeated. A crop depends on nothing but its own image
     and box, down to the last bit.
 
     Args:
         images: ``(T, C, H, W)`` uint8.
-        boxes: ``(T, 4)`` face boxes x1, y1, x2, y2 in pixels of ``images``, one an image.
+        boxes: ``(T, 4)`` face boxes x1, y1, x2, y2 in pixels of ``images``, one per image.
         size: Side S of the crops in pixels.
         region: What to cut out.
         margin: Share of the region's side that is added to it.
@@ -80,7 +81,8 @@ def mouth_crops(
         margin: As for :func:`crop_faces`.
 
     Returns:
-        ``(n, S * S)`` uint8, a row for every row of :func:`~merc.media.tracks.tracks_to_rows`, in its order.
+        ``(n, S * S)`` uint8, a row for every row of :func:`~merc.media.tracks.tracks_to_rows`, in its order;
+        :func:`rows_to_crops` reads them.
 
     Raises:
         ValueError: The frames end before a track does.
@@ -103,6 +105,38 @@ def mouth_crops(
             f"The frames show {done} of {len(crops)} faces of the tracks: give all frames from which they were made."
         )
     return crops
+
+
+def crop_size(width: int) -> int:
+    """Side S in pixels of the crops in a store of kind ``crops`` whose rows have that width, S * S.
+
+    Raises:
+        ValueError: The width is no square.
+    """
+    size = math.isqrt(width)
+    if size**2 != width:
+        raise ValueError(f"Rows of crops are squares, S * S pixels: got rows of width {width}.")
+    return size
+
+
+def rows_to_crops(rows: Tensor, tracks: Sequence[FaceTrack]) -> list[Tensor]:
+    """The crops of every track, from the rows of a ``crops`` store.
+
+    Args:
+        rows: ``(n, S * S)`` uint8, as :func:`mouth_crops` gives them.
+        tracks: The tracks of the same clip, with n frames in all.
+
+    Returns:
+        For every track ``(T, S, S)`` uint8, a view of the rows.
+
+    Raises:
+        ValueError: There is not one row for every frame of every track, or rows are no squares.
+    """
+    lengths = [len(track) for track in tracks]
+    if sum(lengths) != len(rows):
+        raise ValueError(f"Expected one crop for every frame of a track, {sum(lengths)}, got {len(rows)} crops.")
+    size = crop_size(rows.shape[1])
+    return list(torch.split(rows.view(-1, size, size), lengths)) if lengths else []
 
 
 def grey(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Decoding: the picture of a span of any media file on a time grid, and what the sound shares with it."""
+"""Decoding: the video of a span of any media file on a time grid, and what the sound shares with it."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class MediaInfo:
     """What a media file says of itself.
 
     Args:
-        duration: Seconds from the earlier start of picture and sound to the end. A damaged or truncated
+        duration: Seconds from the earlier start of video and sound to the end. A damaged or truncated
             file may say more than it holds.
-        width: Pixels of the picture as it is shown, after rotation; ``None`` without picture.
+        width: Pixels of a frame as it is shown, after rotation; ``None`` without video.
         height: Likewise.
-        fps: Mean source frames a second, if known.
-        sample_rate: Source samples a second; ``None`` without sound.
+        fps: Mean source frames per second, if known.
+        sample_rate: Source samples per second; ``None`` without sound.
         channels: Number of source channels.
     """
 
@@ -80,16 +80,16 @@ class MediaInfo:
     channels: int | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Frames:
-    """Some consecutive pictures of a clip, on its time grid.
+    """Some consecutive frames of a clip, on its time grid.
 
     Args:
         images: ``(T, 3, H, W)`` uint8 RGB.
         first: Index on the grid of the first image: image t is what is on the screen ``(first + t) / fps``
             seconds after the clip's start.
-        fps: Images a second.
-        scale: Pixels of the source picture (after rotation, inside the region) times this are pixels of the images.
+        fps: Images per second.
+        scale: Pixels of the source frame (after rotation, inside the region) times this are pixels of the images.
     """
 
     images: Tensor
@@ -129,9 +129,9 @@ class Watch:
 
 
 class Source:
-    """The picture or the sound of one file: its frames from any time on.
+    """The video or the sound of one file: its frames from any time on.
 
-    Times are seconds from the earlier start of picture and sound, so both have one clock.
+    Times are seconds from the earlier start of video and sound, so both have one clock.
 
     Args:
         path: The file.
@@ -187,7 +187,7 @@ class Source:
         except av.FFmpegError:
             return  # this format cannot: frames() goes from the beginning
         frames = self._decode(None)
-        if self.kind == "video":  # before a key frame, pictures lack what they refer to
+        if self.kind == "video":  # before a key frame, frames lack what they refer to
             frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
         yield from frames
 
@@ -200,7 +200,7 @@ class Source:
             container.close()
             if stream is not None:
                 raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
-            word = "picture" if self.kind == "video" else "sound"
+            word = "video" if self.kind == "video" else "sound"
             raise MediaError(f"{self.path} has no {word}: expected a file with one.", f"no {word}")
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = self.threads
@@ -210,7 +210,7 @@ class Source:
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
         """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known.
 
-        A picture whose stamp is missing, or is not after the one before, follows on that.
+        A frame whose stamp is missing, or is not after the one before, follows on that.
         """
         import av
 
@@ -240,7 +240,7 @@ class Source:
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
                     stamped -= self.origin + self.late(frame)
-                    if self.kind == "audio" or stamped > shown:  # decoders give pictures in the order of showing
+                    if self.kind == "audio" or stamped > shown:  # decoders give frames in the order of showing
                         clock = stamped
                 if clock is None:
                     return  # nobody knows where the seek has led to
@@ -312,7 +312,7 @@ def open_media(path: str, watch: Watch) -> InputContainer:
 
 
 def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The picture and the sound of a file, as a player would choose them; a cover is no picture."""
+    """The video and the sound of a file, as a player would choose them; a cover is no video."""
     from av.stream import Disposition
 
     video: Any = container.streams.best("video")
@@ -323,7 +323,7 @@ def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.Aud
 
 
 def origin_of(container: InputContainer) -> float:
-    """The earlier start of picture and sound, in seconds of the container's time stamps."""
+    """The earlier start of video and sound, in seconds of the container's time stamps."""
     starts = [in_seconds(stream.start_time, stream.time_base) for stream in streams_of(container) if stream is not None]
     starts = [start for start in starts if start is not None] or [in_seconds(container.start_time, Fraction(1, 10**6))]
     return min((start for start in starts if start is not None), default=0.0)
@@ -335,7 +335,7 @@ def in_seconds(stamp: int | None, time_base: Fraction | None) -> float | None:
 
 
 def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
-    """Mean frames a second, if the container tells."""
+    """Mean frames per second, if the container tells."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else None
 
@@ -355,27 +355,27 @@ def as_media_error(path: str) -> Iterator[None]:
 
 
 def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
-    """What is in a media file, from its header and its first picture.
+    """What is in a media file, from its header and its first frame.
 
     Args:
         path: The file.
         time_limit: Seconds.
 
     Raises:
-        MediaError: It cannot be opened, has neither picture nor sound, or took too long.
+        MediaError: It cannot be opened, has neither video nor sound, or took too long.
     """
     path = str(path)
     watch = Watch(path, time_limit)
     with as_media_error(path), open_media(path, watch) as container:
         video, audio = streams_of(container)
         if video is None and audio is None:
-            raise MediaError(f"{path} has neither picture nor sound: expected a media file.", "no picture and no sound")
+            raise MediaError(f"{path} has neither video nor sound: expected a media file.", "no video and no sound")
         duration = container.duration / 1e6 if container.duration else _scanned_duration(container, watch)
         width = height = None
         if video is not None:
             first = next(Source(path, "video", watch, 1).frames(0.0), None)
             if first is None:
-                raise undecodable(path, "picture")
+                raise undecodable(path, "video")
             width, height = displayed_size(first[1])
         sound = None if audio is None else audio.codec_context  # none again if no decoder knows the codec
         return MediaInfo(
@@ -403,12 +403,12 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
 
 
 def undecodable(path: str, word: str) -> MediaError:
-    """The error of a file whose picture or sound is there, but damaged all through."""
+    """The error of a file whose video or sound is there, but damaged all through."""
     return MediaError(f"Nothing of the {word} of {path} can be decoded: copy it again.", f"damaged {word}")
 
 
 def outside(clip: Clip, word: str) -> MediaError:
-    """The error of a clip in which there is no picture or sound."""
+    """The error of a clip in which there is no video or sound."""
     return MediaError(
         f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s: check the times of the clip.",
         f"no {word} in the clip",
@@ -424,7 +424,7 @@ def read_frames(
     time_limit: float = 60.0,
     threads: int = 1,
 ) -> Iterator[Frames]:
-    """The picture of a clip on a grid of ``fps`` images a second that begins at the clip's start.
+    """The video of a clip on a grid of ``fps`` images per second that begins at the clip's start.
 
     Image i shows what is on the screen i / ``fps`` seconds after the clip's start: the nearest source frame at
     or before. Where the video starts late its first frame is shown from the beginning. The grid ends at the
@@ -436,7 +436,7 @@ def read_frames(
 
     Args:
         clip: What to read.
-        fps: Images a second.
+        fps: Images per second.
         max_height: Images higher than this are scaled down to it.
         chunk: Images at once.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
@@ -447,7 +447,7 @@ def read_frames(
         Frames with ``chunk`` images each; the last may have fewer.
 
     Raises:
-        MediaError: The file is broken, has no picture or none in the clip, or took too long.
+        MediaError: The file is broken, has no video or none in the clip, or took too long.
     """
     watch = Watch(clip.path, time_limit)
     with as_media_error(clip.path):
@@ -478,7 +478,7 @@ def read_frames(
         if filled:
             yield Frames(images[:filled], first, fps, view.scale)
         elif not first:
-            raise outside(clip, "picture") if decoded else undecodable(clip.path, "picture")
+            raise outside(clip, "video") if decoded else undecodable(clip.path, "video")
 
 
 def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) -> Iterator[T]:
@@ -487,7 +487,7 @@ def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) ->
     Args:
         frames: Time, duration and content of the source frames. A frame that is not later than the one
             before it is damaged and left out, and after :data:`LONGEST_GAP` the frames count as ended.
-        fps: Times a second.
+        fps: Times per second.
         end: Where the grid ends if the frames do not end before; in seconds, as all times.
 
     Yields:
@@ -518,11 +518,11 @@ class _View:
     """Turns decoded frames of one clip into images, all of one size: cut to the region, scaled, RGB, upright.
 
     Args:
-        region: Part of the picture that counts, in 0..1 of the picture as it is shown.
+        region: Part of the frame that counts, in 0..1 of the frame as it is shown.
         max_height: Greatest height of an image.
 
     Attributes:
-        scale: Pixels of the source picture times this are pixels of the images.
+        scale: Pixels of the source frame times this are pixels of the images.
     """
 
     def __init__(self, region: tuple[float, float, float, float] | None, max_height: int | None) -> None:
@@ -540,9 +540,9 @@ class _View:
             self._frames_are = frames_are
             self._graph = self._made_for(frame)
         self._graph.push(frame)
-        picture = self._graph.pull()
-        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in picture.planes]
-        green, blue, red = (plane[: picture.height, : picture.width] for plane in rows)
+        shown = self._graph.pull()
+        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in shown.planes]
+        green, blue, red = (plane[: shown.height, : shown.width] for plane in rows)
         image = torch.stack([red, green, blue])
         transposed, flipped = _orientation(frame)
         if transposed:
@@ -561,7 +561,7 @@ class _View:
         if self._size is None:
             self.scale = min(1.0, (self.max_height or inf) / (bottom - top))
             self._size = max(1, round((right - left) * self.scale)), max(1, round((bottom - top) * self.scale))
-        # Everything up to here was as shown; the filters work on pictures as they are stored.
+        # Everything up to here was as shown; the filters work on frames as they are stored.
         if 2 in flipped:
             left, right = width - right, width - left
         if 1 in flipped:
@@ -590,13 +590,13 @@ def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
 
 
 def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height of a picture as it is shown."""
+    """Width and height of a frame as it is shown."""
     transposed, _ = _orientation(frame)
     return (frame.height, frame.width) if transposed else (frame.width, frame.height)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
-    """How to show a stored picture ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
+    """How to show a stored frame ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
     from av.sidedata.sidedata import SideDataContainer
 
     # frame.side_data would make a cycle of references, which keeps every frame until the garbage collector comes by.

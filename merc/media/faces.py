@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Faces:
     """The F faces of one image, the surest first.
 
@@ -49,7 +49,7 @@ class FaceDetector(Protocol):
 class MTCNNDetector:
     """MTCNN (Zhang et al. 2016, arXiv 1604.02878) with the weights that the package facenet-pytorch carries.
 
-    The three networks are that package's; the cascade is written anew, so that the images of a call and all their
+    The three networks are that package's; the cascade is written again, so that the images of a call and all their
     candidates go through each network together and no image can break it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Writing films: pictures as they come, with the sound of the film that they were made from."""
+"""Writing films: frames as they come, with the sound of the film that they were made from."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 6400
 
 def write_film(
     path: str | Path,
-    pictures: Iterable[Tensor],
+    frames: Iterable[Tensor],
     *,
     fps: float,
     sound_of: str | Path | None = None,
     comment: str = "",
     time_limit: float = 60.0,
 ) -> None:
-    """Write an mp4 of pictures that come one by one; it appears when it is whole.
+    """Write an mp4 of frames that come one by one; it appears when it is whole.
 
-    Memory is that of a few pictures, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
+    Memory is that of a few frames, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
 
     Args:
         path: The film.
-        pictures: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
-        fps: Pictures a second.
+        frames: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
+        fps: Frames per second.
         sound_of: A film whose sound is taken over, from its beginning; as it is where mp4 can hold it, else as AAC at
             the same rate and with the same channels. A film without sound gives none.
         comment: Kept in the file; :func:`film_comment` reads it.
         time_limit: Seconds by which reading the sound may lag behind real time.
 
     Raises:
-        MediaError: There is no picture, or the sound cannot be read.
+        MediaError: There is no frame, or the sound cannot be read.
         OSError: The film cannot be written.
         ImportError: PyAV is missing.
     """
@@ -70,7 +70,7 @@ def write_film(
     try:
         with write_aside(path) as aside, av.open(str(aside), "w", format="mp4") as film:
             film.metadata["comment"] = comment
-            _write(film, iter(pictures), fps, sound_of, time_limit, path)
+            _write(film, iter(frames), fps, sound_of, time_limit, path)
     except av.FFmpegError as error:
         raise OSError(f"{path} cannot be written ({type(error).__name__}: {error.strerror}).") from error
 
@@ -86,21 +86,21 @@ def film_comment(path: str | Path) -> str | None:
 
 def _write(
     film: OutputContainer,
-    pictures: Iterator[Tensor],
+    frames: Iterator[Tensor],
     fps: float,
     sound_of: str | Path | None,
     time_limit: float,
     path: str | Path,
 ) -> None:
-    first = next(pictures, None)
+    first = next(frames, None)
     if first is None:
-        raise MediaError(f"There is no picture for {path}: expected at least one.", "no picture")
+        raise MediaError(f"There is no frame for {path}: expected at least one.", "no frame")
     height, width = (max(side - side % 2, 1) for side in first.shape[1:])
     stream = _video_stream(film, Fraction(fps).limit_denominator(1001), width, height)
     sound = iter(()) if sound_of is None else _sound(film, str(sound_of), time_limit)
     waiting = next(sound, None)  # makes the stream of the sound, before anything is written
-    for index, picture in enumerate(_after(first, pictures)):
-        frame = _frame(picture[:, :height, :width])
+    for index, image in enumerate(_after(first, frames)):
+        frame = _frame(image[:, :height, :width])
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
         # The sound of the same time comes first, so that a player need not look for it far away.
         while waiting is not None and waiting[0] <= index / fps:
@@ -118,10 +118,10 @@ def _after(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
     yield from others
 
 
-def _frame(picture: Tensor) -> Any:  # noqa: ANN401 - PyAV
+def _frame(image: Tensor) -> Any:  # noqa: ANN401 - PyAV
     import av
 
-    return av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+    return av.VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
 
 
 def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int) -> Any:  # noqa: ANN401 - PyAV

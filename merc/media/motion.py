@@ -1,4 +1,4 @@
-"""What pictures say about motion between frames: cuts of the film, and how far a head has moved."""
+"""What frames say about motion between frames: cuts of the film, and how far a head has moved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COARSE = 4
 class CutFinder:
     """Finds the first frames of shots in a stream, some frames late.
 
-    Two pictures differ by one minus the correlation of their thumbnails, which neither a change of brightness nor
+    Two frames differ by one minus the correlation of their thumbnails, which neither a change of brightness nor
     of contrast moves. A cut is where a frame differs from the one before it, much more than neighbouring frames do
     (so fast motion is none), and where the frames after it differ from the one before it as well (so a flash is
     none).
@@ -74,14 +74,14 @@ class CutFinder:
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    # The constant (two grey levels a pixel) makes empty pictures alike.
+    # The constant (two grey levels a pixel) makes empty frames alike.
     noise = 4.0 * first.numel()
     product = (first * second).sum() + noise
     return float(1 - product / (((first**2).sum() + noise) * ((second**2).sum() + noise)).sqrt())
 
 
 def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """How far heads move beside their boxes, from each picture of a head to the next.
+    """How far heads move beside their boxes, from each frame of a head to the next.
 
     The upper face, which speech hardly moves, is registered: by a search over coarse shifts, then by Gauss-Newton
     steps (Lucas and Kanade 1981), first coarse, then fine ones.
@@ -95,7 +95,7 @@ def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor
         ``(N - 1, 2)`` x, y in pixels: how much farther than its box the head moved between row i and row i + 1, 0
         where that cannot be told; and ``(N - 1,)`` whether it can. Where the next head begins, the row is void.
     """
-    if len(boxes) < 2:  # a face in the only picture of its shot
+    if len(boxes) < 2:  # a face in the only frame of its shot
         return torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)
     low, span = boxes[:, :2].double(), (boxes[:, 2:] - boxes[:, :2]).double()
     area = torch.tensor([[-0.15, -0.1], [1.15, 0.8]], dtype=torch.float64)

@@ -29,7 +29,7 @@ def read_sound(clip: Clip, *, sample_rate: int = SAMPLE_RATE, time_limit: float 
 
     Args:
         clip: What to read.
-        sample_rate: Samples a second to resample to.
+        sample_rate: Samples per second to resample to.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung.
 
     Returns:
@@ -46,13 +46,13 @@ def iter_sound(
 ) -> Iterator[Tensor]:
     """The sound of a clip piece by piece, in constant memory.
 
-    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the picture has too.
+    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the video has too.
     Where the sound starts late, or packets are missing, there is silence; it ends at the clip's end or the
     sound's, whichever is first. Several channels become one by their mean.
 
     Args:
         clip: What to read; its region does not matter.
-        sample_rate: Samples a second to resample to.
+        sample_rate: Samples per second to resample to.
         seconds: Length of a piece.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
             time inside this generator counts.
@@ -184,14 +184,14 @@ class _Resampler:
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram with 80 bands at 100 frames a second.
+    """Log-mel spectrogram with 80 bands at 100 frames per second.
 
     Power in windows of 25 ms (Hann) around every 10 ms, in ``bands`` triangles from 20 Hz to half the sample rate on
     the HTK mel scale, then the natural logarithm with a floor of 1e-6 (about the noise of 16 bits): values from
     -13.8 (digital silence) to about 10. Beyond both ends of the sound there is silence.
 
     Args:
-        sample_rate: Samples a second of the sound.
+        sample_rate: Samples per second of the sound.
         bands: Number of mel bands.
 
     Example:

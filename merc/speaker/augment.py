@@ -19,7 +19,7 @@ class SyncAugmentation(nn.Module):
         flip: Probability of a mirrored mouth.
         light: Standard deviation of the logarithm of the contrast; the brightness moves along, by up to as much of
             the full range.
-        noise: Largest standard deviation of the picture's noise, of 255.
+        noise: Largest standard deviation of the noise of the frames, of 255.
         gain: Standard deviation of the sound's level, in nepers of power; its spectrum tilts by as much.
         hum: Noise floor of the sound, drawn from 4 to ``4 + hum`` nepers below its loudest band.
     """
@@ -47,9 +47,9 @@ class SyncAugmentation(nn.Module):
 
     def forward(self, crops: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
         """Other looks of mouths ``(V, T, S, S)`` in 0..255, and of log-mels ``(A, M, bands)``; both as floats."""
-        return self._picture(crops.float()), self._sound(sound.float())
+        return self._frames(crops.float()), self._sound(sound.float())
 
-    def _picture(self, crops: Tensor) -> Tensor:
+    def _frames(self, crops: Tensor) -> Tensor:
         count, device = len(crops), crops.device
         turn = self.angle * torch.randn(count, device=device)
         size = (self.scale * torch.randn(count, device=device)).exp()

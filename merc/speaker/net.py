@@ -12,16 +12,16 @@ from merc.media.rates import MEL_BANDS
 class LipSyncNet(nn.Module):
     r"""A 3D network for the mouth and a 2D network for the sound, into one space (arXiv 2511.13731, section 3.2).
 
-    Both encoders keep the time axis: each gives ``channels`` traces with one value a picture. A vector is what the
+    Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector is what the
     traces do around their mean in the window, flattened and L2-normalised,
 
     .. math:: f = \frac{z - \bar z}{\lVert z - \bar z \rVert}, \qquad z \in R^{channels \times T},
 
     so that the Euclidean distance of the paper is a correlation over time, :math:`d^2 = 2 - 2 \, corr(z_v, z_a)`,
-    and neither a face nor a voice has a place of its own in the space. A window of 32 pictures (1.28 s) gives the
+    and neither a face nor a voice has a place of its own in the space. A window of 32 frames (1.28 s) gives the
     paper's 256 numbers with 8 channels.
 
-    The mouth enters as its grey picture, normalised by the window's mean and contrast, the change from one picture to
+    The mouth enters as a grey image, normalised by the window's mean and contrast, the change from one frame to
     the next, and the size of that change; the sound as log-mel and as the root of the energy in each band.
 
     A head on the video encoder tells whether the lips speak at all, whatever is heard: against a face that stands
@@ -96,7 +96,7 @@ class LipSyncNet(nn.Module):
         """Encode windows of sound.
 
         Args:
-            sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 frames a second.
+            sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 frames per second.
 
         Returns:
             Unit vectors ``(B, channels * T)``.

@@ -14,13 +14,14 @@ from merc.speaker.choose import SpeakerChoice, choose_speaker
 from merc.speaker.net import LipSyncNet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MouthTrack:
     """The mouth of one face over a stretch of a clip.
 
     Args:
-        first: The picture of the clip (25 a second, counted from its start) with which the track begins.
-        crops: ``(T, S, S)`` uint8 grey mouth crops, one a picture.
+        first: The frame of the clip with which the track begins, on the grid of
+            :data:`~merc.media.rates.FRAME_RATE` frames per second.
+        crops: ``(T, S, S)`` uint8 grey mouth crops, one per frame.
     """
 
     first: int
@@ -28,7 +29,7 @@ class MouthTrack:
 
     @property
     def stop(self) -> int:
-        """The picture after the last."""
+        """The frame after the last."""
         return self.first + len(self.crops)
 
 
@@ -43,11 +44,11 @@ class SyncScorer:
     fits best over all windows.
 
     Args:
-        window: Pictures a window; 32 are 1.28 s.
-        hop: Pictures from one window to the next.
-        max_lag: Pictures by which the sound may lead or follow.
+        window: Frames per window; 32 are 1.28 s.
+        hop: Frames from one window to the next.
+        max_lag: Frames by which the sound may lead or follow.
         activity: :math:`\lambda`, the weight of whether the lips speak at all; 0 leaves the paper's score.
-        shortest: A track is scored in a window if it shows at least this many pictures of it, or the whole clip.
+        shortest: A track is scored in a window if it shows at least this many frames of it, or the whole clip.
     """
 
     window: int = 32
@@ -57,7 +58,7 @@ class SyncScorer:
     shortest: int = 12
 
     def windows(self, length: int) -> list[tuple[int, int]]:
-        """First picture and the one after the last of every window of a clip; the last window ends with the clip."""
+        """First frame and the one after the last of every window of a clip; the last window ends with the clip."""
         if length <= self.window:
             return [(0, length)]
         starts = list(range(0, length - self.window, self.hop))
