@@ -220,7 +220,7 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
         else:
             random_store(tmp_path / "stores" / store, corpus, network["hidden_dim"], kind="hidden")
 
-    if hasattr(task, "training_step"):
+    if hasattr(task, "facts"):
         trainer.fit(task, datamodule=data)
         trainer.test(task, datamodule=data, verbose=False)
     outputs = config.get("outputs", ["hidden", "logits"])
@@ -342,3 +342,23 @@ def test_no_optimizer_inherits_the_weight_decay_of_another(name):
     # 0.01 acts on weights; in Adam it is a term of the loss, and far too strong.
     for kind, options in optimizers(CONFIGS[name]):
         assert kind == "torch.optim.AdamW" or "weight_decay" in options
+
+
+def options_in(value):
+    """Every option in a config, with the class that it is of."""
+    if isinstance(value, dict):
+        for option in value.get("init_args", {}):
+            yield value.get("class_path", ""), option
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from options_in(part)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_the_data_knows_is_in_no_config(name):
+    known = {option for kind, option in options_in(CONFIGS[name]) if not kind.startswith("merc.fusion.")}
+    assert not known & {"num_classes", "dims", "dim", "class_counts"}
+    heads = {option for kind, option in options_in(CONFIGS[name]) if kind.startswith("merc.fusion.")}
+    assert not heads & {"num_classes", "dims"}
+    changed = {option for stage in CONFIGS[name].get("stages", []) for option in stage.get("options", {})}
+    assert not [option for option in changed if option.rsplit(".")[-1] in {"num_classes", "dims", "dim"}]

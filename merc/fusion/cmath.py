@@ -71,7 +71,7 @@ class ModalityReconstruction(nn.Module):
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention of one sequence to another; nothing is heard from a sequence of which nothing is known.
+    """Multi-head attention of one sequence to another; it returns zeros for a sequence of which nothing is known.
 
     Args:
         dim: Width, a multiple of ``heads``.
@@ -114,7 +114,7 @@ class Refinement(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, answer: Tensor, centre: Tensor) -> Tensor:
-        """Refine ``(N, dim)`` answers to the ``(N, dim)`` that asked."""
+        """Refine ``(N, dim)`` answers to the ``(N, dim)`` queries."""
         middle = self.first_norm(self.dropout(answer) + centre)
         refined: Tensor = self.last_norm(self.feed_forward(middle) + middle)
         return refined
@@ -157,10 +157,10 @@ class CMATransformer(nn.Module):
             known: ``(N,)`` by modality: which utterances have it.
             batch: Whose conversations the utterances are.
         """
-        asking = hidden[self.centre]
-        heard = {m: self.attend[m](asking, hidden[m], known[m], batch) for m in self.names}
-        heard[self.centre] = torch.stack(list(heard.values())).sum(0)
-        sources = torch.stack([self.refine[m](heard[m], asking) for m in self.names], dim=1)
+        query = hidden[self.centre]
+        attended = {m: self.attend[m](query, hidden[m], known[m], batch) for m in self.names}
+        attended[self.centre] = torch.stack(list(attended.values())).sum(0)
+        sources = torch.stack([self.refine[m](attended[m], query) for m in self.names], dim=1)
         if self.gate is None:
             return sources[:, 0]
         there = torch.stack([batch.in_any(known[m]) for m in self.names], dim=1)
@@ -194,8 +194,8 @@ class VariationalFusion(nn.Module):
     def forward(self, augmented: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Fuse ``(N, dim)`` by modality, those of ``present (N,)``; zeros for an utterance that has none."""
         there = torch.stack([present[m] for m in augmented], dim=1)
-        share = there / there.sum(1, keepdim=True).clamp(min=1)
         mean = torch.stack([self.mean[m](values) for m, values in augmented.items()], dim=1)
+        share = there.to(mean) / there.sum(1, keepdim=True).clamp(min=1)
         mean = (share[..., None] * mean).sum(1)
         if not self.training:
             return mean
@@ -294,7 +294,7 @@ class CMATHFusion(FusionHead):
         self, batch: ConversationBatch, present: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         who = self.speaker(batch.speaker.clamp(max=self.speaker.num_embeddings - 1))
-        place = who + sinusoidal_position(batch.position, who.shape[1])
+        place = who + sinusoidal_position(batch.position, who.shape[1]).to(who)
         hidden: dict[str, Tensor] = {}
         errors: list[Tensor] = []
         for name in self.dims:

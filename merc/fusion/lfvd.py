@@ -78,13 +78,13 @@ class LanguageGuidedAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, residual: Tensor, known: Tensor, batch: ConversationBatch | None = None
     ) -> Tensor:
-        """Ask a conversation.
+        """Attend to a conversation.
 
         Args:
             query: ``(N, dim)`` utterances of ``batch``, or without a batch ``(B, T, dim)``.
             key: ``(N, dim)``, values too; or ``(B, S, dim)``.
             residual: As ``query``, R.
-            known: ``(N,)`` booleans: which keys may be heard, at least one in each conversation; or ``(B, S)``.
+            known: ``(N,)`` booleans: which keys may be attended to, at least one in each conversation; or ``(B, S)``.
             batch: Whose conversations the utterances are.
         """
         answer = attend(self.attention, query, key, known, batch)
@@ -100,14 +100,14 @@ class LFATransformer(nn.Module):
         X^m &= \textstyle\sum_{a \neq l} X^{a \to l} + \hat{X}^l + X^l \\
         X^a &\leftarrow X^a + t, \quad t = \mathrm{MLA}([t_0; X^m]) \text{ at } t_0
 
-    :math:`X^{a \to l}` asks the auxiliary modality a with the language, :math:`\hat{X}^l` the language itself, and the
-    learned token :math:`t_0` the whole conversation: t is its emotional atmosphere, added to every modality of every
-    utterance. No attention hears an utterance that lacks the modality, unless its whole conversation does, and such an
+    In :math:`X^{a \to l}` the language attends to the auxiliary modality a, in :math:`\hat{X}^l` to itself. The learned
+    token :math:`t_0` attends to the whole conversation: t is its emotional atmosphere, added to every modality of every
+    utterance. No attention reads an utterance that lacks the modality, unless its whole conversation does, and such an
     utterance adds no :math:`X^{a \to l}`.
 
     Args:
         names: The modalities.
-        dominant: The one that asks, l.
+        dominant: The one that is the query, l.
         dim: Width, a multiple of ``heads``.
         heads: Attention heads.
         dropout: Probability.
@@ -128,9 +128,9 @@ class LFATransformer(nn.Module):
         super().__init__()
         self.dominant = dominant
         self.residual = residual
-        self.ask = nn.ModuleDict({name: LanguageGuidedAttention(dim, heads, dropout) for name in names})
+        self.attend = nn.ModuleDict({name: LanguageGuidedAttention(dim, heads, dropout) for name in names})
         self.token = nn.Parameter(torch.randn(dim) * dim**-0.5) if atmosphere else None
-        self.listen = LanguageGuidedAttention(dim, heads, dropout) if atmosphere else None
+        self.attend_from_token = LanguageGuidedAttention(dim, heads, dropout) if atmosphere else None
 
     def forward(
         self, hidden: dict[str, Tensor], present: Mapping[str, Tensor], batch: ConversationBatch
@@ -138,18 +138,20 @@ class LFATransformer(nn.Module):
         """Enhance the modalities, each ``(N, dim)``, of the utterances that are ``present (N,)``."""
         language = hidden[self.dominant]
         mixed = language
-        for name, ask in self.ask.items():
-            here, told = present[name], hidden[name]
+        for name, attend_to in self.attend.items():
+            here, key_value = present[name], hidden[name]
             known = here | ~batch.in_any(here)
-            answer = ask(language, told, told if self.residual == "auxiliary" else language, known, batch)
+            residual = key_value if self.residual == "auxiliary" else language
+            answer = attend_to(language, key_value, residual, known, batch)
             mixed = mixed + (answer if name == self.dominant else answer * here[:, None])
-        if self.listen is None or self.token is None:
+        if self.attend_from_token is None or self.token is None:
             return {**hidden, self.dominant: mixed}
         dense, real = batch.to_dense(mixed)
         token = self.token.to(dense.dtype).expand(len(dense), 1, -1)
-        # Of this attention only the token's answer is used, so only the token asks.
-        heard = torch.cat([token, dense], dim=1)
-        atmosphere = self.listen(token, heard, token, F.pad(real, (1, 0), value=True))[batch.conversation, 0]
+        # Of this attention only the token's answer is used, so only the token is a query.
+        key_value = torch.cat([token, dense], dim=1)
+        known = F.pad(real, (1, 0), value=True)
+        atmosphere = self.attend_from_token(token, key_value, token, known)[batch.conversation, 0]
         return {name: x + atmosphere for name, x in hidden.items()}
 
 
@@ -174,8 +176,8 @@ class LFVDFusion(FusionHead):
     r"""LFVD (Zhu and Jiang 2025, Journal of Intelligent Information Systems), every part of it switchable.
 
     1. Every modality goes through a Bi-GRU and DAG-ERC along the conversation (eq. 2-3).
-    2. The language asks the other modalities and itself; the atmosphere of the conversation that a token finds in the
-       answers is added to every modality (eq. 4-9).
+    2. The language attends to the other modalities and to itself; the atmosphere of the conversation that a token finds
+       in the answers is added to every modality (eq. 4-9).
     3. Every modality becomes a Gaussian q (eq. 12), and a modality weighs the more, the further it is from the
        language, with divergences that are means over dimensions (eq. 14-17):
 
@@ -187,14 +189,14 @@ class LFVDFusion(FusionHead):
     The ``losses``: ``self`` (eq. 10, of two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13), whose
     weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
 
-    A modality that an utterance lacks is represented by what its neighbours say; no attention hears it, no loss reads
+    A modality that an utterance lacks is represented by what its neighbours say; no attention reads it, no loss reads
     it, and it has no share in the fusion. Only the dominant modality always has: any subset predicts.
 
     Args:
         dims: Width of every modality.
         num_classes: Number of emotions C.
         dim: Common width, a multiple of ``attention_heads`` and even.
-        dominant: The modality that asks, teaches and has weight 1; one of ``dims`` (ablation: another).
+        dominant: The modality that is the query, teaches and has weight 1; one of ``dims`` (ablation: another).
         dag_layers: Layers of DAG-ERC.
         omega: Turns of the own speaker that its past reaches back to.
         attention_heads: Heads of every attention.

@@ -28,8 +28,8 @@ class TelMEFusion(FusionHead):
     runs over the students of one utterance, or over the utterances of one conversation.
 
     A student that an utterance lacks is masked in the attention. Without any student nothing is displaced; without its
-    teacher an utterance is told by H alone, which the scale :math:`\lambda` would make 0; without either, the bias
-    predicts.
+    teacher an utterance is represented by H alone, which the scale :math:`\lambda` would make 0; without either, the
+    bias predicts.
 
     Args:
         dims: Width of every modality, the teacher's among them; all others are students.
@@ -116,11 +116,11 @@ class TelMEFusion(FusionHead):
         return shifted
 
     def _among(self, students: Tensor, present: Tensor) -> Tensor:
-        """What the students ``(N, S, d)`` of one utterance hear from each other."""
+        """What the students ``(N, S, d)`` of one utterance attend to in each other."""
         return self._attention(students, present) * present[..., None]
 
     def _along(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
-        """What the utterances, with their students ``(N, S, d)`` side by side, hear along their conversation."""
+        """What the utterances, with their students ``(N, S, d)`` side by side, attend to along their conversation."""
         tokens, _ = batch.to_dense(students.flatten(1))
         there, _ = batch.to_dense(any_student[:, 0])
         return batch.to_flat(self._attention(tokens, there)).view_as(students)
@@ -128,5 +128,5 @@ class TelMEFusion(FusionHead):
     def _attention(self, tokens: Tensor, present: Tensor) -> Tensor:
         # Attention over nothing is undefined: where all are absent, all are let in, and what comes out is not used.
         padding = ~present & present.any(1, keepdim=True)
-        heard: Tensor = self.attend(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)[0]
-        return heard
+        attended: Tensor = self.attend(tokens, tokens, tokens, key_padding_mask=padding, need_weights=False)[0]
+        return attended

@@ -56,7 +56,6 @@ class LipSyncNet(nn.Module):
             nn.Conv3d(width, 2 * width, (3, 3, 3), (1, 2, 2), (1, 1, 1)),
             nn.GroupNorm(1, 2 * width),
             nn.GELU(),
-            nn.AvgPool3d((1, 2, 2)),
         )
         self.listen = nn.Sequential(
             nn.Conv2d(2, width, 5, 2, 2),
@@ -88,7 +87,9 @@ class LipSyncNet(nn.Module):
         grey = grey / (grey.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.01)
         change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
         maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
-        hidden = self.lips(maps.transpose(1, 2).flatten(2).transpose(1, 2))
+        # Frame by frame, as PyTorch has no 3D pooling in half precision on a CPU.
+        pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
+        hidden = self.lips(pooled.flatten(2).transpose(1, 2))
         summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
         return self.unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
 

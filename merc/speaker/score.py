@@ -86,7 +86,7 @@ class SyncScorer:
         Returns:
             Scores ``(K, W)`` and ``(K, W)`` booleans, whether the track is visible enough to be scored; on the CPU.
         """
-        scores = torch.zeros(len(tracks), len(spans))
+        scores = torch.zeros(len(tracks), len(spans), dtype=torch.float32)
         visible = torch.zeros(len(tracks), len(spans), dtype=torch.bool)
         for row, track in enumerate(tracks):
             parts = {}
@@ -115,7 +115,7 @@ class SyncScorer:
         """Vectors and log-odds of speaking of the windows ``spans`` of a track, in which it is visible throughout."""
         device = network.lips_trace.weight.device
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
-        activity = torch.empty(len(spans), device=device)
+        activity = torch.empty(len(spans), dtype=torch.float32, device=device)
         for indices in _by_length(spans):
             crops = torch.stack([track.crops[spans[i][0] - track.first : spans[i][1] - track.first] for i in indices])
             found, speaks = network.embed_video(crops.to(device))
