@@ -21,7 +21,9 @@ CORPUS = EXAMPLES / "custom_corpus"
 
 def run(*args, cwd, path=""):
     """What a Python process prints, started in a folder; its failure is the test's, with what it said."""
-    places = os.pathsep.join([str(place) for place in (path, EXAMPLES.parent) if place])  # merc is that of this checkout
+    places = os.pathsep.join(
+        [str(place) for place in (path, EXAMPLES.parent) if place]
+    )  # merc is that of this checkout
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places, "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
