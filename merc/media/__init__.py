@@ -1,4 +1,4 @@
-"""Media: picture and sound of any file that FFmpeg reads, faces, and their tracks."""
+"""Media: frames and sound of any file that FFmpeg reads, faces, and face tracks."""
 
 from merc.media.crops import crop_faces, mouth_crops
 from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames

@@ -43,7 +43,7 @@ LOSSES = {
     "FeatureSimilarityLoss": lambda a, b: losses.FeatureSimilarityLoss()(a, b, PRESENT["text"]),
     "FusionLoss": fusion_loss(),
     "LabelSmoothingCrossEntropy": lambda a, _: losses.LabelSmoothingCrossEntropy()(a, LABEL),
-    "LogitAdjusted": lambda a, _: losses.LogitAdjusted(D)(a, LABEL),
+    "LogitAdjusted": lambda a, _: losses.LogitAdjusted(class_counts=list(range(D)))(a, LABEL),
     "MeanSquaredError": lambda a, b: losses.MeanSquaredError()(a, b, PRESENT["text"]),
     "ModalityContrastiveLoss": lambda a, b: losses.ModalityContrastiveLoss()(views(a, b), PRESENT),
     "PolynomialCrossEntropy": lambda a, _: losses.PolynomialCrossEntropy()(a, LABEL),
