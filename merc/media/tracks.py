@@ -20,7 +20,7 @@ _TRACK, _FRAME, _BOX, _SCORE = 0, 1, slice(2, 6), 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceTrack:
-    """One face over an unbroken run of frames of one shot.
+    """One face over consecutive frames of one shot.
 
     Args:
         first: Its first frame on the grid of :data:`~merc.media.rates.FRAME_RATE` frames per second.
@@ -38,7 +38,7 @@ class FaceTrack:
 
     @property
     def end(self) -> int:
-        """The frame behind its last one."""
+        """The frame after its last one."""
         return self.first + len(self.boxes)
 
 
@@ -56,10 +56,10 @@ def tracks_to_rows(tracks: Sequence[FaceTrack]) -> Tensor:
 
 
 def rows_to_tracks(rows: Tensor) -> list[FaceTrack]:
-    """The tracks that :func:`tracks_to_rows` wrote.
+    """The tracks from the rows of :func:`tracks_to_rows`.
 
     Raises:
-        ValueError: The rows are not of a ``faces`` store: tracks out of order or with holes.
+        ValueError: The rows are not those of a ``faces`` store: tracks are out of order or have gaps.
     """
     _check_columns(rows)
     lengths = torch.unique_consecutive(rows[:, _TRACK], return_counts=True)[1].tolist()
