@@ -80,6 +80,7 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         known = stages.get(stage["name"], {})
         merged = {**known, **stage}
         if merged.pop("replace", False):
+            stages.pop(stage["name"], None)  # it stands where this pipeline puts it
             stages[stage["name"]] = {key: value for key, value in stage.items() if key != "replace"}
             continue
         for key in ("options", "stores"):
