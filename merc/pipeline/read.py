@@ -87,7 +87,9 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             if known.get(key) and stage.get(key):
                 merged[key] = {**known[key], **stage[key]}
         stages[stage["name"]] = merged
-    return {"corpus": raw.get("corpus", base.get("corpus")), "stages": _in_order(list(stages.values()))}
+    corpus = raw.get("corpus", base.get("corpus"))
+    first = [stages.pop(corpus)] if corpus in stages else []
+    return {"corpus": corpus, "stages": _in_order([*first, *stages.values()])}
 
 
 def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds
