@@ -30,6 +30,7 @@ from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
 from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.pipeline.run import run_pipeline
+from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
 from support.tiny_text import tiny_bert, tiny_corpus
@@ -146,7 +147,7 @@ def track(corpus, out):
 def say_who_speaks(path, corpus):
     """A store in which the first track speaks everywhere."""
     keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
-    FeatureStore.write(path, keys, torch.tensor([[0.0, 1.0, 1.0, 1.0]]).expand(len(keys), 4), kind="speaker")
+    FeatureStore.write(path, keys, SpeakerChoice(0, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1), kind="speaker")
 
 
 def source_of(clips, like):
@@ -219,7 +220,7 @@ def test_stage(name, tmp_path, standins, monkeypatch, request):
         else:
             random_store(tmp_path / "stores" / store, corpus, network["hidden_dim"], kind="hidden")
 
-    if hasattr(task, "training_step"):
+    if hasattr(task, "facts"):
         trainer.fit(task, datamodule=data)
         trainer.test(task, datamodule=data, verbose=False)
     outputs = config.get("outputs", ["hidden", "logits"])
@@ -341,3 +342,23 @@ def test_no_optimizer_inherits_the_weight_decay_of_another(name):
     # 0.01 acts on weights; in Adam it is a term of the loss, and far too strong.
     for kind, options in optimizers(CONFIGS[name]):
         assert kind == "torch.optim.AdamW" or "weight_decay" in options
+
+
+def options_in(value):
+    """Every option in a config, with the class that it is of."""
+    if isinstance(value, dict):
+        for option in value.get("init_args", {}):
+            yield value.get("class_path", ""), option
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from options_in(part)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_the_data_knows_is_in_no_config(name):
+    known = {option for kind, option in options_in(CONFIGS[name]) if not kind.startswith("merc.fusion.")}
+    assert not known & {"num_classes", "dims", "dim", "class_counts"}
+    heads = {option for kind, option in options_in(CONFIGS[name]) if kind.startswith("merc.fusion.")}
+    assert not heads & {"num_classes", "dims"}
+    changed = {option for stage in CONFIGS[name].get("stages", []) for option in stage.get("options", {})}
+    assert not [option for option in changed if option.rsplit(".")[-1] in {"num_classes", "dims", "dim"}]

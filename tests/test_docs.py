@@ -32,6 +32,8 @@ PLACEHOLDERS = {
     "frozen.yaml": "simulated/fusion.yaml",  # the two that docs/text.md shows
     "finetune.yaml": "simulated/fusion.yaml",
     "my_pipeline.yaml": "demo/simulated.yaml",
+    "emorynlp.yaml": str(ROOT / "examples/custom_corpus/emorynlp.yaml"),
+    "my_package.read_mine": "my_corpora.read_emorynlp",
     "my_package.MyHead": "my_fusion.TextFirst",
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
 }
@@ -85,6 +87,11 @@ def my_fusion(monkeypatch):
 
 
 @pytest.fixture
+def my_corpora(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_corpus/src"))
+
+
+@pytest.fixture
 def runs(tmp_path, monkeypatch):
     """A folder of its own for what a page writes."""
     monkeypatch.chdir(tmp_path)
@@ -134,14 +141,14 @@ def test_options_in_the_text_parse(words, parser, my_fusion):
 
 
 @pytest.mark.parametrize("words", of("import", "doctor"))
-def test_commands_of_data_parse(words, capsys):
+def test_commands_of_data_parse(words, my_corpora, capsys):
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])
     assert end.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", of("run"))
-def test_commands_of_pipelines_parse(words, monkeypatch):
+def test_commands_of_pipelines_parse(words, my_corpora, monkeypatch):
     ran = []
     monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
     assert main(words) == 0

@@ -1,4 +1,4 @@
-"""Drawing on images: boxes with labels, and panels with bars and text."""
+"""Drawing on frames: boxes with labels, and panels with bars and text."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LEAST_TEXT = 9
 
 
 def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
-    """Draw a box on an image, in place, with a label above it if there is room.
+    """Draw a rectangle round a part of a frame, in place, with a label above it if there is room.
 
     Args:
         image: ``(3, H, W)`` uint8.
-        box: x1, y1, x2, y2 in pixels; parts outside of the image are not drawn.
-        colour: The colour of the box.
+        box: x1, y1, x2, y2 in its pixels; what lies outside is not drawn.
+        colour: Of the rectangle.
         label: A few words.
     """
     height, width = image.shape[1:]

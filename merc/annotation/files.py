@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.speaker.choose import SPEAKER_COLUMNS
 
 
 def as_srt(lines: Sequence[AnnotatedLine]) -> str:
@@ -46,12 +47,11 @@ def as_csv(annotation: Annotation) -> str:
     emotions = annotation.labels.report_order
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    face = ("track", "score", "margin", "coverage")
     table.writerow(
-        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *face]
+        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *SPEAKER_COLUMNS]
     )
     for line in annotation.lines:
-        known = ["" if line.face is None else getattr(line.face, name) for name in face]
+        known = ["" if line.face is None else getattr(line.face, name) for name in SPEAKER_COLUMNS]
         probabilities = [line.probabilities.get(name, "") for name in emotions]
         best = line.probabilities.get(line.emotion or "", "")
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]

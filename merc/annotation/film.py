@@ -1,4 +1,4 @@
-"""The annotated film: boxes around the speaking faces, and a panel with a bar per emotion below each frame."""
+"""The annotated film: boxes around the speaking faces, and a panel with a bar for every emotion below the frame."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (
 
 
 class AnnotatedFilm:
-    """The frames of a video, with boxes around the speaking faces and a panel below."""
+    """The frames of a video, with boxes round the speaking faces and a panel below."""
 
     def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun, labels: LabelSet) -> None:
         self.lines = lines
@@ -53,7 +53,7 @@ class AnnotatedFilm:
         self.labels = labels
 
     def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
-        """The frames ``(3, H, W)`` uint8 of the film, one by one."""
+        """``(3, H, W)`` uint8, one after the other."""
         coming = list(range(len(self.lines)))[::-1]
         active: dict[int, dict[int, list[float]]] = {}
         panel: Tensor | None = None
@@ -72,7 +72,7 @@ class AnnotatedFilm:
                 for line, boxes in active.items():
                     box = boxes.get(int((time - self.lines[line].start) * FRAME_RATE + 1e-6))
                     if box is not None:
-                        self._draw_face(image, [value * chunk.scale for value in box], self.lines[line])
+                        self._draw(image, [value * chunk.scale for value in box], self.lines[line])
                 yield torch.cat([image, panel], dim=1)
 
     def _boxes(self, line: int) -> dict[int, list[float]]:
@@ -80,10 +80,10 @@ class AnnotatedFilm:
         face = self.lines[line].face
         if face is None:
             return {}
-        rows = self.faces.rows(self.keys[line], face.track)
-        return {int(row[1]): row[2:6] for row in rows.tolist()}
+        track = self.faces.track(self.keys[line], face.track)
+        return {} if track is None else dict(enumerate(track.boxes.tolist(), start=track.first))
 
-    def _draw_face(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
+    def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
         draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion])))
 

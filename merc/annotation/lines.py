@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from merc.conversation import UtteranceKey
 from merc.corpora.transcript import UNKNOWN
 from merc.labels import LabelSet
+from merc.media.tracks import FaceTrack, track_of
 from merc.pipeline.apply import AppliedRun
+from merc.speaker.choose import NOBODY, SpeakerChoice
 
 
 @dataclass(frozen=True)
@@ -144,20 +144,20 @@ class SpeakingFaces:
         for store in (self.faces, self.speaker):
             if store is not None and key not in store:
                 return None, store.why_missing([key])[key]
-        choice = [0.0] if self.speaker is None else self.speaker[key].tolist()
-        rows = self.rows(key, int(choice[0]))
-        if not len(rows):
-            return None, "no face was found" if int(choice[0]) >= 0 else "nobody who is visible speaks"
-        x1, y1, x2, y2 = (round(value, 1) for value in rows[len(rows) // 2, 2:6].tolist())
-        score, margin, coverage = (None, None, None) if self.speaker is None else choice[1:4]
-        how = "first face" if self.speaker is None else "lips"
-        return SpeakingFace(int(choice[0]), how, score, margin, coverage, (x1, y1, x2, y2)), None
+        choice = None if self.speaker is None else SpeakerChoice.from_row(self.speaker[key])
+        number = 0 if choice is None else choice.track
+        track = self.track(key, number)
+        if track is None:
+            return None, "nobody who is visible speaks" if number == NOBODY else "no face was found"
+        x1, y1, x2, y2 = (round(value, 1) for value in track.boxes[len(track) // 2].tolist())
+        if choice is None:
+            return SpeakingFace(number, "first face", None, None, None, (x1, y1, x2, y2)), None
+        return SpeakingFace(number, "lips", choice.score, choice.margin, choice.coverage, (x1, y1, x2, y2)), None
 
-    def rows(self, key: UtteranceKey, track: int) -> Tensor:
-        """The rows of one track, in order of time."""
+    def track(self, key: UtteranceKey, number: int) -> FaceTrack | None:
+        """One of the face tracks of a line, if it has so many."""
         assert self.faces is not None
-        rows = self.faces.sequence(key)
-        return rows[rows[:, 0] == track]
+        return track_of(self.faces.sequence(key), number)
 
 
 def shown_name(line: AnnotatedLine) -> str:

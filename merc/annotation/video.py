@@ -39,18 +39,18 @@ def annotate(
     ``model`` can be any finished ``merc run`` whose features come from encoders: of text alone, or of text, sound and
     the speaking face. A missing modality (nobody visible, no sound) is masked as in training, and recorded.
 
-    ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` with a
-    box around the speaking face and a bar per emotion, and ``stages/`` with the stores of every stage. Finished,
-    unchanged results are skipped, and interrupted ones continue. Memory does not grow with the film.
+    ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
+    which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
+    What is finished and unchanged is skipped, what was interrupted goes on. Memory does not grow with the film.
 
     Args:
         video: The recording.
         transcript: Lines with times (see :func:`merc.corpora.read_transcript`).
         model: The folder of the run.
         out: Folder for the results.
-        seed: The seed of the run to use. Default: the first.
-        stage: The stage of the run that predicts the emotions. Default: the last one that was tested.
-        columns: The names of the columns in a CSV transcript.
+        seed: Which seed of the run. Default: the first.
+        stage: The stage of the run that tells the emotions. Default: the last that was tested.
+        columns: Which column of a CSV transcript holds what.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 

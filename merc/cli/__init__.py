@@ -38,7 +38,7 @@ _AFTER_INTERRUPTION = {
     "ablate": " The same command goes on from here.",
     "annotate": " The same command goes on from here.",
     "predict": " The same command goes on from here.",
-    "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last epoch.",
+    "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last validation.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Inputs of the encoders of sound and faces: padded batches with a mask, one row per utterance."""
+"""What the encoders of sound and of faces read: padded batches with a mask, one row per utterance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from merc.batch import FlatBatch
 from merc.conversation import UtteranceKey
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SoundBatch(FlatBatch):
     """The sound of B utterances, padded on the right to the longest of them.
 
@@ -52,7 +52,7 @@ class SoundBatch(FlatBatch):
         return [sound[:length].float() for sound, length in zip(self.sound, lengths, strict=True)]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FaceBatch(FlatBatch):
     """The face crops of B utterances, evenly sampled over each, padded on the right to the most frames.
 

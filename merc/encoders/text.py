@@ -25,7 +25,7 @@ Pooling = Literal["mean", "mask"]
 """Mean over all real tokens, or the hidden state at the mask token of the prompt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TextInput:
     """One utterance with its context and its prompt, as token ids.
 
@@ -40,7 +40,7 @@ class TextInput:
     mask_position: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TextBatch(FlatBatch):
     """B utterances, padded on the right to the longest of them.
 

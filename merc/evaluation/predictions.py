@@ -22,7 +22,7 @@ class PredictionsError(ValueError):
     """Predictions are damaged or do not match; the message says where and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """The predictions of one model, or ensemble, for N utterances.
 

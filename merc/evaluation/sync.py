@@ -14,7 +14,7 @@ from merc.speaker.net import LipSyncNet
 from merc.speaker.score import MouthTrack, SyncScorer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SyncTrial:
     """The vectors of one talking face and its sound, cut to a common length.
 
@@ -44,7 +44,7 @@ class SyncTrial:
             scorer: Defines windows and lags.
             track: The talking face.
             sound: ``(M, 80)`` log-mel of the clip.
-            frames: Number of frames.
+            frames: Frames to use.
         """
         if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
             return None
@@ -85,9 +85,8 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
 
     .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
-    Gaussians are assumed because there are few scores. Means and deviations are estimated from medians: a face that is
-    alone in the frame counts as the speaker's, but now and then it is a listener's, whose low score must not move the
-    threshold.
+    Means and deviations are taken from medians: where one face alone is in view it counts as the speaker's, and
+    now and then it is a listener's, whose low score must not move the threshold.
 
     Args:
         own: Scores of faces with their own sound, at least two.

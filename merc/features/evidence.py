@@ -23,7 +23,7 @@ _FOLDS = 3
 """Initial share of wrong labels, and the folds of the cross-validation of the noise estimate."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GaussianEvidence:
     r"""Calibrated log-posteriors of one Gaussian per emotion, with a shared covariance.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from merc.batch import ConversationBatch
 
 
-@dataclass
+@dataclass(eq=False)
 class FusionOutput:
     """The output of a fusion head for a batch of N utterances.
 

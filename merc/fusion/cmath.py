@@ -71,7 +71,7 @@ class ModalityReconstruction(nn.Module):
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention from one sequence to another; the output is 0 if no key of the sequence is known.
+    """Multi-head attention of one sequence to another; it returns zeros for a sequence of which nothing is known.
 
     Args:
         dim: Width, a multiple of ``heads``.
@@ -116,9 +116,9 @@ class Refinement(nn.Module):
         self.last_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, attended: Tensor, centre: Tensor) -> Tensor:
-        """Refine the output ``(N, dim)`` of an attention with the query ``centre (N, dim)``."""
-        middle = self.first_norm(self.dropout(attended) + centre)
+    def forward(self, answer: Tensor, centre: Tensor) -> Tensor:
+        """Refine ``(N, dim)`` answers to the ``(N, dim)`` queries."""
+        middle = self.first_norm(self.dropout(answer) + centre)
         refined: Tensor = self.last_norm(self.feed_forward(middle) + middle)
         return refined
 
@@ -195,10 +195,10 @@ class VariationalFusion(nn.Module):
         self.deviation = nn.ModuleDict({m: _perceptron(dim, dropout) for m in names})
 
     def forward(self, augmented: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """Fuse the values ``(N, dim)`` of the modalities that are ``present (N,)``; 0 for an utterance without any."""
-        known = torch.stack([present[m] for m in augmented], dim=1)
-        share = known / known.sum(1, keepdim=True).clamp(min=1)
+        """Fuse ``(N, dim)`` by modality, those of ``present (N,)``; zeros for an utterance that has none."""
+        there = torch.stack([present[m] for m in augmented], dim=1)
         mean = torch.stack([self.mean[m](values) for m, values in augmented.items()], dim=1)
+        share = there.to(mean) / there.sum(1, keepdim=True).clamp(min=1)
         mean = (share[..., None] * mean).sum(1)
         if not self.training:
             return mean
@@ -297,7 +297,7 @@ class CMATHFusion(FusionHead):
         self, batch: ConversationBatch, present: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         who = self.speaker(batch.speaker.clamp(max=self.speaker.num_embeddings - 1))
-        place = who + sinusoidal_position(batch.position, who.shape[1])
+        place = who + sinusoidal_position(batch.position, who.shape[1]).to(who)
         hidden: dict[str, Tensor] = {}
         errors: list[Tensor] = []
         for name in self.dims:

@@ -26,8 +26,8 @@ def attend(
         attention: The layer, of one width and with biases.
         query: ``(N, dim)`` utterances of ``batch``, or without a batch ``(B, T, dim)``.
         source: ``(N, dim)``, keys and values; or ``(B, S, dim)``.
-        known: ``(N,)`` booleans: which keys may be attended to; or ``(B, S)``.
-        batch: The batch that defines the conversations.
+        known: ``(N,)`` booleans: which of the source may be attended to; or ``(B, S)``.
+        batch: Whose conversations the utterances are.
 
     Returns:
         The shape of ``query``.
@@ -36,16 +36,16 @@ def attend(
     # Split, not sliced: the gradient of a slice is as large as the whole, and mostly zeros.
     weights = torch.split(attention.in_proj_weight, [dim, 2 * dim])
     biases = torch.split(attention.in_proj_bias, [dim, 2 * dim])
-    projected, key_value = F.linear(query, weights[0], biases[0]), F.linear(source, weights[1], biases[1])
+    query, key_value = F.linear(query, weights[0], biases[0]), F.linear(source, weights[1], biases[1])
     if batch is not None:
-        projected, key_value, known = (batch.to_dense(values)[0] for values in (projected, key_value, known))
-    projected = torch.unflatten(projected, -1, (heads, -1)).transpose(1, 2) * (dim // heads) ** -0.5
+        query, key_value, known = (batch.to_dense(values)[0] for values in (query, key_value, known))
+    query = torch.unflatten(query, -1, (heads, -1)).transpose(1, 2) * (dim // heads) ** -0.5
     key, value = torch.unflatten(key_value, -1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-    score = projected @ key.mT
+    score = query @ key.mT
     weight = score.masked_fill(~known[:, None, None], torch.finfo(score.dtype).min).softmax(-1)
     attended = (dropout(weight, attention.dropout, attention.training) @ value).transpose(1, 2).flatten(2)
-    output: Tensor = attention.out_proj(attended if batch is None else batch.to_flat(attended))
-    return output
+    answer: Tensor = attention.out_proj(attended if batch is None else batch.to_flat(attended))
+    return answer
 
 
 class ConversationAttention(nn.Module):

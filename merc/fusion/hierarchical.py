@@ -93,8 +93,9 @@ class ModalityQuality(nn.Module):
     def observe(self, hidden: Tensor, label: Tensor, present: Tensor) -> None:
         """Update the running prototypes, variances and class frequencies with a labelled training batch."""
         valid = present & (label != IGNORE_INDEX)
-        one_hot = F.one_hot(label[valid], len(self.frequency)).to(self.prototype)
-        values = hidden[valid].to(self.prototype)
+        prototype, variance, frequency = self._averages()
+        one_hot = F.one_hot(label[valid], len(frequency)).to(prototype)
+        values = hidden[valid].to(prototype)
         with torch.autocast(hidden.device.type, enabled=False):  # sums of squares in half precision cancel to noise
             sums = torch.cat([one_hot.sum(0)[:, None], one_hot.T @ values], dim=1)
             squares = one_hot.T @ values.square().sum(-1)
@@ -105,34 +106,41 @@ class ModalityQuality(nn.Module):
         seen = count > 0
         mean = sums[:, 1:] / count.clamp(min=1)[:, None]
         spread = (squares / count.clamp(min=1) - mean.square().sum(-1)).clamp(min=0) / hidden.shape[1]
-        rate = torch.where(self.frequency > 0, self.momentum, 1.0) * seen
-        self.prototype.lerp_(mean, rate[:, None])
-        self.variance.lerp_(spread, rate)
+        rate = torch.where(frequency > 0, self.momentum, 1.0).to(mean) * seen
+        self.prototype.copy_(prototype.lerp(mean, rate[:, None]))
+        self.variance.copy_(variance.lerp(spread, rate))
         share = count / count.sum().clamp(min=1)
         # A batch without labels leaves the frequencies as they are.
-        self.frequency.lerp_(share, torch.where(self.frequency.any(), self.momentum, 1.0) * seen.any())
+        rate = torch.where(frequency.any(), self.momentum, 1.0).to(mean) * seen.any()
+        self.frequency.copy_(frequency.lerp(share, rate))
+
+    def _averages(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The running averages in float32 at least: sums and squares in half precision are noise."""
+        wide = torch.promote_types(self.prototype.dtype, torch.float32)
+        return self.prototype.to(wide), self.variance.to(wide), self.frequency.to(wide)
 
     def separation(self) -> Tensor:
         """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12)."""
-        weight = self.frequency / self.frequency.sum().clamp(min=1e-6)
-        centre = (weight[:, None] * self.prototype).sum(0)
-        between = (weight * (self.prototype - centre).square().mean(-1)).sum()
-        return between / ((weight * self.variance).sum() + 1e-6)
+        prototype, variance, frequency = self._averages()
+        weight = frequency / frequency.sum().clamp(min=1e-6)
+        centre = (weight[:, None] * prototype).sum(0)
+        between = (weight * (prototype - centre).square().mean(-1)).sum()
+        return between / ((weight * variance).sum() + 1e-6)
 
     def forward(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Q ``(N, 1)`` in [0.1, 1] from representations ``(N, dim)`` and the modality's logits ``(N, C)``."""
         entropy = torch.special.entr(logits.float().softmax(-1)).sum(-1, keepdim=True)
         stats = self.separation().expand_as(entropy)
         indicators = torch.cat([stats, entropy, torch.sigmoid(self.neural(hidden)).float()], dim=-1)
-        return torch.sigmoid(self.combine(indicators)).clamp(0.1, 1.0)
+        return torch.sigmoid(self.combine(indicators.to(self.combine.weight.dtype))).clamp(0.1, 1.0)
 
 
 class CrossAttention(nn.Module):
-    """Every modality attends to the others: multi-head attention with separate weights per query modality (eq. 18).
+    """Every modality attends to the others: multi-head attention with weights of its own for each query (eq. 18).
 
-    There is always an additional key of zeros, so that a modality can attend to none of the others and has an output
-    where it is alone. One tensor holds the weights of all modalities. Keys and values are projected on the side of the
-    query, ``q (W x) = (q W) x``: once per query modality instead of once per pair of modalities.
+    Beside the others there is always a key of zeros, so that a modality may attend to nobody and has an answer
+    where it is alone. The weights of all modalities lie in one tensor, and keys and values are projected on the
+    side of the query, ``q (W x) = (q W) x``: once for each query, not once for each key.
 
     Args:
         modalities: Number of modalities M.
@@ -161,19 +169,19 @@ class CrossAttention(nn.Module):
         self.register_buffer("diagonal", torch.eye(modalities, dtype=torch.bool), persistent=False)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Attend from the tokens ``(N, M, dim)`` to those that are ``present (N, M)``; returns ``(N, M, dim)``."""
+        """Answers ``(N, M, dim)`` to the tokens ``(N, M, dim)`` from those of ``present (N, M)``."""
         query_weight, key_weight, value_weight = self.project
         query_bias, key_bias, value_bias = self.bias
         query = torch.einsum("nmd,mhwd->nmhw", tokens, query_weight) + query_bias
-        query_key = torch.einsum("nmhw,mhwd->nmhd", query, key_weight)
-        score = torch.einsum("nmhd,nod->nmho", query_key, tokens) + (query * key_bias).sum(-1, keepdim=True)
-        masked = (self.diagonal | ~present[:, None])[:, :, None]
-        score = score.masked_fill(masked, torch.finfo(score.dtype).min)
+        on_tokens = torch.einsum("nmhw,mhwd->nmhd", query, key_weight)
+        score = torch.einsum("nmhd,nod->nmho", on_tokens, tokens) + (query * key_bias).sum(-1, keepdim=True)
+        barred = (self.itself | ~present[:, None])[:, :, None]
+        score = score.masked_fill(barred, torch.finfo(score.dtype).min)
         score = F.pad(score * query.shape[-1] ** -0.5, (0, 1))  # the key of zeros
         weight = self.dropout(score.softmax(-1))[..., :-1]
         attended = torch.einsum("nmho,nod->nmhd", weight, tokens)
-        output = torch.einsum("nmhd,mhwd->nmhw", attended, value_weight) + weight.sum(-1, keepdim=True) * value_bias
-        return torch.einsum("nmd,med->nme", output.flatten(2), self.join) + self.join_bias
+        answer = torch.einsum("nmhd,mhwd->nmhw", attended, value_weight) + weight.sum(-1, keepdim=True) * value_bias
+        return torch.einsum("nmd,med->nme", answer.flatten(2), self.join) + self.join_bias
 
 
 class AttentionPooling(nn.Module):
@@ -191,9 +199,9 @@ class AttentionPooling(nn.Module):
         self.join = nn.Linear(queries * dim, dim)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Pool the tokens ``(N, M, dim)`` that are ``present (N, M)`` to ``(N, dim)``."""
-        query_key = self.queries @ self.key.weight  # q (K x) = (q K) x, and there are fewer queries than tokens
-        score = (query_key @ tokens.transpose(1, 2)) * tokens.shape[-1] ** -0.5
+        """Pool ``(N, M, dim)`` tokens, those of ``present (N, M)``, to ``(N, dim)``."""
+        query = self.queries @ self.key.weight  # q (K x) = (q K) x, and there are fewer queries than tokens
+        score = (query @ tokens.transpose(1, 2)) * tokens.shape[-1] ** -0.5
         weight = score.masked_fill(~present[:, None], torch.finfo(score.dtype).min).softmax(-1)
         pooled: Tensor = self.join((weight @ tokens).flatten(1))
         return pooled

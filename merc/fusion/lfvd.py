@@ -84,9 +84,9 @@ class LanguageGuidedAttention(nn.Module):
         Args:
             query: ``(N, dim)`` utterances of ``batch``, or without a batch ``(B, T, dim)``.
             key: ``(N, dim)``, values too; or ``(B, S, dim)``.
-            residual: R, in the shape of ``query``.
-            known: ``(N,)`` booleans: which keys may be attended to, at least one per conversation; or ``(B, S)``.
-            batch: The batch that defines the conversations.
+            residual: As ``query``, R.
+            known: ``(N,)`` booleans: which keys may be attended to, at least one in each conversation; or ``(B, S)``.
+            batch: Whose conversations the utterances are.
         """
         attended = attend(self.attention, query, key, known, batch)
         middle = self.norm(self.dropout(attended) + residual)
@@ -103,12 +103,12 @@ class LFATransformer(nn.Module):
 
     In :math:`X^{a \to l}` the language attends to the auxiliary modality a, in :math:`\hat{X}^l` to itself. The learned
     token :math:`t_0` attends to the whole conversation: t is its emotional atmosphere, added to every modality of every
-    utterance. An utterance that lacks a modality is masked in it, unless its whole conversation lacks the modality, and
-    has no :math:`X^{a \to l}`.
+    utterance. No attention reads an utterance that lacks the modality, unless its whole conversation does, and such an
+    utterance adds no :math:`X^{a \to l}`.
 
     Args:
         names: The modalities.
-        dominant: The modality of the queries, l.
+        dominant: The one that is the query, l.
         dim: Width, a multiple of ``heads``.
         heads: Attention heads.
         dropout: Probability.
@@ -131,7 +131,7 @@ class LFATransformer(nn.Module):
         self.residual = residual
         self.attend = nn.ModuleDict({name: LanguageGuidedAttention(dim, heads, dropout) for name in names})
         self.token = nn.Parameter(torch.randn(dim) * dim**-0.5) if atmosphere else None
-        self.attend_token = LanguageGuidedAttention(dim, heads, dropout) if atmosphere else None
+        self.attend_from_token = LanguageGuidedAttention(dim, heads, dropout) if atmosphere else None
 
     def forward(
         self, hidden: dict[str, Tensor], present: Mapping[str, Tensor], batch: ConversationBatch
@@ -139,20 +139,20 @@ class LFATransformer(nn.Module):
         """Enhance the modalities, each ``(N, dim)``, where they are ``present (N,)``."""
         language = hidden[self.dominant]
         mixed = language
-        for name, attention in self.attend.items():
+        for name, attend_to in self.attend.items():
             here, key_value = present[name], hidden[name]
             known = here | ~batch.in_any(here)
-            attended = attention(
-                language, key_value, key_value if self.residual == "auxiliary" else language, known, batch
-            )
-            mixed = mixed + (attended if name == self.dominant else attended * here[:, None])
-        if self.attend_token is None or self.token is None:
+            residual = key_value if self.residual == "auxiliary" else language
+            answer = attend_to(language, key_value, residual, known, batch)
+            mixed = mixed + (answer if name == self.dominant else answer * here[:, None])
+        if self.attend_from_token is None or self.token is None:
             return {**hidden, self.dominant: mixed}
         dense, real = batch.to_dense(mixed)
         token = self.token.to(dense.dtype).expand(len(dense), 1, -1)
-        # Only the output for the token is used, so the token is the only query.
+        # Of this attention only the token's answer is used, so only the token is a query.
         key_value = torch.cat([token, dense], dim=1)
-        atmosphere = self.attend_token(token, key_value, token, F.pad(real, (1, 0), value=True))[batch.conversation, 0]
+        known = F.pad(real, (1, 0), value=True)
+        atmosphere = self.attend_from_token(token, key_value, token, known)[batch.conversation, 0]
         return {name: x + atmosphere for name, x in hidden.items()}
 
 
@@ -176,11 +176,11 @@ class GaussianEncoder(nn.Module):
 class LFVDFusion(FusionHead):
     r"""LFVD (Zhu and Jiang 2025, Journal of Intelligent Information Systems); every part can be switched off.
 
-    1. A Bi-GRU and DAG-ERC encode every modality along the conversation (eq. 2-3).
-    2. The language attends to the other modalities and to itself. A token attends to the result; its output, the
-       atmosphere of the conversation, is added to every modality (eq. 4-9).
-    3. Every modality becomes a Gaussian q (eq. 12). The further a modality is from the language, the larger its weight.
-       Divergences are means over dimensions (eq. 14-17):
+    1. Every modality goes through a Bi-GRU and DAG-ERC along the conversation (eq. 2-3).
+    2. The language attends to the other modalities and to itself; the atmosphere of the conversation that a token finds
+       in the answers is added to every modality (eq. 4-9).
+    3. Every modality becomes a Gaussian q (eq. 12), and a modality weighs the more, the further it is from the
+       language, with divergences that are means over dimensions (eq. 14-17):
 
        .. math::
            w^a = \sigma((KL(q^l \| q^a) + KL(q^a \| q^l)) / 2), \quad x^f = x^l + \textstyle\sum_{a \neq l} w^a x^a
@@ -190,15 +190,14 @@ class LFVDFusion(FusionHead):
     The ``losses`` are ``self`` (eq. 10, with two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13);
     their weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
 
-    A missing modality is represented by the states of the neighbouring utterances. It is masked in every attention, no
-    loss reads it, and it has no share in the fusion, except for the dominant modality, which always has a share. Every
-    subset of the modalities gives a prediction.
+    A modality that an utterance lacks is represented by what its neighbours say; no attention reads it, no loss reads
+    it, and it has no share in the fusion. Only the dominant modality always has: any subset predicts.
 
     Args:
         dims: Width of every modality.
         num_classes: Number of emotions C.
         dim: Common width, a multiple of ``attention_heads`` and even.
-        dominant: The modality that is the query, the teacher, and has weight 1; one of ``dims`` (ablation: another).
+        dominant: The modality that is the query, teaches and has weight 1; one of ``dims`` (ablation: another).
         dag_layers: Layers of DAG-ERC.
         omega: How many turns of the same speaker its past reaches back.
         attention_heads: Heads of every attention.

@@ -27,8 +27,9 @@ class TelMEFusion(FusionHead):
     code, the utterances of a shuffled batch attend to each other, so a prediction depends on the rest of the batch.
     Here it runs over the students of one utterance, or over the utterances of one conversation.
 
-    A missing student is masked in the attention. Without any student, Z is the teacher's vector; without the teacher, Z
-    is H alone (unscaled, because :math:`\lambda` would be 0); without either, the bias of the classifier predicts.
+    A student that an utterance lacks is masked in the attention. Without any student nothing is displaced; without its
+    teacher an utterance is represented by H alone, which the scale :math:`\lambda` would make 0; without either, the
+    bias predicts.
 
     Args:
         dims: Width of every modality, including the teacher's; all others are students.
@@ -116,12 +117,12 @@ class TelMEFusion(FusionHead):
         shifted: Tensor = teacher + scale.to(teacher.dtype) * displacement
         return shifted
 
-    def _over_modalities(self, students: Tensor, present: Tensor) -> Tensor:
-        """Attention between the students ``(N, S, d)`` of one utterance."""
+    def _among(self, students: Tensor, present: Tensor) -> Tensor:
+        """What the students ``(N, S, d)`` of one utterance attend to in each other."""
         return self._attention(students, present) * present[..., None]
 
-    def _over_conversation(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
-        """Attention between the utterances of a conversation, with their students ``(N, S, d)`` concatenated."""
+    def _along(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
+        """What the utterances, with their students ``(N, S, d)`` side by side, attend to along their conversation."""
         tokens, _ = batch.to_dense(students.flatten(1))
         present, _ = batch.to_dense(any_student[:, 0])
         return batch.to_flat(self._attention(tokens, present)).view_as(students)

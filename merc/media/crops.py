@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +26,7 @@ _SLICE = 32  # images per step, which limits the memory
 
 
 def crop_faces(images: Tensor, boxes: Tensor, size: int, *, region: Region = "face", margin: float = 0.2) -> Tensor:
-    """Square crops, one per image, resampled with antialiasing.
+    """Square crops, one per image, resampled with a filter as wide as the scale asks for (no aliasing).
 
     Beyond the edge of an image its outermost pixels are repeated. A crop depends on its own image and box only, down
     to the last bit.
@@ -80,7 +81,8 @@ def mouth_crops(
         margin: As for :func:`crop_faces`.
 
     Returns:
-        ``(n, S * S)`` uint8, one row per row of :func:`~merc.media.tracks.tracks_to_rows`, in the same order.
+        ``(n, S * S)`` uint8, a row for every row of :func:`~merc.media.tracks.tracks_to_rows`, in its order;
+        :func:`rows_to_crops` reads them.
 
     Raises:
         ValueError: The frames end before a track does.
@@ -103,6 +105,38 @@ def mouth_crops(
             f"The frames show {done} of {len(crops)} faces of the tracks. Pass all frames that the tracks come from."
         )
     return crops
+
+
+def crop_size(width: int) -> int:
+    """Side S in pixels of the crops in a store of kind ``crops`` whose rows have that width, S * S.
+
+    Raises:
+        ValueError: The width is no square.
+    """
+    size = math.isqrt(width)
+    if size**2 != width:
+        raise ValueError(f"Rows of crops are squares, S * S pixels: got rows of width {width}.")
+    return size
+
+
+def rows_to_crops(rows: Tensor, tracks: Sequence[FaceTrack]) -> list[Tensor]:
+    """The crops of every track, from the rows of a ``crops`` store.
+
+    Args:
+        rows: ``(n, S * S)`` uint8, as :func:`mouth_crops` gives them.
+        tracks: The tracks of the same clip, with n frames in all.
+
+    Returns:
+        For every track ``(T, S, S)`` uint8, a view of the rows.
+
+    Raises:
+        ValueError: There is not one row for every frame of every track, or rows are no squares.
+    """
+    lengths = [len(track) for track in tracks]
+    if sum(lengths) != len(rows):
+        raise ValueError(f"Expected one crop for every frame of a track, {sum(lengths)}, got {len(rows)} crops.")
+    size = crop_size(rows.shape[1])
+    return list(torch.split(rows.view(-1, size, size), lengths)) if lengths else []
 
 
 def grey(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Decoding: the frames of a span of any media file on a time grid, and the parts shared with sound."""
+"""Decoding: the video of a span of any media file on a time grid, and what the sound shares with it."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class MediaInfo:
     """The properties of a media file, from its header.
 
     Args:
-        duration: Seconds from the start of video or sound, whichever is first, to the end. In a damaged or truncated
-            file it may be too long.
-        width: Width of the displayed video in pixels, after rotation; ``None`` without video.
-        height: Height, likewise.
+        duration: Seconds from the earlier start of video and sound to the end. A damaged or truncated
+            file may say more than it holds.
+        width: Pixels of a frame as it is shown, after rotation; ``None`` without video.
+        height: Likewise.
         fps: Mean source frames per second, if known.
         sample_rate: Source samples per second; ``None`` without sound.
         channels: Number of source channels.
@@ -80,16 +80,16 @@ class MediaInfo:
     channels: int | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Frames:
-    """Consecutive frames of a clip, on its time grid.
+    """Some consecutive frames of a clip, on its time grid.
 
     Args:
         images: ``(T, 3, H, W)`` uint8 RGB.
-        first: Index of the first image on the grid: image t shows the screen ``(first + t) / fps`` seconds after the
-            start of the clip.
-        fps: Frames per second.
-        scale: Size of the images relative to the source frames (after rotation, inside the region).
+        first: Index on the grid of the first image: image t is what is on the screen ``(first + t) / fps``
+            seconds after the clip's start.
+        fps: Images per second.
+        scale: Pixels of the source frame (after rotation, inside the region) times this are pixels of the images.
     """
 
     images: Tensor
@@ -131,7 +131,7 @@ class Watch:
 class Source:
     """The video or the sound of one file: its frames from any time on.
 
-    Times are seconds from the start of video or sound, whichever is first, so both share one clock.
+    Times are seconds from the earlier start of video and sound, so both have one clock.
 
     Args:
         path: The file.
@@ -186,7 +186,7 @@ class Source:
         except av.FFmpegError:
             return  # this format cannot seek: frames() starts from the beginning
         frames = self._decode(None)
-        if self.kind == "video":  # before a key frame, frames lack their references
+        if self.kind == "video":  # before a key frame, frames lack what they refer to
             frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
         yield from frames
 
@@ -198,9 +198,9 @@ class Source:
         if stream is None or stream.codec_context is None:
             container.close()
             if stream is not None:
-                raise MediaError(f"{self.path} has {self.kind} with an unknown codec. Convert it.", "unknown codec")
-            word = "picture" if self.kind == "video" else "sound"
-            raise MediaError(f"{self.path} has no {word}, expected a file with {word}.", f"no {word}")
+                raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
+            word = "video" if self.kind == "video" else "sound"
+            raise MediaError(f"{self.path} has no {word}: expected a file with one.", f"no {word}")
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = self.threads
         stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
@@ -209,7 +209,7 @@ class Source:
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
         """Decode frames from here; ``clock`` is the time of a first frame without time stamp, if known.
 
-        A video frame without a time stamp, or with one that does not increase, follows directly after the previous one.
+        A frame whose stamp is missing, or is not after the one before, follows on that.
         """
         import av
 
@@ -239,7 +239,7 @@ class Source:
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
                     stamped -= self.origin + self.late(frame)
-                    if self.kind == "audio" or stamped > shown:  # decoders return frames in display order
+                    if self.kind == "audio" or stamped > shown:  # decoders give frames in the order of showing
                         clock = stamped
                 if clock is None:
                     return  # the position after the seek is unknown
@@ -311,7 +311,7 @@ def open_media(path: str, watch: Watch) -> InputContainer:
 
 
 def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The video and the sound stream that a player would choose; a cover image is not a video."""
+    """The video and the sound of a file, as a player would choose them; a cover is no video."""
     from av.stream import Disposition
 
     video: Any = container.streams.best("video")
@@ -322,7 +322,7 @@ def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.Aud
 
 
 def origin_of(container: InputContainer) -> float:
-    """The start of video or sound, whichever is first, in seconds of the container's time stamps."""
+    """The earlier start of video and sound, in seconds of the container's time stamps."""
     starts = [in_seconds(stream.start_time, stream.time_base) for stream in streams_of(container) if stream is not None]
     starts = [start for start in starts if start is not None] or [in_seconds(container.start_time, Fraction(1, 10**6))]
     return min((start for start in starts if start is not None), default=0.0)
@@ -334,7 +334,7 @@ def in_seconds(stamp: int | None, time_base: Fraction | None) -> float | None:
 
 
 def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
-    """Mean frames per second, if the container has it."""
+    """Mean frames per second, if the container tells."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else None
 
@@ -354,7 +354,7 @@ def as_media_error(path: str) -> Iterator[None]:
 
 
 def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
-    """The properties of a media file, from its header and its first frame.
+    """What is in a media file, from its header and its first frame.
 
     Args:
         path: The file.
@@ -368,13 +368,13 @@ def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
     with as_media_error(path), open_media(path, watch) as container:
         video, audio = streams_of(container)
         if video is None and audio is None:
-            raise MediaError(f"{path} has neither video nor sound, expected a media file.", "no picture and no sound")
+            raise MediaError(f"{path} has neither video nor sound: expected a media file.", "no video and no sound")
         duration = container.duration / 1e6 if container.duration else _scanned_duration(container, watch)
         width = height = None
         if video is not None:
             first = next(Source(path, "video", watch, 1).frames(0.0), None)
             if first is None:
-                raise undecodable(path, "picture")
+                raise undecodable(path, "video")
             width, height = displayed_size(first[1])
         sound = None if audio is None else audio.codec_context  # none again if no decoder knows the codec
         return MediaInfo(
@@ -402,12 +402,12 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
 
 
 def undecodable(path: str, word: str) -> MediaError:
-    """The error for a file whose video or sound exists, but is damaged throughout."""
-    return MediaError(f"Nothing of the {word} of {path} can be decoded. Copy it again.", f"damaged {word}")
+    """The error of a file whose video or sound is there, but damaged all through."""
+    return MediaError(f"Nothing of the {word} of {path} can be decoded: copy it again.", f"damaged {word}")
 
 
 def outside(clip: Clip, word: str) -> MediaError:
-    """The error for a clip without video or sound."""
+    """The error of a clip in which there is no video or sound."""
     return MediaError(
         f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s. Check the times of the clip.",
         f"no {word} in the clip",
@@ -423,7 +423,7 @@ def read_frames(
     time_limit: float = 60.0,
     threads: int = 1,
 ) -> Iterator[Frames]:
-    """The frames of a clip on a grid of ``fps`` frames per second that begins at the start of the clip.
+    """The video of a clip on a grid of ``fps`` images per second that begins at the clip's start.
 
     Frame i shows the screen i / ``fps`` seconds after the start of the clip: the last source frame at or before that
     time. If the video starts late, its first frame is shown from the beginning. The grid ends at the end of the clip or
@@ -434,10 +434,10 @@ def read_frames(
     on ``threads`` either, unless the file is damaged: with several threads, more frames around the damage are lost.
 
     Args:
-        clip: The clip to read.
-        fps: Frames per second.
-        max_height: Higher frames are scaled down to this height.
-        chunk: Frames per chunk.
+        clip: What to read.
+        fps: Images per second.
+        max_height: Images higher than this are scaled down to it.
+        chunk: Images at once.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
             time inside this generator counts.
         threads: Decoder threads; 0 for as many as there are cores.
@@ -477,17 +477,17 @@ def read_frames(
         if filled:
             yield Frames(images[:filled], first, fps, view.scale)
         elif not first:
-            raise outside(clip, "picture") if decoded else undecodable(clip.path, "picture")
+            raise outside(clip, "video") if decoded else undecodable(clip.path, "video")
 
 
 def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) -> Iterator[T]:
     """The content of the screen at the times 0, 1 / ``fps``, 2 / ``fps`` ... before ``end``.
 
     Args:
-        frames: Time, duration and content of the source frames. A frame that is not later than the previous one is
-            damaged and left out; after a gap of :data:`LONGEST_GAP` the frames count as ended.
-        fps: Frames per second of the grid.
-        end: The end of the grid in seconds, unless the frames end before.
+        frames: Time, duration and content of the source frames. A frame that is not later than the one
+            before it is damaged and left out, and after :data:`LONGEST_GAP` the frames count as ended.
+        fps: Times per second.
+        end: Where the grid ends if the frames do not end before; in seconds, as all times.
 
     Yields:
         For every time, the content of the last frame at or before it, or of the first frame. Nothing if the first frame
@@ -517,11 +517,11 @@ class _View:
     """Turns decoded frames of one clip into RGB images of one size: cropped to the region, scaled and upright.
 
     Args:
-        region: Part of the displayed frame to use, in 0..1.
+        region: Part of the frame that counts, in 0..1 of the frame as it is shown.
         max_height: Greatest height of an image.
 
     Attributes:
-        scale: Size of the images relative to the source frames.
+        scale: Pixels of the source frame times this are pixels of the images.
     """
 
     def __init__(self, region: tuple[float, float, float, float] | None, max_height: int | None) -> None:
@@ -539,9 +539,9 @@ class _View:
             self._frames_are = frames_are
             self._graph = self._made_for(frame)
         self._graph.push(frame)
-        picture = self._graph.pull()
-        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in picture.planes]
-        green, blue, red = (plane[: picture.height, : picture.width] for plane in rows)
+        shown = self._graph.pull()
+        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in shown.planes]
+        green, blue, red = (plane[: shown.height, : shown.width] for plane in rows)
         image = torch.stack([red, green, blue])
         transposed, flipped = _orientation(frame)
         if transposed:
@@ -560,7 +560,7 @@ class _View:
         if self._size is None:
             self.scale = min(1.0, (self.max_height or inf) / (bottom - top))
             self._size = max(1, round((right - left) * self.scale)), max(1, round((bottom - top) * self.scale))
-        # So far, coordinates are those of the displayed frame; the filters need those of the stored one.
+        # Everything up to here was as shown; the filters work on frames as they are stored.
         if 2 in flipped:
             left, right = width - right, width - left
         if 1 in flipped:
@@ -589,13 +589,13 @@ def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
 
 
 def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height of the displayed frame."""
+    """Width and height of a frame as it is shown."""
     transposed, _ = _orientation(frame)
     return (frame.height, frame.width) if transposed else (frame.width, frame.height)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
-    """How to display a stored frame ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
+    """How to show a stored frame ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
     from av.sidedata.sidedata import SideDataContainer
 
     # frame.side_data would create a reference cycle, which keeps every frame until the garbage collector runs.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Faces:
     """The F faces of one image, by descending score.
 
@@ -49,8 +49,8 @@ class FaceDetector(Protocol):
 class MTCNNDetector:
     """MTCNN (Zhang et al. 2016, arXiv 1604.02878) with the weights in the package facenet-pytorch.
 
-    The three networks come from that package. The cascade is merc's own: all images of a call and all their candidates
-    go through each network together, and no image can make it fail.
+    The three networks are that package's; the cascade is written again, so that the images of a call and all their
+    candidates go through each network together and no image can break it.
 
     Args:
         device: Device of the networks.

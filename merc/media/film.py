@@ -1,4 +1,4 @@
-"""Writing films: frames from a stream, with the sound of another film."""
+"""Writing films: frames as they come, with the sound of the film that they were made from."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def write_film(
     comment: str = "",
     time_limit: float = 60.0,
 ) -> None:
-    """Write an mp4 file from a stream of frames. The file appears when it is complete.
+    """Write an mp4 of frames that come one by one; it appears when it is whole.
 
-    Memory is that of a few frames, for any length. The codec is H.264 if FFmpeg has it, otherwise MPEG-4 part 2.
+    Memory is that of a few frames, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
 
     Args:
         path: The film.
         frames: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
         fps: Frames per second.
-        sound_of: A film whose sound is added, from its beginning: copied if mp4 can hold it, otherwise converted to AAC
-            with the same rate and channels. If it has no sound, none is added.
-        comment: Stored in the file; :func:`film_comment` reads it.
+        sound_of: A film whose sound is taken over, from its beginning; as it is where mp4 can hold it, else as AAC at
+            the same rate and with the same channels. A film without sound gives none.
+        comment: Kept in the file; :func:`film_comment` reads it.
         time_limit: Seconds by which reading the sound may lag behind real time.
 
     Raises:
@@ -94,11 +94,11 @@ def _write(
 ) -> None:
     first = next(frames, None)
     if first is None:
-        raise MediaError(f"There is no frame for {path}, expected at least one.", "no frame")
+        raise MediaError(f"There is no frame for {path}: expected at least one.", "no frame")
     height, width = (max(side - side % 2, 1) for side in first.shape[1:])
     stream = _video_stream(film, Fraction(fps).limit_denominator(1001), width, height)
     sound = iter(()) if sound_of is None else _sound(film, str(sound_of), time_limit)
-    waiting = next(sound, None)  # creates the sound stream before anything is written
+    waiting = next(sound, None)  # makes the stream of the sound, before anything is written
     for index, image in enumerate(_after(first, frames)):
         frame = _frame(image[:, :height, :width])
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate

@@ -1,4 +1,4 @@
-"""Motion between frames: cuts of a film, and how far a head has moved."""
+"""What frames say about motion between frames: cuts of the film, and how far a head has moved."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _COARSE = 4
 class CutFinder:
     """Finds the first frames of shots in a stream, with a delay of some frames.
 
-    The difference of two frames is one minus the correlation of their thumbnails, which does not depend on brightness
-    and contrast. A frame starts a shot if it differs from the previous one much more than neighbouring frames do (to
-    exclude fast motion), and if the frames after it differ from the previous one too (to exclude flashes).
+    Two frames differ by one minus the correlation of their thumbnails, which neither a change of brightness nor
+    of contrast moves. A cut is where a frame differs from the one before it, much more than neighbouring frames do
+    (so fast motion is none), and where the frames after it differ from the one before it as well (so a flash is
+    none).
 
     Args:
         threshold: Smallest difference of a cut, in 0..2.
@@ -73,14 +74,14 @@ class CutFinder:
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    # The constant (two grey levels per pixel) makes uniform frames equal.
+    # The constant (two grey levels a pixel) makes empty frames alike.
     noise = 4.0 * first.numel()
     product = (first * second).sum() + noise
     return float(1 - product / (((first**2).sum() + noise) * ((second**2).sum() + noise)).sqrt())
 
 
 def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Measure how far heads move relative to their boxes, from each frame to the next.
+    """How far heads move beside their boxes, from each frame of a head to the next.
 
     It registers the upper face, which speech hardly moves: with a search over coarse shifts, then with Gauss-Newton
     steps (Lucas and Kanade 1981), first on coarse and then on fine patches.

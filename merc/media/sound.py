@@ -46,12 +46,12 @@ def iter_sound(
 ) -> Iterator[Tensor]:
     """The sound of a clip piece by piece, in constant memory.
 
-    Sample s belongs to the time s / ``sample_rate`` seconds after the start of the clip, on the clock of the video too.
-    If the sound starts late, or packets are missing, there is silence. It ends at the end of the clip or of the sound,
-    whichever is first. Several channels are averaged.
+    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the video has too.
+    Where the sound starts late, or packets are missing, there is silence; it ends at the clip's end or the
+    sound's, whichever is first. Several channels become one by their mean.
 
     Args:
-        clip: The clip to read; its region is ignored.
+        clip: What to read; its region does not matter.
         sample_rate: Samples per second to resample to.
         seconds: Length of a piece.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
@@ -184,7 +184,7 @@ class _Resampler:
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram with 80 bands and 100 rows per second.
+    """Log-mel spectrogram with 80 bands at 100 frames per second.
 
     Power in windows of 25 ms (Hann) around every 10 ms, in ``bands`` triangles from 20 Hz to half the sample rate on
     the HTK mel scale, then the natural logarithm with a floor of 1e-6 (about the noise of 16 bits): values from

@@ -17,9 +17,9 @@ class SyncAugmentation(nn.Module):
         scale: Standard deviation of the logarithm of its size.
         angle: Standard deviation of its rotation, in radians.
         flip: Probability of a mirrored mouth.
-        light: Standard deviation of the logarithm of the contrast; the brightness changes by up to the same share
-            of the full range.
-        noise: Largest standard deviation of the noise of a frame, on the scale 0..255.
+        light: Standard deviation of the logarithm of the contrast; the brightness moves along, by up to as much of
+            the full range.
+        noise: Largest standard deviation of the noise of the frames, of 255.
         gain: Standard deviation of the sound's level, in nepers of power; its spectrum tilts by as much.
         hum: Noise floor of the sound, drawn from 4 to ``4 + hum`` nepers below its loudest band.
     """
@@ -46,10 +46,10 @@ class SyncAugmentation(nn.Module):
         self.hum = hum
 
     def forward(self, crops: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment mouths ``(V, T, S, S)`` in 0..255 and log-mels ``(A, M, bands)``; both are returned as floats."""
-        return self._mouth(crops.float()), self._sound(sound.float())
+        """Other looks of mouths ``(V, T, S, S)`` in 0..255, and of log-mels ``(A, M, bands)``; both as floats."""
+        return self._frames(crops.float()), self._sound(sound.float())
 
-    def _mouth(self, crops: Tensor) -> Tensor:
+    def _frames(self, crops: Tensor) -> Tensor:
         count, device = len(crops), crops.device
         turn = self.angle * torch.randn(count, device=device)
         size = (self.scale * torch.randn(count, device=device)).exp()

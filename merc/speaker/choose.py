@@ -11,23 +11,53 @@ NOBODY = -1
 """The track of a clip in which no visible person speaks."""
 
 
+SPEAKER_COLUMNS = ("track", "score", "margin", "coverage")
+"""What the numbers in a row of a ``speaker`` store are: one row per utterance, see :class:`SpeakerChoice`."""
+
+_BOUND = 2.0  # scores lie in about -2..0.1: the distance of two unit vectors is at most 2
+
+
 @dataclass(frozen=True)
 class SpeakerChoice:
     """The face whose lips fit the sound of a clip.
 
     Args:
         track: Index of the chosen track, or :data:`NOBODY`.
-        score: Its score, or the best score of all tracks if nobody is chosen; minus infinity without any track.
-        margin: Difference to the score of the next candidate: another track, or nobody.
+        score: Its score, or the best score there was if it is nobody; minus infinity without any track.
+        margin: By how much the score is above the next candidate: another track, or nobody; infinity if there is none.
         coverage: Share of the clip's windows in which the chosen track is visible; 0 for nobody.
-        scores: The score of every track.
+        scores: The score of every track; empty where they were not kept.
     """
 
     track: int
     score: float
     margin: float
     coverage: float
-    scores: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+
+    def to_row(self) -> Tensor:
+        """The choice as a row ``(4,)`` of a ``speaker`` store, float32, with the columns :data:`SPEAKER_COLUMNS`.
+
+        Stores hold finite numbers: an infinite score or margin becomes 2 or -2, beyond what scores can differ by, and
+        a margin between two infinite scores 0. The scores of the other tracks are not kept.
+        """
+        row = torch.tensor([float(getattr(self, name)) for name in SPEAKER_COLUMNS])
+        return row.nan_to_num(posinf=_BOUND, neginf=-_BOUND)
+
+    @classmethod
+    def from_row(cls, row: Tensor) -> SpeakerChoice:
+        """The choice that :meth:`to_row` wrote.
+
+        Raises:
+            ValueError: The row is not of a ``speaker`` store.
+        """
+        if row.shape != (len(SPEAKER_COLUMNS),):
+            raise ValueError(
+                f"A row of speakers has the {len(SPEAKER_COLUMNS)} numbers {', '.join(SPEAKER_COLUMNS)}, got the shape "
+                f"{tuple(row.shape)}."
+            )
+        track, *others = row.tolist()
+        return cls(int(track), *others)
 
 
 def choose_speaker(scores: Tensor, visible: Tensor, threshold: float | None = None) -> SpeakerChoice:

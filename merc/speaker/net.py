@@ -12,18 +12,17 @@ from merc.media.rates import MEL_BANDS
 class LipSyncNet(nn.Module):
     r"""A 3D network for the mouth and a 2D network for the sound, with a common space (arXiv 2511.13731, section 3.2).
 
-    Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector holds the
-    deviations of the traces from their mean in the window, flattened and L2-normalised,
+    Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector is what the
+    traces do around their mean in the window, flattened and L2-normalised,
 
     .. math:: f = \frac{z - \bar z}{\lVert z - \bar z \rVert}, \qquad z \in R^{channels \times T},
 
     so that the Euclidean distance of the paper is a correlation over time, :math:`d^2 = 2 - 2 \, corr(z_v, z_a)`,
-    and the space cannot represent a face or a voice by itself. A window of 32 frames (1.28 s) with 8 channels gives the
-    paper's 256 numbers.
+    and neither a face nor a voice has a place of its own in the space. A window of 32 frames (1.28 s) gives the
+    paper's 256 numbers with 8 channels.
 
-    The input for the mouth is its grey image, normalised by the mean and contrast of the window, the change from one
-    frame to the next, and the size of this change. The input for the sound is log-mel and the root of the energy per
-    band.
+    The mouth enters as a grey image, normalised by the window's mean and contrast, the change from one frame to
+    the next, and the size of that change; the sound as log-mel and as the root of the energy in each band.
 
     A head on the video encoder predicts whether the lips speak at all, independently of the sound. Against a still
     face, a correlation alone would decide by chance.
@@ -57,7 +56,6 @@ class LipSyncNet(nn.Module):
             nn.Conv3d(width, 2 * width, (3, 3, 3), (1, 2, 2), (1, 1, 1)),
             nn.GroupNorm(1, 2 * width),
             nn.GELU(),
-            nn.AvgPool3d((1, 2, 2)),
         )
         self.sound_features = nn.Sequential(
             nn.Conv2d(2, width, 5, 2, 2),
@@ -88,8 +86,10 @@ class LipSyncNet(nn.Module):
         grey = grey - grey.mean((1, 2, 3), keepdim=True)
         grey = grey / (grey.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.01)
         change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
-        maps = self.mouth_features(torch.stack([grey, change, change.abs()], dim=1))
-        hidden = self.lips(maps.transpose(1, 2).flatten(2).transpose(1, 2))
+        maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
+        # Frame by frame, as PyTorch has no 3D pooling in half precision on a CPU.
+        pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
+        hidden = self.lips(pooled.flatten(2).transpose(1, 2))
         summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
         return self.unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
 
@@ -97,7 +97,7 @@ class LipSyncNet(nn.Module):
         """Encode windows of sound.
 
         Args:
-            sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 rows per second.
+            sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 frames per second.
 
         Returns:
             Unit vectors ``(B, channels * T)``.

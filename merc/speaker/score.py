@@ -14,12 +14,13 @@ from merc.speaker.choose import SpeakerChoice, choose_speaker
 from merc.speaker.net import LipSyncNet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MouthTrack:
     """The mouth of one face over a part of a clip.
 
     Args:
-        first: The first frame of the track (25 per second, counted from the start of the clip).
+        first: The frame of the clip with which the track begins, on the grid of
+            :data:`~merc.media.rates.FRAME_RATE` frames per second.
         crops: ``(T, S, S)`` uint8 grey mouth crops, one per frame.
     """
 
@@ -28,7 +29,7 @@ class MouthTrack:
 
     @property
     def stop(self) -> int:
-        """The frame after the last one."""
+        """The frame after the last."""
         return self.first + len(self.crops)
 
 
@@ -45,10 +46,9 @@ class SyncScorer:
     Args:
         window: Frames per window; 32 are 1.28 s.
         hop: Frames from one window to the next.
-        max_lag: Frames by which the sound may lead or lag.
-        activity: :math:`\lambda`, the weight of the probability that the lips speak; 0 gives the paper's score.
-        shortest: A track is scored in a window if it is visible in at least this many of its frames, or in all of a
-            shorter clip.
+        max_lag: Frames by which the sound may lead or follow.
+        activity: :math:`\lambda`, the weight of whether the lips speak at all; 0 leaves the paper's score.
+        shortest: A track is scored in a window if it shows at least this many frames of it, or the whole clip.
     """
 
     window: int = 32
@@ -58,7 +58,7 @@ class SyncScorer:
     shortest: int = 12
 
     def windows(self, length: int) -> list[tuple[int, int]]:
-        """First frame and the frame after the last one for every window; the last window ends with the clip."""
+        """First frame and the one after the last of every window of a clip; the last window ends with the clip."""
         if length <= self.window:
             return [(0, length)]
         starts = list(range(0, length - self.window, self.hop))
@@ -86,7 +86,7 @@ class SyncScorer:
         Returns:
             Scores ``(K, W)`` and ``(K, W)`` booleans, whether the track is visible enough to be scored; on the CPU.
         """
-        scores = torch.zeros(len(tracks), len(spans))
+        scores = torch.zeros(len(tracks), len(spans), dtype=torch.float32)
         visible = torch.zeros(len(tracks), len(spans), dtype=torch.bool)
         for row, track in enumerate(tracks):
             parts = {}
@@ -115,7 +115,7 @@ class SyncScorer:
         """Vectors and log-odds of speaking for the windows ``spans``, in each of which the track is always visible."""
         device = network.lips_trace.weight.device
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
-        activity = torch.empty(len(spans), device=device)
+        activity = torch.empty(len(spans), dtype=torch.float32, device=device)
         for indices in _by_length(spans):
             crops = torch.stack([track.crops[spans[i][0] - track.first : spans[i][1] - track.first] for i in indices])
             found, speaks = network.embed_video(crops.to(device))

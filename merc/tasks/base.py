@@ -28,7 +28,7 @@ from merc.tasks.trainer import TermsTask, datamodule_of, total
 from merc.weights import weights_digest
 
 
-@dataclass
+@dataclass(eq=False)
 class Prediction:
     """What a network says of the N utterances of a batch.
 

@@ -82,7 +82,7 @@ def slow_augment(made, hidden, present, batch):
         if augment.token is None:
             out[dominant][rows] = torch.stack(mixed)
         else:
-            t = slow_attention(augment.attend_token, augment.token, [augment.token, *mixed], augment.token)
+            t = slow_attention(augment.attend_from_token, augment.token, [augment.token, *mixed], augment.token)
             for name in hidden:
                 out[name][rows] = torch.stack([value + t for value in x[name]])
     return out

@@ -406,8 +406,9 @@ def test_rows_of_a_cut_test_are_not_reported(data, tmp_path):
     assert metrics["utterances"] == module.split("test").num_utterances
 
 
-def test_half_precision_trains(data, tmp_path):
-    trainer = trainer_in(tmp_path, precision="bf16-mixed")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_trains(data, tmp_path, precision):
+    trainer = trainer_in(tmp_path, precision=precision)
     task, module = teacher_task(), teacher_data(data)
     trainer.fit(task, datamodule=module)
     trainer.test(task, datamodule=module, verbose=False)
