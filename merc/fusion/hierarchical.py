@@ -175,7 +175,7 @@ class CrossAttention(nn.Module):
         query = torch.einsum("nmd,mhwd->nmhw", tokens, query_weight) + query_bias
         on_tokens = torch.einsum("nmhw,mhwd->nmhd", query, key_weight)
         score = torch.einsum("nmhd,nod->nmho", on_tokens, tokens) + (query * key_bias).sum(-1, keepdim=True)
-        barred = (self.itself | ~present[:, None])[:, :, None]
+        barred = (self.diagonal | ~present[:, None])[:, :, None]
         score = score.masked_fill(barred, torch.finfo(score.dtype).min)
         score = F.pad(score * query.shape[-1] ** -0.5, (0, 1))  # the key of zeros
         weight = self.dropout(score.softmax(-1))[..., :-1]

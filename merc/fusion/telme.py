@@ -117,11 +117,11 @@ class TelMEFusion(FusionHead):
         shifted: Tensor = teacher + scale.to(teacher.dtype) * displacement
         return shifted
 
-    def _among(self, students: Tensor, present: Tensor) -> Tensor:
+    def _over_modalities(self, students: Tensor, present: Tensor) -> Tensor:
         """What the students ``(N, S, d)`` of one utterance attend to in each other."""
         return self._attention(students, present) * present[..., None]
 
-    def _along(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
+    def _over_conversation(self, students: Tensor, any_student: Tensor, batch: ConversationBatch) -> Tensor:
         """What the utterances, with their students ``(N, S, d)`` side by side, attend to along their conversation."""
         tokens, _ = batch.to_dense(students.flatten(1))
         present, _ = batch.to_dense(any_student[:, 0])

@@ -86,7 +86,7 @@ class LipSyncNet(nn.Module):
         grey = grey - grey.mean((1, 2, 3), keepdim=True)
         grey = grey / (grey.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.01)
         change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
-        maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
+        maps = self.mouth_features(torch.stack([grey, change, change.abs()], dim=1))
         # Frame by frame, as PyTorch has no 3D pooling in half precision on a CPU.
         pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
         hidden = self.lips(pooled.flatten(2).transpose(1, 2))

@@ -8,9 +8,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from made_batches import facts_of, make_batch
 from merc.cli.lightning import MercCLI
-from quiet_trainer import trainer_in
 from torch import nn
 
 from merc.cli import main
@@ -21,6 +19,8 @@ from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import FusionLoss, LogitAdjusted
 from merc.store import StoreError
 from merc.tasks import FusionTask, TeacherTask
+from support.made_batches import facts_of, make_batch
+from support.quiet_trainer import trainer_in
 
 OWN = """
 import torch
