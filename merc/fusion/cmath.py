@@ -71,7 +71,7 @@ class ModalityReconstruction(nn.Module):
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention of one sequence to another; it returns zeros for a sequence of which nothing is known.
+    """Multi-head attention from one sequence to another; the output is 0 if no key of the sequence is known.
 
     Args:
         dim: Width, a multiple of ``heads``.
@@ -116,9 +116,9 @@ class Refinement(nn.Module):
         self.last_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, answer: Tensor, centre: Tensor) -> Tensor:
-        """Refine ``(N, dim)`` answers to the ``(N, dim)`` queries."""
-        middle = self.first_norm(self.dropout(answer) + centre)
+    def forward(self, attended: Tensor, centre: Tensor) -> Tensor:
+        """Refine the output ``(N, dim)`` of an attention with the query ``centre (N, dim)``."""
+        middle = self.first_norm(self.dropout(attended) + centre)
         refined: Tensor = self.last_norm(self.feed_forward(middle) + middle)
         return refined
 

@@ -136,11 +136,11 @@ class ModalityQuality(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every modality attends to the others: multi-head attention with weights of its own for each query (eq. 18).
+    """Every modality attends to the others: multi-head attention with separate weights per query modality (eq. 18).
 
-    Beside the others there is always a key of zeros, so that a modality may attend to nobody and has an answer
-    where it is alone. The weights of all modalities lie in one tensor, and keys and values are projected on the
-    side of the query, ``q (W x) = (q W) x``: once for each query, not once for each key.
+    There is always an additional key of zeros, so that a modality can attend to none of the others and has an output
+    where it is alone. One tensor holds the weights of all modalities. Keys and values are projected on the side of the
+    query, ``q (W x) = (q W) x``: once per query modality instead of once per pair of modalities.
 
     Args:
         modalities: Number of modalities M.
@@ -169,7 +169,7 @@ class CrossAttention(nn.Module):
         self.register_buffer("diagonal", torch.eye(modalities, dtype=torch.bool), persistent=False)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Answers ``(N, M, dim)`` to the tokens ``(N, M, dim)`` from those of ``present (N, M)``."""
+        """Attend from the tokens ``(N, M, dim)`` to those that are ``present (N, M)``; returns ``(N, M, dim)``."""
         query_weight, key_weight, value_weight = self.project
         query_bias, key_bias, value_bias = self.bias
         query = torch.einsum("nmd,mhwd->nmhw", tokens, query_weight) + query_bias

@@ -1,4 +1,4 @@
-"""Decoding: the video of a span of any media file on a time grid, and what the sound shares with it."""
+"""Decoding: the frames of a span of any media file on a time grid, and the parts shared with sound."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class MediaInfo:
     """The properties of a media file, from its header.
 
     Args:
-        duration: Seconds from the earlier start of video and sound to the end. A damaged or truncated
-            file may say more than it holds.
-        width: Pixels of a frame as it is shown, after rotation; ``None`` without video.
-        height: Likewise.
+        duration: Seconds from the start of video or sound, whichever is first, to the end. In a damaged or truncated
+            file it may be too long.
+        width: Width of a displayed frame in pixels, after rotation; ``None`` without video.
+        height: Height, likewise.
         fps: Mean source frames per second, if known.
         sample_rate: Source samples per second; ``None`` without sound.
         channels: Number of source channels.
@@ -86,10 +86,10 @@ class Frames:
 
     Args:
         images: ``(T, 3, H, W)`` uint8 RGB.
-        first: Index on the grid of the first image: image t is what is on the screen ``(first + t) / fps``
-            seconds after the clip's start.
+        first: Index of the first image on the grid: image t shows the screen ``(first + t) / fps`` seconds after the
+            start of the clip.
         fps: Images per second.
-        scale: Pixels of the source frame (after rotation, inside the region) times this are pixels of the images.
+        scale: Size of the images relative to the source frames (after rotation, inside the region).
     """
 
     images: Tensor
@@ -131,7 +131,7 @@ class Watch:
 class Source:
     """The video or the sound of one file: its frames from any time on.
 
-    Times are seconds from the earlier start of video and sound, so both have one clock.
+    Times are seconds from the start of video or sound, whichever is first, so both share one clock.
 
     Args:
         path: The file.
@@ -186,7 +186,7 @@ class Source:
         except av.FFmpegError:
             return  # this format cannot seek: frames() starts from the beginning
         frames = self._decode(None)
-        if self.kind == "video":  # before a key frame, frames lack what they refer to
+        if self.kind == "video":  # before a key frame, frames lack their references
             frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
         yield from frames
 
@@ -198,7 +198,7 @@ class Source:
         if stream is None or stream.codec_context is None:
             container.close()
             if stream is not None:
-                raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
+                raise MediaError(f"{self.path} has {self.kind} with an unknown codec. Convert it.", "unknown codec")
             word = "video" if self.kind == "video" else "sound"
             raise MediaError(f"{self.path} has no {word}: expected a file with one.", f"no {word}")
         stream.codec_context.thread_type = "AUTO"
@@ -209,7 +209,7 @@ class Source:
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
         """Decode frames from here; ``clock`` is the time of a first frame without time stamp, if known.
 
-        A frame whose stamp is missing, or is not after the one before, follows on that.
+        A video frame without a time stamp, or with one that does not increase, follows directly after the previous one.
         """
         import av
 
@@ -239,7 +239,7 @@ class Source:
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
                     stamped -= self.origin + self.late(frame)
-                    if self.kind == "audio" or stamped > shown:  # decoders give frames in the order of showing
+                    if self.kind == "audio" or stamped > shown:  # decoders return frames in display order
                         clock = stamped
                 if clock is None:
                     return  # the position after the seek is unknown
@@ -311,7 +311,7 @@ def open_media(path: str, watch: Watch) -> InputContainer:
 
 
 def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The video and the sound of a file, as a player would choose them; a cover is no video."""
+    """The video and the sound stream that a player would choose; a cover image is not a video."""
     from av.stream import Disposition
 
     video: Any = container.streams.best("video")
@@ -322,7 +322,7 @@ def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.Aud
 
 
 def origin_of(container: InputContainer) -> float:
-    """The earlier start of video and sound, in seconds of the container's time stamps."""
+    """The start of video or sound, whichever is first, in seconds of the container's time stamps."""
     starts = [in_seconds(stream.start_time, stream.time_base) for stream in streams_of(container) if stream is not None]
     starts = [start for start in starts if start is not None] or [in_seconds(container.start_time, Fraction(1, 10**6))]
     return min((start for start in starts if start is not None), default=0.0)
@@ -334,7 +334,7 @@ def in_seconds(stamp: int | None, time_base: Fraction | None) -> float | None:
 
 
 def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
-    """Mean frames per second, if the container tells."""
+    """Mean frames per second, if the container has it."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else None
 
@@ -354,7 +354,7 @@ def as_media_error(path: str) -> Iterator[None]:
 
 
 def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
-    """What is in a media file, from its header and its first frame.
+    """The properties of a media file, from its header and its first frame.
 
     Args:
         path: The file.
@@ -402,12 +402,12 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
 
 
 def undecodable(path: str, word: str) -> MediaError:
-    """The error of a file whose video or sound is there, but damaged all through."""
-    return MediaError(f"Nothing of the {word} of {path} can be decoded: copy it again.", f"damaged {word}")
+    """The error for a file whose video or sound exists, but is damaged throughout."""
+    return MediaError(f"Nothing of the {word} of {path} can be decoded. Copy it again.", f"damaged {word}")
 
 
 def outside(clip: Clip, word: str) -> MediaError:
-    """The error of a clip in which there is no video or sound."""
+    """The error for a clip without video or sound."""
     return MediaError(
         f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s. Check the times of the clip.",
         f"no {word} in the clip",
@@ -423,7 +423,7 @@ def read_frames(
     time_limit: float = 60.0,
     threads: int = 1,
 ) -> Iterator[Frames]:
-    """The video of a clip on a grid of ``fps`` images per second that begins at the clip's start.
+    """The frames of a clip on a grid of ``fps`` frames per second that begins at the start of the clip.
 
     Frame i shows the screen i / ``fps`` seconds after the start of the clip: the last source frame at or before that
     time. If the video starts late, its first frame is shown from the beginning. The grid ends at the end of the clip or

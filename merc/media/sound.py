@@ -46,12 +46,12 @@ def iter_sound(
 ) -> Iterator[Tensor]:
     """The sound of a clip piece by piece, in constant memory.
 
-    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the video has too.
-    Where the sound starts late, or packets are missing, there is silence; it ends at the clip's end or the
-    sound's, whichever is first. Several channels become one by their mean.
+    Sample s belongs to the time s / ``sample_rate`` seconds after the start of the clip, on the clock of the video too.
+    If the sound starts late, or packets are missing, there is silence. It ends at the end of the clip or of the sound,
+    whichever is first. Several channels are averaged.
 
     Args:
-        clip: What to read; its region does not matter.
+        clip: The clip to read; its region is ignored.
         sample_rate: Samples per second to resample to.
         seconds: Length of a piece.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the

@@ -571,7 +571,7 @@ def test_an_interrupted_epoch_goes_on_with_the_conversations_that_are_left(data,
         style = {"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None}
         trainer = trainer_in(folder, passes, keep, epochs=-1, **style)
         module = conversations(data, chain[1], lips=lips_data(lips, windows), batch_size=60)
-        trainer.fit(joint(C, lipsync=lipsync()), datamodule=module, ckpt_path=start, weights_only=True)
+        trainer.fit(joint(lipsync=lipsync()), datamodule=module, ckpt_path=start, weights_only=True)
         return passes.found
 
     whole = fit(tmp_path)
