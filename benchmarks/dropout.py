@@ -1,4 +1,4 @@
-"""What dropout costs a training step of a graph encoder: torch.nn.Dropout against merc.dropout.Dropout.
+"""What dropout costs a training step of a graph encoder: torch.nn.Dropout against merc.kernels.Dropout.
 
 python benchmarks/dropout.py [--threads 2] [--repeats 30]
 
@@ -17,8 +17,8 @@ from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
-from merc.dropout import Dropout
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder, GraphEncoder
+from merc.kernels import Dropout
 from merc.labels import MELD
 
 

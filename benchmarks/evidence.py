@@ -20,22 +20,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from merc.corpora.simulated import SimulatedCorpus, simulate
-from merc.encoders import GaussianEvidence
 from merc.evaluation import confusion_matrix, weighted_f1
+from merc.features import GaussianEvidence
 
 FOLDS = 5
 
 
-def crossed(x: Tensor, y: Tensor, dialogue: Tensor, classes: int, label_noise: bool) -> float:
+def crossed(x: Tensor, y: Tensor, dialogue: Tensor, classes: int, noisy_labels: bool) -> float:
     """Cross-entropy of the labels of every fifth of the dialogues, by evidence that has not seen them."""
     found = torch.zeros(len(y), classes)
     for fold in range(FOLDS):
         aside = dialogue % FOLDS == fold
-        found[aside] = GaussianEvidence.fit(x[~aside], y[~aside], classes, label_noise=label_noise)(x[aside])
+        found[aside] = GaussianEvidence.fit(x[~aside], y[~aside], classes, noisy_labels=noisy_labels)(x[aside])
     return F.cross_entropy(found, y).item()
 
 
-def measure(corpus: SimulatedCorpus, label_noise: bool) -> tuple[list[str], float]:
+def measure(corpus: SimulatedCorpus, noisy_labels: bool) -> tuple[list[str], float]:
     """A row for each modality, and the weighted F1 of the product of all."""
     train, new = corpus.drawn["train"], corpus.drawn["val"]
     dialogue = torch.repeat_interleave(torch.arange(len(train.ptr) - 1), train.ptr.diff())
@@ -45,15 +45,15 @@ def measure(corpus: SimulatedCorpus, label_noise: bool) -> tuple[list[str], floa
     for name in corpus.config.modalities:
         here, there = train.present[name], new.present[name]
         x, y = train.features[name][here], train.label[here]
-        fitted = GaussianEvidence.fit(x, y, classes, label_noise=label_noise)
+        fitted = GaussianEvidence.fit(x, y, classes, noisy_labels=noisy_labels)
         evidence = fitted(new.features[name][there])
         total[there] += evidence.log_softmax(-1) - fitted.frequency.log().float()
         entropies = (
             F.cross_entropy(evidence, new.label[there]).item(),
             F.cross_entropy(fitted(x, fitted.membership), y).item(),
-            crossed(x, y, dialogue[here], classes, label_noise),
+            crossed(x, y, dialogue[here], classes, noisy_labels),
         )
-        cells = [name, "yes" if label_noise else "no", f"{fitted.noise:.3f}", *(f"{value:.4f}" for value in entropies)]
+        cells = [name, "yes" if noisy_labels else "no", f"{fitted.noise:.3f}", *(f"{value:.4f}" for value in entropies)]
         rows.append(" | ".join(cells))
     frequency = train.label.bincount(minlength=classes) / len(train.label)
     guess = (total + frequency.log()).argmax(-1)
@@ -73,8 +73,8 @@ def main() -> None:
     )
     for seed in given.seeds:
         corpus = simulate(seed=seed, dialogues={"train": given.dialogues, "val": given.dialogues})
-        for label_noise, values in f1.items():
-            rows, value = measure(corpus, label_noise)
+        for noisy_labels, values in f1.items():
+            rows, value = measure(corpus, noisy_labels)
             values.append(value)
             for row in rows:
                 print(f"| {seed} | {row} |", flush=True)

@@ -41,10 +41,10 @@ from merc.evaluation.sync import SyncTrial, pair_scores
 from merc.labels import MELD
 from merc.losses import SyncLoss
 from merc.media import FaceTracker, MTCNNDetector
+from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import FaceTrack, rows_to_tracks
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.speaker.choose import NOBODY
-from merc.speaker.net import MEL_PER_FRAME
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore
 from merc.tasks import FacesTask, LipSyncTask

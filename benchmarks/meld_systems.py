@@ -1,6 +1,6 @@
 """The systems on real MELD without video: are they above the text teacher, and what does the prosody add?
 
-    merc run meld/minilm_systems.yaml --root PATH_TO_MELD --out runs/minilm --seed 0 1 2
+    merc run meld/minilm_systems.yaml --root PATH_TO_MELD --out runs/minilm --seeds 3
     python benchmarks/meld_systems.py runs/minilm
 
 reads the predictions that the run has left and prints, for every system, its parameters, its weighted F1 on the test
@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from merc.conversation import Corpus
-from merc.encoders import GaussianEvidence
 from merc.evaluation import Predictions, ensemble, paired_bootstrap, read_predictions
+from merc.features import GaussianEvidence
 from merc.store import FeatureStore
 
 SYSTEMS = ("concat", "hierarchical", "telme", "lfvd", "cmath")
@@ -71,7 +71,7 @@ def folds_of_train(run: Path, folds: int, tau: float = 0.4) -> None:
         evidence = torch.zeros(len(label), len(frequency))
         for held in range(folds):
             out = fold == held
-            fitted = GaussianEvidence.fit(x[~out], label[~out], len(frequency), standardise=True)
+            fitted = GaussianEvidence.fit(x[~out], label[~out], len(frequency), standardize=True)
             evidence[out] = fitted(x[out])
         probabilities = (evidence - tau * frequency.log()).softmax(-1)  # adjusted as the networks are
         found[" + ".join(names)] = Predictions(corpus.labels, keys, label, probabilities, {})

@@ -26,8 +26,8 @@ from lipsync import KINDS, is_right, opened, quiet_trainer, rendered_truth, shar
 
 from merc.datamodules import LipSyncDataModule, LipSyncSource
 from merc.datamodules.lipsync import LipSyncClip
+from merc.media.rates import MEL_PER_FRAME
 from merc.speaker import LipSyncNet
-from merc.speaker.net import MEL_PER_FRAME
 from merc.tasks import LipSyncTask
 
 Case = tuple[LipSyncClip, set[int], bool]

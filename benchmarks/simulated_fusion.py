@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from merc.batch import ConversationBatch
-from merc.cli import find_config
-from merc.cli.run import run_pipeline
+from merc.configs.lookup import find_config
 from merc.fusion import FusionHead, FusionOutput
+from merc.pipeline.run import run_pipeline
 
 EARLY_FUSION = """\
 trainer:
@@ -41,9 +41,7 @@ trainer:
 model:
   class_path: merc.tasks.FusionTask
   init_args:
-    head:
-      class_path: simulated_fusion.EarlyFusion
-      init_args: {dims: {text: 128, audio: 128, visual: 128}, num_classes: 7}
+    head: {class_path: simulated_fusion.EarlyFusion}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.01}}
     lr_scheduler: {class_path: merc.tasks.schedules.WarmupCosineLR}
 data:

@@ -24,20 +24,17 @@ from typing import Any
 import torch
 import yaml
 
-from merc.cli import find_config
-from merc.cli.lightning import MercCLI
-from merc.cli.run import run_pipeline
-from merc.corpora.featured import FeatureTable
+from merc.configs.lookup import find_config
 from merc.corpora.simulated import simulate
 from merc.evaluation import Predictions, compare_seeds, paired_bootstrap, read_predictions
 from merc.evaluation.report import markdown_table
+from merc.features.table import FeatureTable
 from merc.files import write_text
+from merc.pipeline.lightning import MercCLI
+from merc.pipeline.run import run_pipeline
 
 MODALITIES = ("text", "audio", "visual")
 EVIDENCE = {name: f"{{{name}}}" for name in MODALITIES}
-HEAD = "model.init_args.head.init_args"
-WIDTH = 256
-"""Of the hidden states of teachers and students."""
 
 
 def fit(name: str, config: str, stores: Mapping[str, str], optimum: str, **more: Any) -> dict[str, Any]:
@@ -46,12 +43,11 @@ def fit(name: str, config: str, stores: Mapping[str, str], optimum: str, **more:
     return {"name": name, "command": "fit", "config": config, "options": options, "optimum": optimum, **more}
 
 
-def fused(name: str, config: str, stores: Mapping[str, str], width: int, **text_options: Any) -> list[dict[str, Any]]:
+def fused(name: str, config: str, stores: Mapping[str, str], **text_options: Any) -> list[dict[str, Any]]:
     """A fusion of all modalities, and the same of the text alone."""
-    alone = {f"{HEAD}.dims": {"text": width}, **text_options}
     return [
         fit(name, config, stores, "+".join(MODALITIES)),
-        fit(f"{name}_text", config, {"text": stores["text"]}, "text", options=alone),
+        fit(f"{name}_text", config, {"text": stores["text"]}, "text", options=text_options),
     ]
 
 
@@ -59,7 +55,7 @@ def hierarchical() -> list[dict[str, Any]]:
     """The stages of demo/simulated.yaml after the import: teacher, students, and the fusion under its own name."""
     demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
     *networks, fusion = [stage for stage in demo if stage["command"] == "fit"]
-    return [*networks, *fused("hierarchical", fusion["config"], fusion["options"]["data.stores"], WIDTH)]
+    return [*networks, *fused("hierarchical", fusion["config"], fusion["options"]["data.stores"])]
 
 
 def telme() -> list[dict[str, Any]]:
@@ -72,7 +68,7 @@ def telme() -> list[dict[str, Any]]:
             fit(f"telme_{m}", f"simulated/telme_{m}.yaml", {m: f"{{{m}}}", **teacher}, m, outputs=["hidden"])
             for m in MODALITIES[1:]
         ),
-        *fused("telme", "simulated/telme_fusion.yaml", hidden, WIDTH),
+        *fused("telme", "simulated/telme_fusion.yaml", hidden),
     ]
 
 
@@ -88,14 +84,14 @@ AVERAGED = ("hierarchical", "lfvd")
 SYSTEMS = {
     "hierarchical": hierarchical(),
     "telme": telme(),
-    "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE, 7),
+    "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE),
     # One classifier of a modality instead of three, each with weight 1.
-    "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, 7, **{"model.init_args.aux_weight": 1.0}),
+    "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, **{"model.init_args.aux_weight": 1.0}),
     "averaged": [
         mean("averaged", AVERAGED, "+".join(MODALITIES)),
         mean("averaged_text", [f"{name}_text" for name in AVERAGED], "text"),
     ],
-    "concat": fused("concat", "simulated/concat.yaml", EVIDENCE, 7),
+    "concat": fused("concat", "simulated/concat.yaml", EVIDENCE),
 }
 
 

@@ -42,7 +42,6 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from train_speed import DIALOGUES, PRODUCTS, make_corpus, multiply_adds, peak_mb, product_times, utterances, write_store
 
 from merc.batch import ConversationBatch
-from merc.cli.lightning import MercCLI, manners
 from merc.conversation import Conversation, Utterance
 from merc.corpora.simulated import SimulationConfig
 from merc.datamodules import ConversationDataModule
@@ -50,6 +49,7 @@ from merc.datamodules.batches import UtteranceBatches
 from merc.fusion import ConcatFusion
 from merc.graphs import DAGEncoder
 from merc.labels import IEMOCAP6, MELD, LabelSet
+from merc.pipeline.lightning import MercCLI, quiet_lightning
 from merc.tasks import FusionTask
 from merc.tasks.base import EmotionTask
 
@@ -61,6 +61,20 @@ SYSTEMS = {
     "Concat": ["lfvd"],  # with another head
 }
 """The configs of the stages of each system."""
+
+COMMUNITY = {"text": 1024, "audio": 300, "visual": 342}
+WIDTHS = {
+    "teacher": {"text": 768},
+    "audio": {"audio": 1024},
+    "visual": {"visual": 768},
+    "fusion": dict.fromkeys(("text", "audio", "visual"), 256),
+    "telme_audio": {"audio": 1024, "teacher_hidden": 768},
+    "telme_visual": {"visual": 768, "teacher_hidden": 768},
+    "telme_fusion": dict.fromkeys(("text", "audio", "visual"), 768),
+    "lfvd": COMMUNITY,
+    "cmath": COMMUNITY,
+}
+"""The widths of what each stage reads: those of the papers' features; openSMILE has 1582 numbers on IEMOCAP."""
 
 
 @dataclass
@@ -171,7 +185,7 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
     corpus = make_corpus(size.labels, dialogues, size.counts)
     rows = []
     for stage in SYSTEMS[system]:
-        with tempfile.TemporaryDirectory() as name, manners(quiet=True):
+        with tempfile.TemporaryDirectory() as name, quiet_lightning(quiet=True):
             folder = Path(name)
             corpus.save(folder / "corpus.json")
             names = ("text", "audio", "visual", "teacher", "teacher_hidden")
@@ -186,12 +200,12 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
             )
             task, data = cli.model, cli.datamodule
             if system == "Concat":
-                task = FusionTask(ConcatFusion(task.head.dims, task.num_classes), optimizer=task.make_optimizer)
-            wanted = {**task.modalities}
-            if getattr(task, "loss", None) is not None and getattr(task.loss, "needs_teacher", False):
-                wanted["teacher"] = task.num_classes
-            if getattr(task, "feature_loss", None) is not None:
-                wanted["teacher_hidden"] = task.network.hidden_dim
+                task = FusionTask(ConcatFusion, optimizer=task.make_optimizer)
+            wanted = dict(WIDTHS[stage])
+            if corpus_name == "iemocap" and WIDTHS[stage] is COMMUNITY:
+                wanted["audio"] = 1582
+            if getattr(getattr(task, "loss", None), "needs_teacher", False):
+                wanted["teacher"] = len(size.labels)
             for each, width in wanted.items():
                 write_store(folder / each, corpus, width, "logits" if each == "teacher" else "features")
             data = ConversationDataModule(

@@ -51,7 +51,7 @@ REFERENCE_MINUTES = 126
 
 DIALOGUES = {"train": 1038, "val": 114, "test": 280}
 WIDTHS = {"text": 1024, "audio": 1024, "visual": 768}
-DIM, C = 256, len(MELD)
+DIM = 256
 
 
 def make_corpus(labels: LabelSet, dialogues: dict[str, int], counts: Sequence[float]) -> Corpus:
@@ -188,19 +188,23 @@ def main() -> None:
     torch.manual_seed(0)
     adam = partial(torch.optim.AdamW, lr=5e-4, weight_decay=1e-3)
     stages: dict[str, tuple[EmotionTask, dict[str, str], str | None]] = {
-        "teacher": (TeacherTask(GATEncoder(1024, C, DIM, 4), "text", optimizer=adam), {"text": "text"}, "text"),
+        "teacher": (
+            TeacherTask(partial(GATEncoder, hidden_dim=DIM, num_layers=4), "text", optimizer=adam),
+            {"text": "text"},
+            "text",
+        ),
         "audio student": (
-            StudentTask(GCNEncoder(1024, C, DIM, 3), "audio", optimizer=adam),
+            StudentTask(partial(GCNEncoder, hidden_dim=DIM, num_layers=3), "audio", optimizer=adam),
             {"audio": "audio", "teacher": "teacher/logits"},
             "audio",
         ),
         "visual student": (
-            StudentTask(GATEncoder(768, C, DIM, 3), "visual", optimizer=adam),
+            StudentTask(partial(GATEncoder, hidden_dim=DIM, num_layers=3), "visual", optimizer=adam),
             {"visual": "visual", "teacher": "teacher/logits"},
             "visual",
         ),
         "fusion": (
-            FusionTask(HierarchicalFusion(dict.fromkeys(WIDTHS, DIM), C, DIM), FusionLoss(DIM), optimizer=adam),
+            FusionTask(partial(HierarchicalFusion, dim=DIM), FusionLoss, optimizer=adam),
             {"text": "teacher/hidden", "audio": "audio student/hidden", "visual": "visual student/hidden"},
             None,
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -69,7 +70,6 @@ def main(out: str | Path = "runs/quickstart", dialogues: int = 400, epochs: int 
     # 1. A corpus. This one is drawn from a known model, so the best score that anybody can reach on it is known too.
     corpus = simulate(dialogues={"train": dialogues, "val": dialogues // 2, "test": dialogues}, seed=0)
     corpus.save(out / "data")  # corpus.json, and a feature store for text, audio and visual
-    classes, width = len(corpus.corpus.labels), corpus.features["text"].features.shape[1]
 
     # 2. The teacher reads text. Its graph connects each utterance with its neighbours in the same conversation.
     data = ConversationDataModule(
@@ -77,7 +77,7 @@ def main(out: str | Path = "runs/quickstart", dialogues: int = 400, epochs: int 
         stores={"text": out / "data/features/text"},
         graphs={"text": GraphBuilder(past=5, future=5, speaker=2, similar=3)},
     )
-    teacher = TeacherTask(GATEncoder(width, classes, hidden_dim=128, num_layers=2), modality="text")
+    teacher = TeacherTask(partial(GATEncoder, hidden_dim=128, num_layers=2), modality="text")
     train(teacher, data, out / "teacher", epochs)
 
     # 3. The student hears audio. It learns from the labels and from the logits that the teacher has stored.
@@ -86,7 +86,7 @@ def main(out: str | Path = "runs/quickstart", dialogues: int = 400, epochs: int 
         stores={"audio": out / "data/features/audio", "teacher": out / "teacher/logits"},
         graphs={"audio": GraphBuilder()},
     )
-    network = GCNEncoder(width, classes, hidden_dim=128, num_layers=2)
+    network = partial(GCNEncoder, hidden_dim=128, num_layers=2)  # widths and emotions come from the data
     student = StudentTask(network, modality="audio", loss=DistillationLoss(alpha=0.65, temperature=2.0))
     train(student, data, out / "audio_student", epochs)
 
@@ -95,8 +95,7 @@ def main(out: str | Path = "runs/quickstart", dialogues: int = 400, epochs: int 
         corpus=out / "data/corpus.json",
         stores={"text": out / "teacher/hidden", "audio": out / "audio_student/hidden"},
     )
-    head = HierarchicalFusion({"text": 128, "audio": 128}, classes, dim=128)
-    train(FusionTask(head, loss=FusionLoss(dim=128)), data, out / "fusion", epochs)
+    train(FusionTask(partial(HierarchicalFusion, dim=128), loss=FusionLoss), data, out / "fusion", epochs)
 
     # 5. Every stage on the test split, beside the optimum.
     modalities = {"teacher": ["text"], "audio_student": ["audio"], "fusion": ["text", "audio"]}

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from merc.files import write_json
 from merc.labels import LabelSet
 
+CORPUS_FILE = "corpus.json"
+"""The file of an imported corpus. It is written last: where it is, the import is whole."""
+
 SPLITS = ("train", "val", "test")
 """The names of the splits, everywhere in merc."""
 
@@ -262,11 +265,15 @@ class Corpus(Mapping[str, list[Conversation]]):
     def load(cls, path: str | Path) -> Corpus:
         """Read a corpus that :meth:`save` wrote.
 
+        Args:
+            path: The file, or the folder of an imported corpus, which holds it as ``corpus.json``.
+
         Raises:
             FileNotFoundError: There is no such file.
             CorpusError: The file is something else, or damaged.
         """
         path = Path(path)
+        path = path / CORPUS_FILE if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(
                 f"No corpus at {path}: expected a JSON file that `merc import` wrote. Run `merc import --help`."

@@ -6,11 +6,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from quiet_trainer import trainer_in
 from torch import nn
 from torch.utils.data import DataLoader
 
 from merc.callbacks import WeightEMA
+from support.quiet_trainer import trainer_in
 
 
 class Walk(L.LightningModule):

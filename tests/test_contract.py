@@ -2,11 +2,11 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import chain, combinations
 
 import pytest
 import torch
-from made_batches import FOUR, make_batch
 from torch import nn
 
 from merc.batch import ConversationBatch
@@ -18,44 +18,47 @@ from merc.losses import DistillationLoss, DISTLoss, FeatureSimilarityLoss, Fusio
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import FOUR, facts_of, make_batch
 
 C = len(FOUR)
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 ONE = {"audio": 6}
 TWO = {"text": 10, "audio": 6}
+GCN = partial(GCNEncoder, hidden_dim=16)
 GRAPH = GraphBuilder(past=3, future=2, speaker=1, similar=2)
 
 
 def concat(dims=DIMS):
-    head = ConcatFusion(dims, C, hidden_dim=16)
-    return FusionTask(head, loss=FusionLoss(16, projection_dim=8))
+    head = partial(ConcatFusion, hidden_dim=16)
+    return FusionTask(head, loss=partial(FusionLoss, projection_dim=8)).build(facts_of(dims))
 
 
 def hierarchical(dims=DIMS, **switches):
-    head = HierarchicalFusion(dims, C, dim=16, **switches)
-    return FusionTask(head, loss=FusionLoss(16, projection_dim=8))
+    head = partial(HierarchicalFusion, dim=16, **switches)
+    return FusionTask(head, loss=partial(FusionLoss, projection_dim=8)).build(facts_of(dims))
 
 
 def lfvd(dims=DIMS, **switches):
-    return FusionTask(LFVDFusion(dims, C, dim=16, **switches))
+    return FusionTask(partial(LFVDFusion, dim=16, **switches)).build(facts_of(dims))
 
 
 def cmath(dims=DIMS, **switches):
-    head = CMATHFusion(dims, C, **{"dim": 16, "attention_heads": 4, **switches})
-    return FusionTask(head, head_weights={"low_level": 1.0, "high_level": 1.2}, aux_weight=len(dims))
+    head = partial(CMATHFusion, **{"dim": 16, "attention_heads": 4, **switches})
+    task = FusionTask(head, head_weights={"low_level": 1.0, "high_level": 1.2}, aux_weight=len(dims))
+    return task.build(facts_of(dims))
 
 
 def telme(dims=DIMS, **switches):
-    return FusionTask(TelMEFusion(dims, C, **{"dim": 16, "heads": 4, **switches}))
+    return FusionTask(partial(TelMEFusion, **{"dim": 16, "heads": 4, **switches})).build(facts_of(dims))
 
 
 def taught_by_telme():
-    network = GCNEncoder(6, C, hidden_dim=16)
-    return StudentTask(network, "audio", DISTLoss(), feature_loss=FeatureSimilarityLoss())
+    task = StudentTask(GCN, "audio", DISTLoss(), feature_loss=FeatureSimilarityLoss())
+    return task.build(facts_of(DIMS))
 
 
 def student(network):
-    return StudentTask(network, "audio", DistillationLoss(), teacher="teacher")
+    return StudentTask(network, "audio", DistillationLoss(), teacher="teacher").build(facts_of(DIMS))
 
 
 MODELS = {
@@ -90,8 +93,8 @@ MODELS = {
     "telme over the conversation": lambda: telme(attention_over="conversation"),
     "telme of two": lambda: telme(TWO),
     "telme of one": lambda: telme(ONE, teacher="audio"),
-    "gat": lambda: TeacherTask(GATEncoder(6, C, hidden_dim=16, num_layers=2), "audio"),
-    "gcn": lambda: student(GCNEncoder(6, C, hidden_dim=16)),
+    "gat": lambda: TeacherTask(partial(GATEncoder, hidden_dim=16, num_layers=2), "audio").build(facts_of(DIMS)),
+    "gcn": lambda: student(GCN),
     "gcn taught by TelME": taught_by_telme,
 }
 
@@ -126,13 +129,13 @@ def outputs(task, batch):
         parts = [out.logits, out.embeddings, *out.aux_logits.values()]
         parts += [value[:, None] for value in out.uncertainty.values()]
     else:
-        prediction = task.predict(batch)
+        prediction = task.step(batch)
         parts = [prediction.logits, prediction.hidden]
     return torch.cat(parts, dim=1)
 
 
 def loss_of(task, batch):
-    return torch.stack([term.float() for term in task.predict(batch).terms.values()]).sum()
+    return torch.stack([term.float() for term in task.step(batch).terms.values()]).sum()
 
 
 def train(task, batches, autocast=False):
@@ -163,7 +166,7 @@ def subsets(names):
 
 def test_shapes(task):
     batch = batch_for([4, 1, 6])
-    prediction = task.predict(batch)
+    prediction = task.step(batch)
     assert prediction.logits.shape == (11, C)
     assert prediction.hidden.shape == (11, 16)
     assert all(term.shape == () for term in prediction.terms.values())
@@ -239,7 +242,7 @@ def test_training_without_a_modality_stays_finite(task):
 
 def test_batches_without_labels_give_no_loss_from_labels(task):
     batch = batch_for([5, 3], unlabelled=1.0)
-    terms = task.predict(batch).terms
+    terms = task.step(batch).terms
     # The teacher, the balance of the experts, contrast of modalities and variational distillation need no labels.
     unsupervised = {"kl", "head/balance", "head/self", "head/distillation"}
     unsupervised |= {"head/reconstruction", "head/low_level", "head/high_level"}
@@ -292,5 +295,5 @@ def test_a_head_needs_nothing_but_forward():
         def forward(self, batch: ConversationBatch):
             return FusionOutput(self.classify(batch.features["text"]))
 
-    prediction = FusionTask(Text({"text": 10}, C)).predict(make_batch([3], DIMS))
+    prediction = FusionTask(Text).build(facts_of(DIMS)).step(make_batch([3], DIMS))
     assert prediction.logits.shape == (3, C) and prediction.hidden is None and set(prediction.terms) == {"ce"}

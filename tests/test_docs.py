@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-import merc.cli.ablate
 import merc.cli.annotate
 import merc.cli.ensemble
-import merc.cli.run
-from merc.ablation import parts_of, shipped_rows
-from merc.annotate import Annotation
-from merc.cli import expand_configs, find_config, main
-from merc.cli.lightning import MercCLI
-from merc.cli.run import read_pipeline
+import merc.pipeline.ablate
+import merc.pipeline.run
+from merc.annotation import Annotation
+from merc.cli import main
+from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
+from merc.pipeline.ablation import parts_of, shipped_rows
+from merc.pipeline.lightning import MercCLI
+from merc.pipeline.read import read_pipeline
+from support.made_batches import facts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -30,6 +32,8 @@ PLACEHOLDERS = {
     "frozen.yaml": "simulated/fusion.yaml",  # the two that docs/text.md shows
     "finetune.yaml": "simulated/fusion.yaml",
     "my_pipeline.yaml": "demo/simulated.yaml",
+    "emorynlp.yaml": str(ROOT / "examples/custom_corpus/emorynlp.yaml"),
+    "my_package.read_mine": "my_corpora.read_emorynlp",
     "my_package.MyHead": "my_fusion.TextFirst",
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
 }
@@ -83,6 +87,11 @@ def my_fusion(monkeypatch):
 
 
 @pytest.fixture
+def my_corpora(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_corpus/src"))
+
+
+@pytest.fixture
 def runs(tmp_path, monkeypatch):
     """A folder of its own for what a page writes."""
     monkeypatch.chdir(tmp_path)
@@ -132,26 +141,28 @@ def test_options_in_the_text_parse(words, parser, my_fusion):
 
 
 @pytest.mark.parametrize("words", of("import", "doctor"))
-def test_commands_of_data_parse(words, capsys):
+def test_commands_of_data_parse(words, my_corpora, capsys):
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])
     assert end.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", of("run"))
-def test_commands_of_pipelines_parse(words, monkeypatch):
+def test_commands_of_pipelines_parse(words, my_corpora, monkeypatch):
     ran = []
-    monkeypatch.setattr(merc.cli.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
+    monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
     assert main(words) == 0
     ((pipeline, options),) = ran
-    stages = read_pipeline(find_config(pipeline)).stages
+    stages = read_pipeline(pipeline).stages
     assert ("{root}" in yaml.safe_dump([stage.options for stage in stages])) == (options["root"] is not None)
 
 
 @pytest.mark.parametrize("words", of("ablate"))
 def test_commands_of_ablations_parse(words, monkeypatch):
     ran = []
-    monkeypatch.setattr(merc.cli.ablate, "run_ablations", lambda pipeline, **options: ran.append((pipeline, options)))
+    monkeypatch.setattr(
+        merc.pipeline.ablate, "run_ablations", lambda pipeline, **options: ran.append((pipeline, options))
+    )
     assert main(words) == 0
     ((pipeline, options),) = ran
     assert find_config(pipeline) and options["seeds"]
@@ -185,7 +196,7 @@ def test_pipelines_of_the_pages_are_pipelines(page, tmp_path):
         file = tmp_path / "pipeline.yaml"
         file.write_text(code)
         for stage in read_pipeline(file).stages:
-            assert stage.command == "import" or find_config(stage.config)
+            assert all(map(find_config, stage.configs)) if stage.kind.configs(stage) else True
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml config")], ids=name)
@@ -194,7 +205,7 @@ def test_configs_of_the_pages_make_their_objects(page, tmp_path):
         file = tmp_path / "config.yaml"
         file.write_text(code)
         cli = MercCLI(["--config", str(file)], run=False)
-        assert cli.model.num_classes == 7
+        assert len(cli.model.build(facts_of(dict.fromkeys(("text", "audio", "visual"), 48), 7)).classes) == 7
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -6,13 +6,12 @@ The eighth, wrong sample rates and colour orders, is a matter of decoding media.
 import ast
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from made_batches import FOUR, make_batch
-from quiet_trainer import trainer_in
 
 import merc
 from merc.batch import ConversationBatch, Edges
@@ -27,6 +26,8 @@ from merc.store import FeatureStore, StoreError
 from merc.tasks.fusion import FusionTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
+from support.made_batches import FOUR, facts_of, make_batch
+from support.quiet_trainer import trainer_in
 
 DIMS = {"text": 8, "audio": 6}
 SOURCES = sorted(Path(merc.__file__).parent.rglob("*.py"))
@@ -68,7 +69,7 @@ def module(batch, tmp_path):
 
 
 def teacher():
-    return TeacherTask(GATEncoder(8, 4, hidden_dim=8, num_layers=1, heads=2), optimizer=torch.optim.AdamW)
+    return TeacherTask(partial(GATEncoder, hidden_dim=8, num_layers=1, heads=2), optimizer=torch.optim.AdamW)
 
 
 def test_pitfall_01_predictions_do_not_depend_on_the_batch(batch):
@@ -89,22 +90,22 @@ def test_pitfall_02_there_is_no_padding_to_forget(batch):
 def test_pitfall_03_every_ablation_changes_the_loss_or_the_parameters(batch):
     def student(alpha):
         torch.manual_seed(0)
-        return StudentTask(GCNEncoder(6, 4, hidden_dim=8), "audio", DistillationLoss(alpha)).eval()
+        task = StudentTask(partial(GCNEncoder, hidden_dim=8), "audio", DistillationLoss(alpha))
+        return task.build(facts_of(DIMS)).eval()
 
-    def fusion(loss=None, **switches):
+    def fusion(loss=FusionLoss, **switches):
         torch.manual_seed(0)
-        head = HierarchicalFusion(DIMS, 4, dim=8, **switches)
-        return FusionTask(head, loss or FusionLoss(8)).eval()
+        return FusionTask(partial(HierarchicalFusion, dim=8, **switches), loss).build(facts_of(DIMS)).eval()
 
     def loss(task):
-        return sum(term.item() for term in task.predict(batch).terms.values())
+        return sum(term.item() for term in task.step(batch).terms.values())
 
     assert abs(loss(student(0.65)) - loss(student(1.0))) > 1e-3
     full = loss(fusion())
     ablations = {
-        "fusion loss": FusionTask(fusion().head).eval(),
-        "polynomial": fusion(FusionLoss(8, comp=PolynomialCrossEntropy(alpha=0.0))),
-        "contrast": fusion(FusionLoss(8, lambda_cont=0.0)),
+        "fusion loss": fusion(None),
+        "polynomial": fusion(partial(FusionLoss, comp=PolynomialCrossEntropy(alpha=0.0))),
+        "contrast": fusion(partial(FusionLoss, lambda_cont=0.0)),
         "gating": fusion(gating=False),
         "cross-attention": fusion(cross_attention=False),
         "experts": fusion(experts=0),
@@ -156,8 +157,8 @@ def test_pitfall_06_nothing_is_silently_zero(module, tmp_path):
 
 def test_pitfall_07_names_and_widths_are_checked_before_training(module, tmp_path):
     assert split_name("dev") == split_name("val") == "val"
-    wide = TeacherTask(GATEncoder(16, 4, hidden_dim=8))
-    with pytest.raises(StoreError, match="width 8, the config expects 16: correct the width in the config or give"):
+    wide = teacher().build(facts_of({"text": 16}))
+    with pytest.raises(StoreError, match="text has vectors of width 8, expected 16: give a store like the one that"):
         trainer_in(tmp_path).fit(wide, datamodule=module)
 
 
@@ -191,7 +192,7 @@ def test_pitfall_11_the_anchor_is_no_negative_and_the_loss_is_trained():
     pair = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     loss = SupervisedContrastiveLoss()(pair, torch.tensor([1, 1]))
     assert loss.item() == pytest.approx(0.0, abs=1e-6)  # log 2 with the anchor in its own denominator
-    task = FusionTask(ConcatFusion(DIMS, 4, hidden_dim=8), FusionLoss(8))
+    task = FusionTask(partial(ConcatFusion, hidden_dim=8), FusionLoss).build(facts_of(DIMS))
     held = {id(p) for group in task.configure_optimizers().param_groups for p in group["params"]}
     assert all(id(p) in held for p in task.loss.parameters()) and list(task.loss.parameters())
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-"""The shipped configs; ``--config simulated/teacher.yaml`` finds them from any folder."""
 
 USAGE = """\
 usage: merc COMMAND ...
@@ -46,39 +42,6 @@ _AFTER_INTERRUPTION = {
 }
 
 
-def find_config(name: str) -> Path:
-    """The file of a config, given as a path or by the short name of a shipped one.
-
-    Raises:
-        FileNotFoundError: It is neither.
-    """
-    for path in (Path(name), CONFIGS / name):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"No config {name!r}: expected a file, or one of the shipped configs: {', '.join(shipped_configs())}."
-    )
-
-
-def shipped_configs() -> list[str]:
-    """The short names of all shipped configs; the rows of ablations are none."""
-    paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-    return sorted(str(path) for path in paths if path.parts[0] != "ablations")
-
-
-def expand_configs(args: Sequence[str]) -> list[str]:
-    """Command-line arguments with the short name after every ``--config`` or ``-c`` replaced by its file."""
-    expanded: list[str] = []
-    for arg in args:
-        option, equals, value = arg.partition("=")
-        if expanded and expanded[-1] in ("--config", "-c"):
-            arg = str(find_config(arg))
-        elif option in ("--config", "-c") and equals:
-            arg = f"{option}={find_config(value)}"
-        expanded.append(arg)
-    return expanded
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the ``merc`` command; returns the exit status."""
     args = list(sys.argv[1:] if args is None else args)
@@ -92,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command == "configs":
+        from merc.configs.lookup import shipped_configs
+
         print("\n".join(shipped_configs()))
         return 0
     try:
@@ -110,9 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(command: str, args: list[str]) -> int:
     # Imported here, so that `merc --help` answers at once.
     if command in ("fit", "validate", "test", "predict"):
-        from merc.cli.lightning import MercCLI, manners
+        from merc.pipeline.lightning import MercCLI, quiet_lightning
 
-        with manners():
+        with quiet_lightning():
             MercCLI(args=args)
         return 0
     if command == "run":

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from merc.annotate import Annotation, annotate
+from merc.annotation import Annotation, annotate
 from merc.cli.run import split_trainer_options
 from merc.corpora.transcript import TranscriptColumns
 

@@ -1,13 +1,12 @@
 """Corpora: readers that turn what researchers have on disk into conversations and feature tables."""
 
-from merc.corpora.csv_corpus import CsvColumns, read_csv
-from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus, FeatureTable
+from merc.conversation import CORPUS_FILE
+from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
 from merc.corpora.iemocap import read_iemocap, speaker_half
 from merc.corpora.meld import read_meld
 from merc.corpora.pickles import LAYOUTS, import_pickle
 from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
-from merc.corpora.table import KeyColumns, import_table
 from merc.corpora.transcript import TranscriptColumns, read_transcript
 from merc.corpora.unpickle import UnsafePickleError
 
@@ -15,16 +14,13 @@ __all__ = [
     "CORPUS_FILE",
     "LAYOUTS",
     "CsvColumns",
-    "FeatureTable",
-    "FeaturedCorpus",
-    "KeyColumns",
     "RenderConfig",
     "SimulatedCorpus",
     "SimulationConfig",
     "TranscriptColumns",
     "UnsafePickleError",
     "import_pickle",
-    "import_table",
+    "read_corpus",
     "read_csv",
     "read_iemocap",
     "read_meld",

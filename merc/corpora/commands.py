@@ -1,116 +1,29 @@
-"""What ``merc import`` and ``merc doctor`` run: one function a subcommand, with plain arguments."""
+"""What ``merc import`` and ``merc doctor`` run: functions by short name or import path, with plain arguments."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
 
-from merc.conversation import Conversation, Corpus, CorpusError, split_name
-from merc.corpora import csv_corpus, iemocap, meld, pickles, table
-from merc.corpora.doctor import check_iemocap, check_meld
-from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus
+from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError
+from merc.corpora.doctor import Report
 from merc.corpora.rendered import RenderConfig, render
-from merc.corpora.simulated import SimulationConfig, simulate
+from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
+from merc.features import numbers
+from merc.features.evidence import evidence_table
+from merc.features.table import FeaturedCorpus
+from merc.features.writing import writing_table
 from merc.store import FeatureStore
 
-
-def import_meld(root: Path, *, out: Path) -> None:
-    """Import MELD from its CSV files, with the clips that lie beside them.
-
-    Args:
-        root: Folder with train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv, or MELD.Raw.
-        out: Folder to write the corpus to.
-    """
-    _save(FeaturedCorpus(meld.read_meld(root), {}), out)
-
-
-def import_iemocap(
-    root: Path,
-    *,
-    out: Path,
-    protocol: Literal["session5", "loso"] = "session5",
-    fold: int | None = None,
-    merge: Literal["six", "excited-as-happy", "excited-dropped"] = "six",
-    validation: Literal["usual"] | float | list[str] = "usual",
-    seed: int = 0,
-) -> None:
-    """Import IEMOCAP from the folders of its release.
-
-    Args:
-        root: Folder with Session1 to Session5.
-        out: Folder to write the corpus to.
-        protocol: Test on session 5, or leave one session out.
-        fold: Test session 1..5 of loso.
-        merge: Six emotions, or four with excited merged into happy or dropped.
-        validation: The usual dialogues, a fraction of those that are not test, or dialogue ids.
-        seed: Decides drawn validation dialogues.
-    """
-    corpus = iemocap.read_iemocap(root, protocol=protocol, fold=fold, merge=merge, validation=validation, seed=seed)
-    _save(FeaturedCorpus(corpus, {}), out)
-
-
-def import_csv(
-    files: list[Path],
-    *,
-    out: Path,
-    labels: list[str],
-    name: str = "csv",
-    dialogue: str = "dialogue",
-    utterance: str = "utterance",
-    speaker: str = "speaker",
-    text: str | None = "text",
-    label: str | None = "label",
-    split: str = "split",
-    partition: str | None = None,
-    start: str | None = None,
-    end: str | None = None,
-    media: str | None = None,
-    video: str | None = None,
-) -> None:
-    """Import conversations from CSV files of your own, one row an utterance.
-
-    Args:
-        files: One file with a split column, or one for every split, whose names say it (train.csv, dev.csv).
-        out: Folder to write the corpus to.
-        labels: Emotion names in the order of their ids.
-        name: Name of the corpus.
-        dialogue: Column of the dialogue id.
-        utterance: Column of the utterance id.
-        speaker: Column of the speaker.
-        text: Column of the transcript.
-        label: Column of the emotion.
-        split: Column of train, val (dev) or test; not read if there is a file for every split.
-        partition: Column inside which dialogue ids are unique.
-        start: Column of the start, in seconds or as h:mm:ss,mmm.
-        end: Column of the end.
-        media: Column of the clip's path, relative to the CSV file.
-        video: Column of a longer recording's path, likewise, in which start and end say where the utterance is.
-    """
-    columns = csv_corpus.CsvColumns(
-        *(dialogue, utterance, speaker, text, label, split, partition, start, end, media, video)
-    )
-    paths = [Path(file) for file in files]
-    source = paths[0] if len(paths) == 1 else _by_split(paths)
-    _save(FeaturedCorpus(csv_corpus.read_csv(source, labels=labels, columns=columns, name=name), {}), out)
-
-
-def import_pickle(file: Path, *, out: Path, layout: str, standardize: Sequence[str] = ("audio", "visual")) -> None:
-    """Import a community feature pickle.
-
-    Args:
-        file: The pickle; for MultiEMO the folder with its four files.
-        out: Folder to write the corpus and its features to.
-        layout: mmgcn-iemocap, mmgcn-meld, bclstm-meld, sdt-iemocap, sdt-meld, cosmic-iemocap, cosmic-meld,
-            multiemo-iemocap or multiemo-meld.
-        standardize: Features whose columns get mean 0 and standard deviation 1 over train; '[]' leaves all as they are.
-    """
-    _save(pickles.import_pickle(file, layout=layout, standardize=standardize), out)
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def import_table(
@@ -119,7 +32,7 @@ def import_table(
     corpus: Path,
     out: Path,
     key: str | None = None,
-    pattern: str = table.CLIP_PATTERN,
+    pattern: str = numbers.CLIP_PATTERN,
     partition: str | None = None,
     dialogue: str | None = None,
     utterance: str | None = None,
@@ -140,11 +53,11 @@ def import_table(
         utterance: Column of the utterance id, instead of the pattern; goes with dialogue.
         values: Columns of numbers. Default: all others.
         standardize: Scale by mean and standard deviation of the train split.
-        bound: Largest absolute standardised value; null for none.
+        bound: Largest absolute standardized value; null for none.
     """
-    loaded = _load(corpus)
-    keys = table.KeyColumns(key, pattern, partition, dialogue, utterance)
-    features = table.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
+    loaded = Corpus.load(corpus)
+    keys = numbers.KeyColumns(key, pattern, partition, dialogue, utterance)
+    features = numbers.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
     store = features.save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
@@ -153,30 +66,40 @@ def import_table(
     console.print(f"Wrote {out}")
 
 
+def recomputable(function: _F) -> _F:
+    """Mark an import whose features can be computed again for conversations that it has never seen.
+
+    Such a function takes all it needs from its option ``corpus`` and from stores that other options name:
+    ``merc annotate`` calls it with those of the new conversations.
+    """
+    function.recomputable = True  # type: ignore[attr-defined]
+    return function
+
+
 def import_evidence(
     features: Path,
     *,
     corpus: Path,
     out: Path,
     append: bool = False,
-    standardise: bool = False,
-    label_noise: bool = False,
+    standardize: bool = False,
+    noisy_labels: bool = False,
 ) -> None:
     """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
+
+    It is fitted to labels. In a pipeline write ``command: evidence``, which keeps the fit for new conversations.
 
     Args:
         features: The feature store of one modality.
         corpus: An imported corpus: its folder, or its corpus.json. Its train split gives the labels.
         out: Folder of the new store.
         append: Keep the features in front of the evidence.
-        standardise: Measure every column by its deviation within the emotions: for numbers with units.
-        label_noise: Estimate which annotations are wrong, if that foretells the annotations of others better.
+        standardize: Measure every column by its deviation within the emotions: for numbers with units.
+        noisy_labels: Estimate which annotations are wrong, if that foretells the annotations of others better.
     """
-    from merc.encoders.evidence import evidence_table  # brings transformers along, which no other import needs
-
-    loaded = _load(corpus)
+    loaded = Corpus.load(corpus)
     table = evidence_table(
-        FeatureStore(features), loaded, append=append, standardise=standardise, label_noise=label_noise
+        FeatureStore(features), loaded, append=append, standardize=standardize, noisy_labels=noisy_labels
     )
     store = table.save(out)
     console = _console()
@@ -184,6 +107,7 @@ def import_evidence(
     console.print(f"Wrote {out}")
 
 
+@recomputable
 def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> None:
     """Measure how every utterance is written: length, punctuation, capitals.
 
@@ -192,26 +116,22 @@ def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> 
         out: Folder of the new store.
         features: A feature store, of a text encoder for example, that stands in front of the numbers.
     """
-    from merc.encoders.writing import writing_table  # brings transformers along, which no other import needs
-
-    store = writing_table(_load(corpus), None if features is None else FeatureStore(features)).save(out)
+    store = writing_table(Corpus.load(corpus), None if features is None else FeatureStore(features)).save(out)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
 
 
-def import_simulated(*, out: Path, **parameters: Any) -> None:  # noqa: ANN401 - those of SimulationConfig
+def import_simulated(**parameters: Any) -> SimulatedCorpus:  # noqa: ANN401 - those of SimulationConfig
     """Draw a simulated corpus whose best possible score is known.
 
     Args:
-        out: Folder to write the corpus, its features and its optimum to.
         **parameters: Parameters of the simulation.
     """
-    config = SimulationConfig(**parameters)
-    _save(simulate(config), out)
+    return simulate(SimulationConfig(**parameters))
 
 
-def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> None:  # noqa: ANN401 - of RenderConfig
+def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> Corpus:  # noqa: ANN401 - of RenderConfig
     """Render a corpus of talking heads: real mp4 files, with the truth about who speaks. Goes on where it was cut.
 
     Args:
@@ -220,7 +140,9 @@ def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> None: 
         **parameters: Parameters of the corpus.
     """
     config = RenderConfig(**parameters)
-    _summarise(render(out, config, workers=workers), out)
+    corpus = render(out, config, workers=workers)
+    _summarise(corpus, out)
+    return corpus
 
 
 def import_lips(
@@ -232,7 +154,7 @@ def import_lips(
     crop_size: int = 32,
     seed: int = 0,
     workers: int = 2,
-) -> None:
+) -> Corpus:
     """Draw talking and silent mouths, as stores for LipSyncNet. Goes on where it was cut.
 
     Args:
@@ -248,84 +170,126 @@ def import_lips(
 
     corpus = render_lips(out, talking, silent, seconds=seconds, crop_size=crop_size, seed=seed, workers=workers)
     _summarise(corpus, out)
+    return corpus
 
 
-def doctor_meld(root: Path) -> int:
-    """Check a copy of MELD: counts, encodings, missing, stray, broken and wrongly cut clips.
-
-    Args:
-        root: Folder with the CSV files, or MELD.Raw.
-
-    Returns:
-        1 if something needs mending, else 0.
-    """
-    report = check_meld(root)
-    report.print()
-    return report.exit_code
-
-
-def doctor_iemocap(root: Path) -> int:
-    """Check a copy of IEMOCAP: counts, encodings, unparsable lines, missing and broken sound and video.
-
-    Args:
-        root: Folder with Session1 to Session5.
-
-    Returns:
-        1 if something needs mending, else 0.
-    """
-    report = check_iemocap(root)
-    report.print()
-    return report.exit_code
-
-
-IMPORTS: Mapping[str, Callable[..., None]] = {
-    "meld": import_meld,
-    "iemocap": import_iemocap,
-    "csv": import_csv,
-    "pickle": import_pickle,
-    "table": import_table,
-    "evidence": import_evidence,
-    "writing": import_writing,
-    "simulated": import_simulated,
-    "rendered": import_rendered,
-    "lips": import_lips,
+IMPORTS: Mapping[str, str] = {
+    "corpus": "merc.corpora.read_corpus",
+    "csv": "merc.corpora.read_csv",
+    "meld": "merc.corpora.read_meld",
+    "iemocap": "merc.corpora.read_iemocap",
+    "pickle": "merc.corpora.import_pickle",
+    "table": "merc.corpora.commands.import_table",
+    "evidence": "merc.corpora.commands.import_evidence",
+    "writing": "merc.corpora.commands.import_writing",
+    "simulated": "merc.corpora.commands.import_simulated",
+    "rendered": "merc.corpora.commands.import_rendered",
+    "lips": "merc.corpora.commands.import_lips",
 }
-"""The subcommands of ``merc import``."""
+"""The short names of ``merc import``, for import paths that anyone's own reader has as well."""
 
-DOCTORS: Mapping[str, Callable[..., int]] = {"meld": doctor_meld, "iemocap": doctor_iemocap}
-"""The subcommands of ``merc doctor``; each returns the exit status."""
-
-
-def _by_split(paths: list[Path]) -> dict[str, Path]:
-    """Files by the split that a word of their name says."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        splits = {split for word in re.split(r"[^a-z]+", path.stem.lower()) if (split := _as_split(word))}
-        if len(splits) != 1 or splits & found.keys():
-            raise CorpusError(
-                f"{path}: its name should say one split, of which there is no other file: expected train, val (or "
-                "dev) or test in it. Rename it, or give one file with a split column."
-            )
-        found[splits.pop()] = path
-    return found
+DOCTORS: Mapping[str, str] = {
+    "meld": "merc.corpora.doctor.check_meld",
+    "iemocap": "merc.corpora.doctor.check_iemocap",
+}
+"""The short names of ``merc doctor``, likewise."""
 
 
-def _as_split(word: str) -> str | None:
+def resolve_import(name: str) -> Callable[..., None]:
+    """What ``merc import NAME`` runs.
+
+    Args:
+        name: A short name of :data:`IMPORTS`, or the import path of a function, for example
+            ``my_package.read_emorynlp``. It returns a :class:`~merc.conversation.Corpus` or
+            :class:`~merc.features.table.FeaturedCorpus`, or has a parameter ``out`` and writes into that folder itself.
+
+    Returns:
+        A function with the parameters of that one, and ``out``, the folder to write to. It prints what was imported.
+
+    Raises:
+        CorpusError: There is no such function; the message lists the short names.
+    """
+    reader = _find(name, IMPORTS, "import", "corpus reader")
+    if "out" in signature(reader).parameters:
+        return reader
+
+    @wraps(reader)  # so that its parameters are the options of the command
+    def run(*args: Any, out: str | Path, **options: Any) -> None:  # noqa: ANN401 - those of the reader
+        found = reader(*args, **options)
+        if isinstance(found, Corpus):
+            found = FeaturedCorpus(found, {})
+        if not isinstance(found, FeaturedCorpus):
+            raise CorpusError(f"{name} returned {type(found).__name__}: expected a Corpus or a FeaturedCorpus.")
+        found.save(out)
+        _summarise(found.corpus, Path(out), features=list(found.features))
+
+    return run
+
+
+def resolve_doctor(name: str) -> Callable[..., int]:
+    """What ``merc doctor NAME`` runs.
+
+    Args:
+        name: A short name of :data:`DOCTORS`, or the import path of a function that returns a
+            :class:`~merc.corpora.doctor.Report`.
+
+    Returns:
+        A function with the parameters of that one. It prints the report, and returns 1 if something needs mending.
+
+    Raises:
+        CorpusError: There is no such function; the message lists the short names.
+    """
+    check = _find(name, DOCTORS, "doctor", "doctor")
+
+    @wraps(check)
+    def run(*args: Any, **options: Any) -> int:  # noqa: ANN401 - those of the doctor
+        report = check(*args, **options)
+        if not isinstance(report, Report):
+            raise CorpusError(f"{name} returned {type(report).__name__}: expected a merc.corpora.doctor.Report.")
+        report.print()
+        return report.exit_code
+
+    return run
+
+
+def import_kind(name: str) -> Literal["corpus", "features", "numbers"]:
+    """What an import brings.
+
+    Args:
+        name: As for :func:`resolve_import`.
+
+    Returns:
+        ``corpus``: conversations, perhaps with features. ``features``: a store of a given corpus that can be computed
+        again for conversations that it has never seen, because it is marked as :func:`recomputable`. ``numbers``: a
+        store that cannot, because it holds what only its source knows.
+    """
+    reader = _find(name, IMPORTS, "import", "corpus reader")
+    if "out" not in signature(reader).parameters:
+        return "corpus"
+    returned = get_type_hints(reader).get("return")
+    if isinstance(returned, type) and issubclass(returned, Corpus | FeaturedCorpus):
+        return "corpus"
+    return "features" if getattr(reader, "recomputable", False) else "numbers"
+
+
+def _find(name: str, short: Mapping[str, str], command: str, kind: str) -> Callable[..., Any]:
+    """The function of a short name or an import path."""
+    module, _, attribute = short.get(name, name).rpartition(".")
+    expected = f"expected one of {', '.join(short)}, or the import path of a {kind} of your own"
+    if not module:
+        raise CorpusError(f"There is no {command} {name!r}: {expected}.")
     try:
-        return split_name(word)
-    except ValueError:
-        return None
-
-
-def _load(corpus: Path) -> Corpus:
-    """An imported corpus, given by its folder or its corpus.json."""
-    corpus = Path(corpus)  # from a config it is a plain string
-    return Corpus.load(corpus / CORPUS_FILE if corpus.is_dir() else corpus)
-
-
-def _save(featured: FeaturedCorpus, out: Path) -> None:
-    featured.save(out)
-    _summarise(featured.corpus, out, features=list(featured.features))
+        found: Callable[..., Any] | None = getattr(import_module(module), attribute, None)
+    except ImportError as error:
+        raise CorpusError(
+            f"Module {module!r} of {command} {name!r} cannot be imported ({error}): {expected}. Install it, or add its "
+            "folder to PYTHONPATH."
+        ) from error
+    if not callable(found):
+        raise CorpusError(
+            f"There is no {command} {name!r}: module {module!r} has no function {attribute!r}; {expected}."
+        )
+    return found
 
 
 def _summarise(corpus: Corpus, out: Path, features: Sequence[str] = ()) -> None:

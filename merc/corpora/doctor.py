@@ -16,8 +16,8 @@ from rich.text import Text
 from merc.conversation import Corpus, CorpusError, Utterance
 from merc.corpora.iemocap import SESSIONS, find_iemocap, read_iemocap
 from merc.corpora.meld import CLIP_FOLDERS, CLIP_NAME, find_meld, read_meld
-from merc.corpora.rows import decode_lines
 from merc.labels import IEMOCAP6, MELD
+from merc.rows import decode_lines
 
 LONGEST = 30.0
 """Seconds beyond which a MELD utterance was cut wrongly: the longest sound one lasts 28.5."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import decode_lines
 from merc.labels import IEMOCAP6, MergeRule, merge_rule
+from merc.rows import decode_lines
 
 USUAL_VALIDATION = (
     "Ses01M_impro01",
@@ -179,10 +179,10 @@ def read_iemocap(
 
     Args:
         root: Folder with ``Session1`` to ``Session5``, or the one above it.
-        protocol: See :func:`split_iemocap`, as for ``fold``, ``validation`` and ``seed``.
-        fold: Test session of ``loso``.
+        protocol: Test on session 5, or leave one session out (see :func:`split_iemocap`).
+        fold: Test session 1..5 of loso.
         merge: Six emotions, or four with excited merged into happy or dropped.
-        validation: Which dialogues are validation.
+        validation: The usual dialogues, a fraction of those that are not test, or dialogue ids.
         seed: Decides drawn validation dialogues.
 
     Returns:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import SPLITS, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import CsvFile, Row, parse_time, read_rows
 from merc.labels import MELD, UnknownLabelError
+from merc.rows import CsvFile, Row, parse_time, read_rows
 
 CSV_FILES = {"train": "train_sent_emo.csv", "val": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 """MELD's annotation file of every split."""
@@ -89,7 +89,7 @@ def read_meld(root: str | Path) -> Corpus:
     files = find_meld(root)
     tables = {split: read_rows(path, _COLUMNS) for split, path in files.csv.items()}
     splits = {split: _conversations(split, table, files.clips.get(split)) for split, table in tables.items()}
-    notes = [note for table in tables.values() if (note := table.encoding_note)]
+    notes = [note for table in tables.values() for note in table.notes]
     notes += [*_shared_episodes(tables), _shared_speakers(splits)]
     for split in files.clips:
         total = [u for c in splits[split] for u in c.utterances]

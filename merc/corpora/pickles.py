@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from merc.conversation import Conversation, Corpus, CorpusError, Utterance, UtteranceKey
-from merc.corpora.featured import FeaturedCorpus, FeatureTable
 from merc.corpora.iemocap import USUAL_VALIDATION, draw
 from merc.corpora.unpickle import load_pickle
+from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.labels import IEMOCAP6, MELD, LabelSet
 
 _ROBERTA = ("roberta1", "roberta2", "roberta3", "roberta4")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rows import decode_lines, parse_time, read_rows
 from merc.labels import LabelSet
+from merc.rows import decode_lines, parse_time, read_rows
 
 UNKNOWN = "unknown"
 """The speaker of a line for whom the transcript gives no name."""
@@ -126,8 +126,7 @@ def read_transcript(
 
 def _read_table(path: Path, columns: TranscriptColumns, notes: list[str]) -> list[_Turn]:
     table = read_rows(path, [columns.start, columns.end, columns.text])
-    if table.encoding_note:
-        notes.append(table.encoding_note)
+    notes += table.notes
     turns = []
     for row in table.rows:
         try:

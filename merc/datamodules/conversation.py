@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from merc.batch import ConversationBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.batches import TrainingLoader, UtteranceBatches, consecutive_batches
+from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphBuilder
 from merc.labels import LabelSet
 from merc.store import FeatureStore, Kind, StoreError
@@ -56,6 +57,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.corpus: Corpus
         self.stores: dict[str, FeatureStore] = {}
         self._splits: dict[str, ConversationBatch] = {}
+        self._facts: DataFacts | None = None
         unknown = self.graphs.keys() - self._stores.keys()
         if unknown:
             raise ValueError(f"Graphs are asked for {sorted(unknown)}, but the stores are {sorted(self._stores)}.")
@@ -64,6 +66,14 @@ class ConversationDataModule(L.LightningDataModule):
     def labels(self) -> LabelSet:
         """The label set of the corpus; known after :meth:`setup`."""
         return self.corpus.labels
+
+    @property
+    def facts(self) -> DataFacts:
+        """What networks must fit: the widths of the stores, the emotions, and how often each is in ``train``."""
+        if self._facts is None:
+            self.setup()
+            self._facts = DataFacts.of(self.corpus, self.stores)
+        return self._facts
 
     def setup(self, stage: str | None = None) -> None:
         """Open the corpus and the stores, once.
@@ -95,11 +105,7 @@ class ConversationDataModule(L.LightningDataModule):
         Raises:
             StoreError: There is no store of that name, or it does not fit.
         """
-        if name not in self.stores:
-            raise StoreError(
-                f"The task needs features {name!r}, the datamodule has {sorted(self.stores)}: "
-                f"add --data.stores.{name} PATH."
-            )
+        self.facts.width(name)  # refuses a store that is not there
         self.stores[name].require(kind=kind, dim=dim, classes=classes)
 
     def split(self, name: str) -> ConversationBatch:

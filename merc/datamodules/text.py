@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
 from merc.datamodules.batches import EpochBatches, TrainingLoader
-from merc.datamodules.remaining import RemainingBatches
+from merc.datamodules.facts import DataFacts
+from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.labels import LabelSet
 
@@ -49,6 +50,12 @@ class TextDataModule(L.LightningDataModule):
     def labels(self) -> LabelSet:
         """The label set of the corpus; known after :meth:`setup`."""
         return self.corpus.labels
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a classifier must fit: the emotions, and how often each is in ``train``."""
+        self.setup()
+        return DataFacts.of(self.corpus, {})
 
     @property
     def encoder(self) -> TextEncoder:
@@ -119,7 +126,7 @@ class TextDataModule(L.LightningDataModule):
         """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
         items = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
         keys = [item.key for item, _ in items]
-        return self._loader(items, RemainingBatches(keys, self._planned(items), self.trainer))
+        return self._loader(items, ResumableBatches(keys, self._planned(items), self.trainer))
 
 
 class _Batches(Dataset[TextBatch]):

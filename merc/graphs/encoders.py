@@ -1,4 +1,4 @@
-"""Graph encoders: networks from the features of a modality to hidden states and logits."""
+"""Graph encoders: networks that map the features of a modality to hidden states and logits."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv, GCNConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from merc.batch import Edges
-from merc.dropout import Dropout
-from merc.graphs.attention import attend_along_edges
 from merc.graphs.build import EDGE_ATTRIBUTES
+from merc.kernels import Dropout, graph_attention, graph_convolution
 
 
 class GraphOutput(NamedTuple):
-    """What a graph encoder gives.
+    """The output of a graph encoder.
 
     Attributes:
         logits: ``(N, C)``.
@@ -33,7 +31,8 @@ class GraphOutput(NamedTuple):
 class GraphEncoder(nn.Module):
     """Projection, message-passing layers with residual and LayerNorm, linear classifier.
 
-    An utterance that lacks the modality enters as one learned vector, so that its neighbours speak for it.
+    A learned vector replaces the features of an utterance that lacks the modality, so its neighbours determine its
+    state. To write your own network, subclass it and implement :meth:`propagate`.
 
     Args:
         dim: Width d of the modality's features.
@@ -65,7 +64,7 @@ class GraphEncoder(nn.Module):
         self.classify = nn.Linear(hidden_dim, num_classes)
 
     def prepare(self, edges: Edges, nodes: int) -> Edges:
-        """What all layers need of the graph of ``nodes`` utterances, once for all of them. Default: as it is."""
+        """Prepare the graph of ``nodes`` utterances once for all layers. Default: return it unchanged."""
         return edges
 
     @abstractmethod
@@ -125,7 +124,7 @@ class GATEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Attention over the incoming edges of every utterance."""
-        return attend_along_edges(cast(GATv2Conv, self.layers[layer]), hidden, edges)
+        return graph_attention(cast(GATv2Conv, self.layers[layer]), hidden, edges)
 
 
 class GCNEncoder(GraphEncoder):
@@ -159,13 +158,4 @@ class GCNEncoder(GraphEncoder):
 
     def propagate(self, layer: int, hidden: Tensor, edges: Edges) -> Tensor:
         """Weighted sum over the incoming edges of every utterance."""
-        source, target = edges.index
-        convolution = cast(GCNConv, self.layers[layer])
-        # A bag of rows for each target, as edges are sorted by target: no array of an edge's vectors is made.
-        starts = torch.searchsorted(target, torch.arange(len(hidden), device=target.device))
-        sent = convolution.lin(hidden)
-        wide = torch.promote_types(sent.dtype, edges.weight.dtype)
-        weight = edges.weight.to(wide)
-        summed = F.embedding_bag(source, sent.to(wide), starts, mode="sum", per_sample_weights=weight)
-        messages: Tensor = summed + convolution.bias
-        return messages
+        return graph_convolution(cast(GCNConv, self.layers[layer]), hidden, edges)

@@ -1,10 +1,18 @@
-"""Checks that the losses share: options within their ranges, tensors that fit each other."""
+"""Checks of options and shapes, and full precision, shared by all losses."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def require_range(
@@ -13,7 +21,7 @@ def require_range(
     """Return ``value`` if it is finite and within ``[low, high]`` (``(low, high]`` with ``open_low``).
 
     Raises:
-        ValueError: It is not; the message gives the range.
+        ValueError: It is not finite or out of range; the message gives the range.
     """
     inside = low < value <= high if open_low else low <= value <= high
     if not inside or not math.isfinite(value):
@@ -23,7 +31,7 @@ def require_range(
 
 
 def require_rows(loss: str, name: str, rows: Tensor, label: Tensor) -> None:
-    """Refuse anything but one row and one label per utterance.
+    """Check that there is one row and one label per utterance.
 
     Raises:
         ValueError: ``rows`` is not ``(N, d)`` or ``label`` is not ``(N,)`` with the same N.
@@ -35,6 +43,38 @@ def require_rows(loss: str, name: str, rows: Tensor, label: Tensor) -> None:
         )
 
 
-def full_precision(values: Tensor) -> Tensor:
-    """``values`` in float32 at least: half precision is widened, double precision is left alone."""
-    return values.float() if values.element_size() < 4 else values
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a loss so that it is computed in float32 or wider, also under autocast.
+
+    Half-precision tensors among the arguments are widened, also those inside mappings and named tuples. Autocast is
+    off inside, because it would narrow the operands of every matrix product again. Double precision stays as it is.
+    """
+
+    @wraps(function)
+    def wide(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            for device in {x.device.type for x in _tensors([*args, *kwargs.values()])}:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*map(_widened, args), **{name: _widened(x) for name, x in kwargs.items()})
+
+    return wide
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value.values())
+        elif isinstance(value, tuple):
+            yield from _tensors(value)
+
+
+def _widened(value: Any) -> Any:  # noqa: ANN401 - any argument
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() and value.element_size() < 4 else value
+    if isinstance(value, Mapping):
+        return {name: _widened(x) for name, x in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_widened, value))
+    return value

@@ -1,4 +1,4 @@
-"""Losses between vectors: how far a representation is from the one that it should resemble."""
+"""Losses between vectors: the distance of a representation from its target."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ class MeanSquaredError(nn.Module):
 
     .. math:: L_{mse} = \frac{1}{|P| d} \sum_{i \in P} \lVert x_i - t_i \rVert^2
 
-    with P the utterances that are present. Labels play no part. Gradients reach both sides: detach the one that is to
-    stand still.
+    where P are the utterances that are present. Labels are not used. Gradients flow into both arguments; detach the one
+    that should stay fixed.
     """
 
+    @full_precision
     def forward(self, values: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
         """Mean over the present utterances and the d numbers of each.
 
         Args:
             values: ``(N, d)``; half precision is widened to float32.
             target: ``(N, d)``.
-            present: ``(N,)`` booleans; what stands in the other rows is not read. Default: everywhere.
+            present: ``(N,)`` booleans; other rows are not read. Default: everywhere.
 
         Returns:
-            A scalar; 0, still part of the autograd graph, if no utterance is present.
+            A scalar. If no utterance is present, it is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         if values.dim() != 2 or target.shape != values.shape or (present is not None and len(present) != len(values)):
             rows = "" if present is None else f" and present {tuple(present.shape)}"
@@ -39,5 +40,5 @@ class MeanSquaredError(nn.Module):
             )
         if present is None:
             present = torch.ones(len(values), dtype=torch.bool, device=values.device)
-        gap = (full_precision(values) - full_precision(target)).masked_fill(~present[:, None], 0.0)
+        gap = (values - target).masked_fill(~present[:, None], 0.0)
         return gap.square().sum() / (present.sum() * values.shape[1]).clamp(min=1)

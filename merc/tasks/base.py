@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,16 @@ from torch.optim import Optimizer
 from merc.batch import ConversationBatch
 from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.facts import DataFacts
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
-from merc.tasks.checkpoints import refuse_other_model
+from merc.tasks.checkpoints import facts_of, refuse_other_model
+from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of, total
 from merc.weights import weights_digest
 
 
-@dataclass
+@dataclass(eq=False)
 class Prediction:
     """What a network says of the N utterances of a batch.
 
@@ -52,35 +54,38 @@ class EmotionTask(TermsTask):
     Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Testing writes a report beside
     the logs. Prediction gives logits and hidden states for the stages that follow.
 
+    The network is built when the data is known: by the Trainer, from the facts of its datamodule; by
+    ``load_from_checkpoint``, from those that the checkpoint records; or by :meth:`build`.
+
     Args:
-        num_classes: Number of emotions C that the network tells apart.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
     """
 
-    def __init__(
-        self, num_classes: int, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None
-    ) -> None:
+    def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
+        self.make_optimizer = Factory(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
+        self.facts: DataFacts | None = None
+        """What the network was built from; nothing before it is built."""
         self.metrics: dict[str, EmotionMetrics] = {}
         self.origin: dict[str, Any] = {}
         """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
-        self.classes: list[str] = []
-        """The emotions of the data, known from ``setup`` on."""
         self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
 
+    @abstractmethod
+    def build_network(self, facts: DataFacts) -> None:
+        """Make the network, and the losses that depend on the data. Called by :meth:`build`."""
+
     @property
     @abstractmethod
-    def modalities(self) -> dict[str, int]:
-        """The features that the task reads, with the width that its network expects."""
+    def inputs(self) -> dict[str, int]:
+        """The features that the network reads, with their widths. Known once it is built."""
 
     @abstractmethod
-    def predict(self, batch: ConversationBatch) -> Prediction:
-        """Run the network and, where the batch has what they need, the losses."""
+    def step(self, batch: ConversationBatch) -> Prediction:
+        """Run the network on a batch, and the losses for which the batch has labels or teachers."""
 
     @property
     def data(self) -> ConversationDataModule:
@@ -96,25 +101,46 @@ class EmotionTask(TermsTask):
         """Where testing writes its report: beside the logs of the trainer."""
         return Path(self.trainer.log_dir or self.trainer.default_root_dir) / "report"
 
-    def setup(self, stage: str) -> None:
-        """Check widths and classes against the data, and make the metrics.
+    @property
+    def classes(self) -> list[str]:
+        """The emotions that the network tells apart; none before it is built."""
+        return list(self.facts.classes) if self.facts else []
+
+    def build(self, facts: DataFacts) -> Self:
+        """Build the network for data of which these facts are known.
+
+        Args:
+            facts: What :attr:`merc.datamodules.ConversationDataModule.facts` gives, or a checkpoint records.
+
+        Returns:
+            The task itself.
 
         Raises:
-            StoreError: A store is absent or has another width than the network.
-            ValueError: The corpus has another number of emotions than the network, or others than it was trained on.
+            StoreError: The data lacks features that the task reads.
+            ValueError: Head, encoder or loss does not fit the data.
         """
-        for name, dim in self.modalities.items():
-            self.data.require(name, dim=dim)
-        labels = self.data.labels
-        if len(labels) != self.num_classes:
-            raise ValueError(
-                f"{type(self).__name__} tells {self.num_classes} classes apart, corpus {self.data.corpus.name!r} has "
-                f"{len(labels)} ({', '.join(labels.names)}): correct num_classes in the config."
-            )
-        self.classes = list(labels.names)
-        self._check_classes()
+        with initial_weights():
+            self.build_network(facts)
+        give_class_counts(self, facts.class_counts)
+        self.facts = facts
+        return self.train(self.training)
+
+    def configure_model(self) -> None:
+        """Build the network for the data of the Trainer, unless it is built or there is no Trainer."""
+        if self.facts is None and self._trainer is not None:
+            self.build(self.data.facts)
+
+    def setup(self, stage: str) -> None:
+        """Build the network, or check that the data is as the network expects, and make the metrics.
+
+        Raises:
+            StoreError: A store is absent or has another width than the network expects.
+            ValueError: The corpus has other emotions than the network was built for.
+        """
+        self.configure_model()
+        self._check_data(self.inputs, self.classes, self.origin)
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
-        self.metrics = {part: EmotionMetrics(labels).to(device) for part in ("val", "test")}
+        self.metrics = {part: EmotionMetrics(self.data.labels).to(device) for part in ("val", "test")}
         self._tested = []
 
     def on_fit_start(self) -> None:
@@ -129,11 +155,11 @@ class EmotionTask(TermsTask):
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, whose means are logged."""
-        return self.add_terms(self.predict(batch).terms, len(batch.label))
+        return self.add_terms(self.step(batch).terms, len(batch.label))
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a validation batch."""
-        prediction = self.predict(batch)
+        prediction = self.step(batch)
         self.metrics["val"].update(prediction.logits, batch.label)
         self.log("val/loss", prediction.loss, batch_size=len(batch.label), sync_dist=True)
 
@@ -143,14 +169,14 @@ class EmotionTask(TermsTask):
 
     def test_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a test batch and keep them for the report."""
-        logits = self.predict(batch).logits.float()
+        logits = self.step(batch).logits.float()
         self.metrics["test"].update(logits, batch.label)
         self._tested.append(
             {
                 "keys": list(batch.keys),
                 "gold": batch.label.cpu(),
                 "probabilities": logits.softmax(-1).cpu(),
-                "present": {name: batch.present[name].cpu() for name in self.modalities},
+                "present": {name: batch.present[name].cpu() for name in self.inputs},
             }
         )
 
@@ -165,7 +191,7 @@ class EmotionTask(TermsTask):
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""
-        return self._stored(self.predict(batch), batch, self.modalities)
+        return self._stored(self.step(batch), batch, self.inputs)
 
     def _stored(self, prediction: Prediction, batch: ConversationBatch, modalities: Collection[str]) -> dict[str, Any]:
         """The rows of a prediction that was made from some modalities, as a store takes them."""
@@ -196,32 +222,47 @@ class EmotionTask(TermsTask):
             "selected_on": self.origin.get("selected_on", "nothing"),
             "trained_with": self.origin.get("stores", {}),
             "weights": weights_digest(self),
-            "inputs": {name: self.data.stores[name].digest for name in self.modalities},
+            "inputs": {name: self.data.stores[name].digest for name in self.inputs},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
-        checkpoint["merc"] = {**self._signature(), "origin": self.origin}
+        super().on_save_checkpoint(checkpoint)
+        facts = None if self.facts is None else self.facts.plain()
+        checkpoint["merc"] = {**self._signature(), "facts": facts, "origin": self.origin}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model, or one that was trained on other emotions.
+        """Build the network that the checkpoint tells of, or refuse the checkpoint of another one.
 
         Raises:
+            StoreError: The weights were trained on features of another width than the data has.
             ValueError: The checkpoint does not fit; the message says what differs.
         """
-        expected, found = self._signature(), checkpoint.get("merc", {})
-        refuse_other_model(expected, found, self.state_dict(), checkpoint["state_dict"])
-        self.origin = found.get("origin", {})
+        facts, found = facts_of(checkpoint, self)
+        origin = found.get("origin", {})
+        if self.facts is None:
+            self.build(facts)
+        elif self._trainer is not None and self._trainer.lightning_module is self:
+            self._check_data(found["modalities"], facts.classes, origin)
+        else:
+            self._check_classes(facts.classes, self.classes, origin)
+        refuse_other_model(self._signature(), found, self.state_dict(), checkpoint["state_dict"])
+        give_class_counts(self, facts.class_counts)
+        self.facts, self.origin = facts, origin
         self._choices = _choices(checkpoint)
-        self._check_classes()
 
-    def _check_classes(self) -> None:
-        """Compare the emotions of the data with those that the weights were trained on, once both are known."""
-        known = self.origin.get("classes")
-        if known and self.classes and known != self.classes:
+    def _check_data(self, widths: Mapping[str, int], classes: Sequence[str], origin: Mapping[str, Any]) -> None:
+        """Compare what weights were made for with the data of the Trainer."""
+        for name, width in widths.items():
+            self.data.require(name, dim=width)
+        self._check_classes(classes, self.data.labels.names, origin)
+
+    @staticmethod
+    def _check_classes(known: Sequence[str], given: Sequence[str], origin: Mapping[str, Any]) -> None:
+        if list(known) != list(given):
             raise ValueError(
-                f"The weights were trained on {self.origin['trained_on']}, with the classes {known}, and the corpus "
-                f"has {self.classes}: give a checkpoint that was trained on these."
+                f"The weights were trained on {origin.get('trained_on', 'nothing')}, with the classes {list(known)}, "
+                f"and the corpus has {list(given)}: give a checkpoint that was trained on these."
             )
 
     def _why_missing(self, key: UtteranceKey, modalities: Collection[str]) -> str:
@@ -233,8 +274,7 @@ class EmotionTask(TermsTask):
         return {
             "task": type(self).__name__,
             "modules": self._module_names(),
-            "modalities": dict(self.modalities),
-            "num_classes": self.num_classes,
+            "modalities": dict(self.inputs),
         }
 
     def _module_names(self) -> list[str]:
@@ -260,7 +300,7 @@ class EmotionTask(TermsTask):
             checkpoint=str(self.trainer.ckpt_path or ""),
             selected_on=self._selected_on(),
             stores={name: StoreInfo(str(store.path), store.provenance) for name, store in data.stores.items()},
-            missing={name: lacks for name, lacks in data.missing("test").items() if name in self.modalities},
+            missing={name: lacks for name, lacks in data.missing("test").items() if name in self.inputs},
         )
 
     def _selected_on(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merc.datamodules.facts import DataFacts
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint in the memory of the CPU, its tensors mapped from the file.
@@ -27,6 +29,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({type(error).__name__})."
         ) from error
     return checkpoint
+
+
+def facts_of(checkpoint: Mapping[str, Any], task: object) -> tuple[DataFacts, dict[str, Any]]:
+    """The facts of the data that a checkpoint was trained on, and all that it says of itself.
+
+    Args:
+        checkpoint: The checkpoint.
+        task: The task that it is to be loaded into.
+
+    Raises:
+        ValueError: It is of another task, or tells no facts.
+    """
+    found = checkpoint.get("merc", {})
+    name = type(task).__name__
+    if not isinstance(found, dict) or found.get("task") != name or not checkpoint.get("state_dict"):
+        other = found.get("task") if isinstance(found, dict) else None
+        raise ValueError(
+            f"The checkpoint is of another model (task: expected {name}, found {other}): "
+            "give the checkpoint of this config."
+        )
+    return DataFacts.from_plain(found.get("facts")), found
 
 
 def refuse_other_model(

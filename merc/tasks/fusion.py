@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 
 from merc.batch import ConversationBatch
+from merc.datamodules.facts import DataFacts
+from merc.datamodules.made_up import made_up_batch
 from merc.fusion import FusionHead
+from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX
-from merc.losses import FusionLoss, PolynomialCrossEntropy
+from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.factory import Factory
 
 _cross_entropy = PolynomialCrossEntropy(alpha=0.0)
 
@@ -21,49 +27,85 @@ class FusionTask(EmotionTask):
     """Trains any :class:`~merc.fusion.FusionHead`.
 
     Args:
-        head: The fusion head; its ``dims`` are checked against the stores.
-        loss: Module from logits ``(N, C)``, labels ``(N,)`` and embeddings ``(N, d)`` to a dict of weighted terms.
-            Default: cross-entropy alone.
+        head: Makes the head from the widths of the modalities, by name, and the number of emotions: a subclass of
+            :class:`~merc.fusion.FusionHead`, or a :class:`functools.partial` of one with options of its own.
+        loss: Makes the loss from the width of the head's embeddings (0 if it gives none): a module from logits
+            ``(N, C)``, labels ``(N,)`` and embeddings ``(N, d)`` to a dict of weighted terms, such as
+            :class:`merc.losses.FusionLoss`. Default: cross-entropy alone.
         head_weights: Weights of the head's own ``losses``, by name; a term that is not named has weight 1, one of
             weight 0 is left out.
         aux_weight: Weight of the mean cross-entropy of the head's auxiliary classifiers, each on the utterances that
             have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
+        modalities: The stores that the head reads. Default: all of the datamodule but those of logits.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
 
     Raises:
         ValueError: A weight is negative, or the probability is not in [0, 1).
+
+    Example:
+        >>> from merc.fusion import ConcatFusion
+        >>> facts = DataFacts({"text": 384, "audio": 40}, ("neutral", "joy"), (70, 30), ("text", "audio"))
+        >>> FusionTask(ConcatFusion).build(facts).head.dims  # a Trainer does this with the facts of its datamodule
+        {'text': 384, 'audio': 40}
     """
+
+    head: FusionHead
+    loss: nn.Module | None
 
     def __init__(
         self,
-        head: FusionHead,
-        loss: FusionLoss | None = None,
+        head: Callable[[dict[str, int], int], FusionHead],
+        loss: Callable[[int], nn.Module] | None = None,
         head_weights: dict[str, float] | None = None,
         aux_weight: float = 0.1,
         modality_dropout: float = 0.0,
+        modalities: list[str] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(head.num_classes, optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler)
         weights: Mapping[str, float] = {**(head_weights or {}), "aux_weight": aux_weight}
         if min(weights.values()) < 0 or not 0 <= modality_dropout < 1:
             raise ValueError(
                 f"Expected weights >= 0 and modality_dropout in [0, 1), got {weights}, {modality_dropout}."
             )
-        self.head = head
-        self.loss = loss
+        self.make_head = Factory(head)
+        self.make_loss = None if loss is None else Factory(loss)
         self.head_weights = dict(head_weights or {})
         self.aux_weight = aux_weight
         self.modality_dropout = modality_dropout
+        self.modalities = modalities
+        self.embedding_dim: int | None = None
+        """Width of the head's embeddings; known if a loss needs it."""
+
+    def reads(self, facts: DataFacts) -> list[str]:
+        """The stores that the head is to read, in the order of the data.
+
+        Raises:
+            StoreError: The data lacks one.
+        """
+        if self.modalities is None:
+            return list(facts.modalities)
+        for name in self.modalities:
+            facts.width(name)
+        return [name for name in facts.widths if name in self.modalities]
+
+    def build_network(self, facts: DataFacts) -> None:
+        """Make the head, then the loss on its embeddings."""
+        self.head = self.make_head({n: facts.widths[n] for n in self.reads(facts)}, facts.num_classes)
+        self.loss = None
+        if self.make_loss is not None:
+            self.embedding_dim = _embedding_dim(self.head)
+            self.loss = self.make_loss(self.embedding_dim)
 
     @property
-    def modalities(self) -> dict[str, int]:
-        """The modalities of the head."""
+    def inputs(self) -> dict[str, int]:
+        """The modalities of the head, with their widths."""
         return self.head.dims
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Fuse; the terms are those of the loss, of the head, and of its auxiliary classifiers."""
         if self.training and self.modality_dropout:
             batch = self._drop_modalities(batch)
@@ -83,6 +125,9 @@ class FusionTask(EmotionTask):
             terms["aux"] = self.aux_weight * torch.stack(aux).mean()
         return Prediction(output.logits, output.embeddings, terms)
 
+    def _signature(self) -> dict[str, Any]:
+        return {**super()._signature(), "embedding_dim": self.embedding_dim}
+
     def _drop_modalities(self, batch: ConversationBatch) -> ConversationBatch:
         names = list(self.head.dims)
         there = torch.stack([batch.present[name] for name in names])
@@ -93,3 +138,13 @@ class FusionTask(EmotionTask):
             features={**batch.features, **{n: batch.features[n] * keep[i][:, None] for i, n in enumerate(names)}},
             present={**batch.present, **{n: keep[i] for i, n in enumerate(names)}},
         )
+
+
+def _embedding_dim(head: FusionHead) -> int:
+    """The width of the embeddings that a head gives; 0 if it gives none."""
+    graphs = {name: GraphBuilder() for name in head.dims}  # a head may read the graphs of the data
+    batch = made_up_batch(head.dims, head.num_classes, graphs, lengths=[2])
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        embeddings = head.eval()(batch).embeddings
+    head.train()
+    return 0 if embeddings is None else int(embeddings.shape[-1])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from merc.batch import ConversationBatch
+from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncBatch
 from merc.tasks.base import EmotionTask, Prediction
@@ -58,8 +59,8 @@ class JointTask(EmotionTask):
 
     Args:
         students: By modality, the distilled students.
-        fusion: The fusion; the modalities of its head that neither a student nor the teacher encodes come from
-            stores.
+        fusion: The fusion. Of the modalities that a student or the teacher encodes its head reads the hidden states,
+            the others come from stores.
         teacher: A teacher that trains with the others. Default: the teacher is frozen and comes from stores.
         lipsync: Trains LipSyncNet beside the emotions; needs :class:`merc.datamodules.JointDataModule`.
         distillation_weight: :math:`\lambda_1`; 0 removes the term.
@@ -90,15 +91,19 @@ class JointTask(EmotionTask):
         warm_start: dict[str, str] | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(fusion.num_classes, fusion.make_optimizer, lr_scheduler)
-        weights = {"distillation": distillation_weight, "sync": sync_weight, "teacher": teacher_weight}
-        if min(weights.values()) < 0:
-            raise ValueError(f"Expected weights >= 0, got {weights}.")
+        super().__init__(fusion.make_optimizer, lr_scheduler)
+        if min(distillation_weight, sync_weight, teacher_weight) < 0:
+            raise ValueError(
+                f"Expected weights >= 0, got {distillation_weight} of distillation, {sync_weight} of synchrony, "
+                f"{teacher_weight} of the teacher."
+            )
         self.students = nn.ModuleDict(students)
         self.fusion = fusion
         self.teacher = teacher
         self.lipsync = lipsync
-        self.weights = weights
+        self.distillation_weight = distillation_weight
+        self.sync_weight = sync_weight
+        self.teacher_weight = teacher_weight
         self.warm_start = dict(warm_start or {})
         self._check_parts()
 
@@ -109,11 +114,32 @@ class JointTask(EmotionTask):
         given = {"teacher": self.teacher, "fusion": self.fusion, "lipsync": self.lipsync}
         return found | {name: part for name, part in given.items() if part is not None}
 
+    def build_network(self, facts: DataFacts) -> None:
+        """Build the parts: the encoders from the data, the fusion on their hidden states.
+
+        Raises:
+            StoreError: The data lacks features that a part reads.
+            ValueError: The fusion reads no hidden states of an encoder.
+        """
+        encoders = self._encoders()
+        for part in encoders.values():
+            part.build(facts)
+        hidden = {name: part.network.hidden_dim for name, part in encoders.items()}
+        of_teacher = {name for _, student in self._students() for name in (student.teacher, student.teacher_hidden)}
+        names = [name for name in facts.modalities if name in hidden or name not in of_teacher]
+        seen = replace(facts, widths={**facts.widths, **hidden}, modalities=tuple(names))
+        if unread := sorted(hidden.keys() - set(self.fusion.reads(seen))):
+            raise ValueError(
+                f"The fusion does not read the hidden states of {', '.join(unread)}: name them among its modalities, "
+                "or leave their encoders out."
+            )
+        self.fusion.build(seen)
+
     @property
-    def modalities(self) -> dict[str, int]:
+    def inputs(self) -> dict[str, int]:
         """Those of the fusion, as wide as the encoders read them, or as the fusion does where there is no encoder."""
-        widths = {name: width for part in self._encoders().values() for name, width in part.modalities.items()}
-        return {name: widths.get(name, width) for name, width in self.fusion.modalities.items()}
+        widths = {name: width for part in self._encoders().values() for name, width in part.inputs.items()}
+        return {name: widths.get(name, width) for name, width in self.fusion.inputs.items()}
 
     def setup(self, stage: str) -> None:
         """Check also what the losses need of the frozen teacher and of the clips.
@@ -123,12 +149,10 @@ class JointTask(EmotionTask):
             ValueError: There are no clips for LipSyncNet, or they have another size than it expects.
         """
         super().setup(stage)
-        for part in (self.fusion, *self._encoders().values()):
-            part.classes = self.classes
-        if stage in ("fit", "validate") and self.weights["distillation"] and self.teacher is None:
+        if stage in ("fit", "validate") and self.distillation_weight and self.teacher is None:
             for _, student in self._students():
                 student.require_teacher(self.data)
-        if stage == "fit" and self.lipsync is not None and self.weights["sync"]:  # the clips serve training alone
+        if stage == "fit" and self.lipsync is not None and self.sync_weight:  # the clips serve training alone
             if not isinstance(self.data, JointDataModule):
                 raise ValueError(
                     f"JointTask is to train LipSyncNet, and {type(self.data).__name__} has no clips: give "
@@ -146,29 +170,29 @@ class JointTask(EmotionTask):
         started = self.origin["started_from"] if self.origin else self._start_warm()
         super().on_fit_start()
         self.origin["started_from"] = started
-        if self.lipsync is not None and self.weights["sync"] and isinstance(self.data, JointDataModule):
+        if self.lipsync is not None and self.sync_weight and isinstance(self.data, JointDataModule):
             self.lipsync.trained_on = self.data.lipsync.trains_on
             self.lipsync.threshold.fill_(-math.inf)
         if self.lipsync is not None:
             self.origin["lipsync"] = self.lipsync.trained_on
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode, then fuse; the terms are those of all parts, weighted, under the names of the parts."""
         return self._predict_all(batch)[0]
 
     def training_step(self, batch: ConversationBatch | JointBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, whose means are logged."""
         conversations = batch if isinstance(batch, ConversationBatch) else batch["conversations"]
-        prediction = self.predict(conversations)
-        if self.lipsync is not None and self.weights["sync"] and not isinstance(batch, ConversationBatch):
-            prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.weights["sync"])
+        prediction = self.step(conversations)
+        if self.lipsync is not None and self.sync_weight and not isinstance(batch, ConversationBatch):
+            prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.sync_weight)
         return self.add_terms(prediction.terms, len(conversations.label))
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """What stores take of the fusion, and under its modality of every encoder."""
         fused, encoded = self._predict_all(batch)
         parts = {name: self._stored(prediction, batch, [name]) for name, prediction in encoded.items()}
-        return self._stored(fused, batch, self.modalities) | parts
+        return self._stored(fused, batch, self.inputs) | parts
 
     def provenance(self) -> dict[str, Any]:
         """What a store of this task's predictions tells of their origin: plain values."""
@@ -199,18 +223,18 @@ class JointTask(EmotionTask):
         terms: dict[str, Tensor] = {}
         if self.teacher is not None:
             name = self.teacher.modality
-            encoded[name] = taught = self.teacher.predict(batch)
-            terms |= _weighted("teacher", taught.terms, self.weights["teacher"])
+            encoded[name] = taught = self.teacher.step(batch)
+            terms |= _weighted("teacher", taught.terms, self.teacher_weight)
             for _, student in self._students():
                 given = {student.teacher: taught.logits, student.teacher_hidden: _hidden(taught)}
                 features |= {key: value.detach() for key, value in given.items()}
                 present |= dict.fromkeys(given, batch.present[name])
         for name, student in self._students():
-            encoded[name] = student.predict(replace(batch, features=features, present=present))
-            terms |= _weighted(name, encoded[name].terms, self.weights["distillation"])
+            encoded[name] = student.step(replace(batch, features=features, present=present))
+            terms |= _weighted(name, encoded[name].terms, self.distillation_weight)
         # As in a store of hidden states: nothing where the modality is absent.
         states = {name: _hidden(part) * batch.present[name][:, None] for name, part in encoded.items()}
-        fused = self.fusion.predict(replace(batch, features={**batch.features, **states}))
+        fused = self.fusion.step(replace(batch, features={**batch.features, **states}))
         return replace(fused, terms=_weighted("fusion", fused.terms, 1.0) | terms), encoded
 
     def _start_warm(self) -> dict[str, str]:
@@ -244,22 +268,11 @@ class JointTask(EmotionTask):
         return [described(name, part) for name, part in self.parts.items()]
 
     def _check_parts(self) -> None:
-        widths = self.fusion.modalities
         if not self.students:
             raise ValueError("JointTask got no students: expected one or more; FusionTask trains a fusion alone.")
         for name, student in self._students():
             if student.modality != name:
                 raise ValueError(f"JointTask got a student of {student.modality!r} under the name {name!r}.")
-        for name, part in self._encoders().items():
-            if widths.get(name) != part.network.hidden_dim:
-                raise ValueError(
-                    f"The encoder of {name!r} gives hidden states of {part.network.hidden_dim} numbers, the fusion "
-                    f"expects {widths.get(name, 'none of that name')}: correct dims in the head, or hidden_dim."
-                )
-            if part.num_classes != self.num_classes:
-                raise ValueError(
-                    f"The fusion tells {self.num_classes} classes apart, the encoder of {name!r} {part.num_classes}."
-                )
         if scheduled := [name for name, part in self.parts.items() if part.make_lr_scheduler is not None]:
             raise ValueError(
                 f"One schedule steps all parts of JointTask: give it lr_scheduler, not {', '.join(scheduled)}."

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from merc.batch import ConversationBatch
 from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
 from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.factory import Factory
 
 
 class StudentTask(EmotionTask):
@@ -19,7 +23,8 @@ class StudentTask(EmotionTask):
     by ``merc predict``; they are never computed again, and nothing of the teacher can move.
 
     Args:
-        network: The graph encoder; its ``dim`` is checked against the store.
+        network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
+            :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
         loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`.
         teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
@@ -30,9 +35,11 @@ class StudentTask(EmotionTask):
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
     """
 
+    network: GraphEncoder
+
     def __init__(
         self,
-        network: GraphEncoder,
+        network: Callable[[int, int], GraphEncoder],
         modality: str = "audio",
         loss: DistillationLoss | StudentLoss | None = None,  # the first for configs that name no class
         teacher: str = "teacher",
@@ -41,17 +48,22 @@ class StudentTask(EmotionTask):
         feature_loss: FeatureSimilarityLoss | None = None,
         teacher_hidden: str = "teacher_hidden",
     ) -> None:
-        super().__init__(network.num_classes, optimizer, lr_scheduler)
-        self.network = network
+        super().__init__(optimizer, lr_scheduler)
+        self.make_network = Factory(network)
+        self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
         self.loss = loss or DistillationLoss()
         self.teacher = teacher
         self.feature_loss = feature_loss
         self.teacher_hidden = teacher_hidden
 
+    def build_network(self, facts: DataFacts) -> None:
+        """Make the graph encoder."""
+        self.network = self.make_network(facts.width(self.modality), facts.num_classes)
+
     @property
-    def modalities(self) -> dict[str, int]:
-        """The one modality of the student."""
+    def inputs(self) -> dict[str, int]:
+        """The one modality of the student, with its width."""
         return {self.modality: self.network.dim}
 
     def setup(self, stage: str) -> None:
@@ -67,11 +79,11 @@ class StudentTask(EmotionTask):
             StoreError: They have not, or the logits are of other emotions.
         """
         if self.loss.needs_teacher:
-            data.require(self.teacher, kind="logits", dim=self.num_classes, classes=data.labels.names)
+            data.require(self.teacher, kind="logits", dim=len(data.labels), classes=data.labels.names)
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
             data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from merc.batch import ConversationBatch
+from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
 from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.factory import Factory
 
 
 class TeacherTask(EmotionTask):
@@ -18,7 +22,8 @@ class TeacherTask(EmotionTask):
     A student without a teacher is trained by this task as well (ablation "without distillation").
 
     Args:
-        network: The graph encoder; its ``dim`` is checked against the store.
+        network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
+            :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
         loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar. Default: cross-entropy,
             which is 0 (where PyTorch's own is NaN) on a batch without labels.
@@ -26,25 +31,32 @@ class TeacherTask(EmotionTask):
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
     """
 
+    network: GraphEncoder
+
     def __init__(
         self,
-        network: GraphEncoder,
+        network: Callable[[int, int], GraphEncoder],
         modality: str = "text",
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(network.num_classes, optimizer, lr_scheduler)
-        self.network = network
+        super().__init__(optimizer, lr_scheduler)
+        self.make_network = Factory(network)
+        self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
         self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
 
+    def build_network(self, facts: DataFacts) -> None:
+        """Make the graph encoder."""
+        self.network = self.make_network(facts.width(self.modality), facts.num_classes)
+
     @property
-    def modalities(self) -> dict[str, int]:
-        """The one modality of the encoder."""
+    def inputs(self) -> dict[str, int]:
+        """The one modality of the encoder, with its width."""
         return {self.modality: self.network.dim}
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the term ``ce`` is the loss."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])

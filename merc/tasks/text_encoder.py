@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Self, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,21 +11,26 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score
 
+from merc.datamodules.facts import DataFacts
 from merc.encoders.text import TextBatch, TextEncoder
-from merc.tasks.checkpoints import refuse_other_model
+from merc.tasks.checkpoints import facts_of, refuse_other_model
+from merc.tasks.describe import DescribedTask
+from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.optimizers import scheduled
 from merc.tasks.schedules import WarmupLinearLR
 
 
-class TextEncoderTask(L.LightningModule):
+class TextEncoderTask(DescribedTask):
     """Fine-tunes a text encoder with a linear classifier on its vectors (arXiv 2511.13731, section 3.3.1).
 
     Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Prediction gives the
     encoder's ``features`` and the classifier's ``logits``; give it the checkpoint of the fine-tuning.
 
+    The classifier is built when the emotions are known: by the Trainer, from its datamodule; by
+    ``load_from_checkpoint``, from the checkpoint; or by :meth:`build`.
+
     Args:
         encoder: The encoder to tune.
-        num_classes: Number of emotions C.
         loss: From logits ``(B, C)`` and label ids ``(B,)`` to a scalar. Default: cross-entropy.
         dropout: Dropout before the classifier.
         optimizer: Makes the optimizer from the parameters. Default: AdamW with learning rate 2e-5.
@@ -37,7 +41,6 @@ class TextEncoderTask(L.LightningModule):
     def __init__(
         self,
         encoder: TextEncoder,
-        num_classes: int,
         loss: nn.Module | None = None,
         dropout: float = 0.1,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
@@ -45,30 +48,56 @@ class TextEncoderTask(L.LightningModule):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, num_classes))
+        self.dropout = dropout
         self.loss = loss or nn.CrossEntropyLoss()
-        self.num_classes = num_classes
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
-        self.weighted_f1 = nn.ModuleDict(
-            {part: MulticlassF1Score(num_classes, average="weighted") for part in ("val", "test")}
-        )
+        self.make_optimizer = Factory(optimizer)
+        self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
+        self.facts: DataFacts | None = None
+        """What the classifier was built from; nothing before it is built."""
         self.trained_on: str | None = None
-        self.classes: list[str] = []
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotions that the classifier tells apart; none before it is built."""
+        return list(self.facts.classes) if self.facts else []
+
+    def build(self, facts: DataFacts) -> Self:
+        """Build the classifier for the emotions of the data.
+
+        Args:
+            facts: What :attr:`merc.datamodules.TextDataModule.facts` gives, or a checkpoint records.
+
+        Returns:
+            The task itself.
+        """
+        with initial_weights():
+            self.classifier = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.encoder.dim, facts.num_classes))
+            self.weighted_f1 = nn.ModuleDict(
+                {part: MulticlassF1Score(facts.num_classes, average="weighted") for part in ("val", "test")}
+            )
+        give_class_counts(self, facts.class_counts)
+        self.facts = facts
+        return self.train(self.training)
+
+    def configure_model(self) -> None:
+        """Build the classifier for the data of the Trainer, unless it is built or there is no Trainer."""
+        if self.facts is None and self._trainer is not None:
+            self.build(self.trainer.datamodule.facts)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Check the number of classes against the corpus.
+        """Build the classifier, or check that the corpus has its emotions.
 
         Raises:
-            ValueError: The corpus has another number of emotions than the classifier.
+            ValueError: The corpus has other emotions than the classifier.
         """
+        self.configure_model()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.labels) != self.num_classes:
+        if self.classes != list(data.labels.names):
             raise ValueError(
-                f"TextEncoderTask tells {self.num_classes} classes apart, corpus {data.corpus.name!r} has "
-                f"{len(data.labels)} ({', '.join(data.labels.names)}): correct num_classes in the config."
+                f"TextEncoderTask was trained on {self.trained_on or 'nothing'}, with the classes {self.classes}, and "
+                f"corpus {data.corpus.name!r} has {list(data.labels.names)}: give a checkpoint that was trained on "
+                "these."
             )
-        self.classes = list(data.labels.names)
         if stage == "fit":
             self.trained_on = f"{data.corpus.name}/train"
 
@@ -125,7 +154,10 @@ class TextEncoderTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add, in plain values, what the weights fit to."""
-        checkpoint["merc"] = {**self._signature(), "classes": self.classes, "trained_on": self.trained_on}
+        super().on_save_checkpoint(checkpoint)
+        facts = None if self.facts is None else self.facts.plain()
+        about = {"classes": self.classes, "trained_on": self.trained_on, "facts": facts}
+        checkpoint["merc"] = {**self._signature(), **about}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model, one tuned with other context, prompt or pooling, or on other emotions.
@@ -133,10 +165,13 @@ class TextEncoderTask(L.LightningModule):
         Raises:
             ValueError: The checkpoint does not fit; the message says what differs.
         """
-        expected, found = self._signature(), checkpoint.get("merc", {})
-        if self.classes:
-            expected["classes"] = self.classes
+        facts, found = facts_of(checkpoint, self)
+        if self.facts is None:
+            self.build(facts)
+        expected = {**self._signature(), "classes": self.classes}
         refuse_other_model(expected, found, self.state_dict(), checkpoint["state_dict"])
+        give_class_counts(self, facts.class_counts)
+        self.facts = facts
         self.trained_on = found["trained_on"]
 
     def _signature(self) -> dict[str, Any]:

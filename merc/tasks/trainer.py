@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from merc.tasks.describe import DescribedTask
+
 Data = TypeVar("Data", bound=L.LightningDataModule)
 
 
@@ -37,7 +39,7 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([term.float() for term in terms.values()]).sum()
 
 
-class TermsTask(L.LightningModule):
+class TermsTask(DescribedTask):
     """A task that logs the terms of its loss, ``train/...``, as means over the epoch in the first process.
 
     They are added up here and logged with the last batch: Lightning's own sums take a third of a millisecond for each

@@ -3,7 +3,8 @@ import sys
 import pytest
 
 import merc.cli
-from merc.cli import expand_configs, main, shipped_configs
+from merc.cli import main
+from merc.configs.lookup import expand_configs, shipped_configs
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iemocap_tree import make_iemocap
-from meld_tree import box, line, make_meld, mp4, write_csv
 from rich.console import Console
 
 from merc.corpora.doctor import MediaError, Report, check_iemocap, check_meld, mp4_duration
 from merc.corpora.meld import CLIP_FOLDERS, CSV_FILES
+from support.iemocap_tree import make_iemocap
+from support.meld_tree import box, line, make_meld, mp4, write_csv
 
 REAL = Path(__file__).parents[2].parent / "shared/data"
 

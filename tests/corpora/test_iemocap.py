@@ -3,11 +3,11 @@
 from collections import Counter
 
 import pytest
-from iemocap_tree import CODES, DIALOGUES, make_iemocap
 
 from merc.conversation import Clip, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION, read_iemocap, speaker_half, speaker_of, split_iemocap
 from merc.labels import IEMOCAP4, IEMOCAP6
+from support.iemocap_tree import CODES, DIALOGUES, make_iemocap
 
 EVERY = {name: session for session, names in DIALOGUES.items() for name in names}
 

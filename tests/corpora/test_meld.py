@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from meld_tree import HEADER, line, make_meld, write_csv
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.meld import CLIP_FOLDERS, CSV_FILES, find_meld, read_meld
 from merc.labels import MELD
+from support.meld_tree import HEADER, line, make_meld, write_csv
 
 REAL = Path(__file__).parents[2].parent / "shared/data/meld"
 needs_meld = pytest.mark.skipif(not REAL.is_dir(), reason="the real MELD CSV files are not at ../shared/data/meld")

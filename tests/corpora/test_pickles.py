@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION
@@ -15,6 +14,7 @@ from merc.corpora.pickles import LAYOUTS, import_pickle
 from merc.corpora.unpickle import UnsafePickleError
 from merc.labels import IEMOCAP6, MELD
 from merc.store import FeatureStore
+from support.made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
 
 
 @pytest.mark.parametrize("splits_as", [list, set, tuple, lambda names: np.array(list(names))])
@@ -48,7 +48,7 @@ def test_every_layout(tmp_path, layout, protocol, splits_as):
     assert len(featured.features) == len(set(WIDTHS) & set(parts))
 
 
-def test_sound_and_faces_are_standardised_over_train_and_text_is_not(tmp_path):
+def test_sound_and_faces_are_standardized_over_train_and_text_is_not(tmp_path):
     def measure(parts):
         for name, rows in parts["audio"].items():
             parts["audio"][name] = [row * [1e5, 1, 0] + [3e6, 0, 7] for row in rows]

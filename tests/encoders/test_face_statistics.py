@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_media import crops, keys
 
 from merc.encoders import FaceBatch, FaceStatisticsEncoder
 from merc.encoders.face_statistics import GRID, ORIENTATIONS, REGIONS
+from support.tiny_media import crops, keys
 
 ENCODER = FaceStatisticsEncoder()
 

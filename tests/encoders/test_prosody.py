@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_media import keys, noises
 
 from merc.encoders import ProsodyEncoder, SoundBatch
 from merc.encoders.prosody import FRAME, HOP, pitch
+from support.tiny_media import keys, noises
 
 ENCODER = ProsodyEncoder()
 TIME = torch.arange(3 * 16_000, dtype=torch.float64) / 16_000

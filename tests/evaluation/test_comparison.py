@@ -95,7 +95,7 @@ def test_the_table_fits_an_ordinary_terminal():
 
 def test_runs_of_different_label_sets_or_none_are_refused():
     run = made_up(0.6, 1).metrics()
-    with pytest.raises(ValueError, match="at least one run a system, none for \\['fusion'\\]"):
+    with pytest.raises(ValueError, match="at least one run per system, found none for \\['fusion'\\]"):
         compare_seeds({"teacher": [run], "fusion": []})
     with pytest.raises(ValueError, match="at least one run"):
         compare_seeds({})

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_batches import make_batch
 from torch import nn
 
 from merc.fusion import CMATHFusion
@@ -19,6 +18,7 @@ from merc.fusion.cmath import (
 )
 from merc.labels import IGNORE_INDEX
 from merc.tasks.fusion import FusionTask
+from support.made_batches import facts_of, make_batch
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 NAMES = list(DIMS)
@@ -266,7 +266,8 @@ def test_distillation_teaches_the_modalities_and_not_their_teacher(batch):
 def test_the_task_adds_up_the_whole_loss(batch):
     """Equations 20 to 22 and 24."""
     head = build()
-    task = FusionTask(head, head_weights={"low_level": 1.0, "high_level": 1.8}, aux_weight=3.0).eval()
+    task = FusionTask(lambda *_: head, head_weights={"low_level": 1.0, "high_level": 1.8}, aux_weight=3.0)
+    task.build(facts_of(DIMS)).eval()
     out = head(batch)
 
     def cross_entropy(logits, present):
@@ -277,7 +278,7 @@ def test_the_task_adds_up_the_whole_loss(batch):
     expected = cross_entropy(out.logits, [True] * 14)
     expected += sum(cross_entropy(out.aux_logits[m], batch.present[m]) for m in DIMS)
     expected += out.losses["reconstruction"].item() + 1.0 * low + 1.8 * high
-    assert task.predict(batch).loss.item() == pytest.approx(expected, rel=1e-4)
+    assert task.step(batch).loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_is_absent_is_not_read(batch):
@@ -330,7 +331,8 @@ def test_the_ablations_of_the_paper_change_the_loss(batch):
 
     def terms(weights=None, **switches):
         weights = {"low_level": 1.0, "high_level": 1.2, **(weights or {})}
-        return FusionTask(build(**switches), head_weights=weights, aux_weight=3.0).eval().predict(batch).terms
+        task = FusionTask(lambda *_: build(**switches), head_weights=weights, aux_weight=3.0)
+        return task.build(facts_of(DIMS)).eval().step(batch).terms
 
     full = terms()
     named = {f"head/{term}" for term in ("reconstruction", "low_level", "high_level")}

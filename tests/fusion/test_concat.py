@@ -1,9 +1,9 @@
 """Early fusion against its own formula."""
 
 import torch
-from made_batches import make_batch
 
 from merc.fusion import ConcatFusion
+from support.made_batches import make_batch
 
 
 def test_it_is_one_hidden_layer_over_what_is_there():

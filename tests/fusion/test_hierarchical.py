@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_batches import make_batch
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
@@ -13,6 +12,7 @@ from merc.fusion import HierarchicalFusion
 from merc.fusion.context import ConversationAttention
 from merc.fusion.hierarchical import AttentionPooling, MixtureOfExperts, ModalityQuality
 from merc.labels import IGNORE_INDEX, MELD
+from support.made_batches import make_batch
 
 DIMS = {"text": 10, "audio": 6, "visual": 5}
 C = 4
@@ -314,5 +314,5 @@ def test_attention_along_a_conversation_against_a_loop():
                 ]
             )
             answers.append(score.softmax(0) @ value[mates, head])
-        expected = values[i] + layer.answer(torch.cat(answers))
+        expected = values[i] + layer.output(torch.cat(answers))
         torch.testing.assert_close(layer(values, batch)[i], expected, atol=1e-5, rtol=1e-5)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from made_batches import make_batch
 from torch.nn import functional as F
 
 from merc.fusion import TelMEFusion
+from support.made_batches import make_batch
 
 DIMS = {"text": 8, "audio": 8, "visual": 6}
 

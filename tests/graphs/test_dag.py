@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_batches import make_batch
 from torch import nn
 
 from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
 from merc.graphs import DAGEncoder
 from merc.labels import MELD
+from support.made_batches import make_batch
 
 D = 6
 words = st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=4)

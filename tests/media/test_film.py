@@ -7,12 +7,12 @@ import torch
 pytest.importorskip("av", reason="writing films needs PyAV: pip install 'merc[media]'")
 
 import av
-from tiny_clips import write_clip
 
+from merc.annotation.drawing import bar_panel, draw_box
 from merc.conversation import Clip
 from merc.media import MediaError, probe, read_frames, read_sound
-from merc.media.draw import bar_panel, draw_box
 from merc.media.film import film_comment, write_film
+from support.tiny_clips import write_clip
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -106,7 +106,7 @@ def test_a_cut_leaves_the_old_film_and_nothing_else(tmp_path):
 
 
 def test_nothing_makes_no_film(tmp_path):
-    with pytest.raises(MediaError, match="no picture"):
+    with pytest.raises(MediaError, match="no frame"):
         write_film(tmp_path / "a.mp4", iter(()), fps=25)
     assert not list(tmp_path.iterdir())
     (tmp_path / "a.mp4").write_text("no film")

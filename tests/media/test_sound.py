@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
-from made_media import beeps, numbered, onsets, write_media
-
 from merc.conversation import Clip
 from merc.media import LogMel, MediaError, iter_sound, read_sound
 from merc.media.sound import _on_clock
+from support.made_media import beeps, numbered, onsets, write_media
 
 
 def tone(frequency, seconds, rate, channels=1):

@@ -10,23 +10,24 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from made_batches import make_batch
-from quiet_trainer import trainer_in
-from tiny_lips import SIZE, still, talk, write_stores
 from torch.nn.functional import cross_entropy, kl_div
 
 from merc.batch import ConversationBatch
 from merc.callbacks import StoreWriterCallback
-from merc.cli import find_config, main
-from merc.corpora.featured import FeaturedCorpus
+from merc.cli import main
+from merc.configs.lookup import find_config
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule, JointDataModule, LipSyncDataModule, LipSyncSource
+from merc.features.table import FeaturedCorpus
 from merc.fusion import HierarchicalFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, FusionLoss
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.store import FeatureStore, StoreError
 from merc.tasks import FusionTask, JointTask, LipSyncTask, StudentTask, TeacherTask
+from support.made_batches import facts_of, make_batch
+from support.quiet_trainer import trainer_in
+from support.tiny_lips import SIZE, still, talk, write_stores
 
 DIMS = {"text": 5, "audio": 6, "visual": 3}
 D = 8
@@ -37,19 +38,18 @@ def adam(lr):
     return partial(torch.optim.AdamW, lr=lr)
 
 
-def student(name, classes=4, **options):
+def student(name, **options):
     encoder = {"audio": GCNEncoder, "visual": GATEncoder}[name]
-    return StudentTask(encoder(DIMS[name], classes, hidden_dim=D, num_layers=2), name, optimizer=adam(2e-3), **options)
+    return StudentTask(partial(encoder, hidden_dim=D, num_layers=2), name, optimizer=adam(2e-3), **options)
 
 
-def teacher(classes=4, **options):
-    return TeacherTask(GATEncoder(DIMS["text"], classes, hidden_dim=D, num_layers=2), optimizer=adam(4e-3), **options)
+def teacher(**options):
+    return TeacherTask(partial(GATEncoder, hidden_dim=D, num_layers=2), optimizer=adam(4e-3), **options)
 
 
-def fusion(classes=4, **options):
-    head = HierarchicalFusion(dict.fromkeys(DIMS, D), classes, dim=16)
+def fusion(**options):
     options = {"optimizer": adam(1e-3), "head_weights": {"balance": 0.25}, **options}
-    return FusionTask(head, FusionLoss(16, projection_dim=8), **options)
+    return FusionTask(partial(HierarchicalFusion, dim=16), partial(FusionLoss, projection_dim=8), **options)
 
 
 def lipsync():
@@ -57,9 +57,15 @@ def lipsync():
     return LipSyncTask(network, scorer=SyncScorer(window=24, hop=12), pair_frames=48, optimizer=adam(5e-3))
 
 
-def joint(classes=4, **options):
-    students = {name: student(name, classes) for name in ("audio", "visual")}
-    return JointTask(students, options.pop("fusion", None) or fusion(classes), **options)
+def joint(**options):
+    students = {name: student(name) for name in ("audio", "visual")}
+    return JointTask(students, options.pop("fusion", None) or fusion(), **options)
+
+
+def built(task=None, **options):
+    """A joint task for made-up batches."""
+    task = task or joint(**options)
+    return task.build(facts_of({**DIMS, "text": DIMS["text"] if task.teacher else D, "teacher": 4}))
 
 
 @pytest.fixture
@@ -113,8 +119,8 @@ def by_hand(task, batch, dis=0.3):
 
 @pytest.mark.parametrize("weight", [0.3, 0.0, 2.0])
 def test_the_loss_is_the_sum_of_the_parts(batch, weight):
-    task = joint(distillation_weight=weight).eval()
-    found = task.predict(batch)
+    task = built(distillation_weight=weight).eval()
+    found = task.step(batch)
     logits, loss = by_hand(task, batch, weight)
     torch.testing.assert_close(found.logits, logits)
     torch.testing.assert_close(found.loss, loss)
@@ -132,7 +138,7 @@ def step(task, batch):
 
 @pytest.mark.parametrize("weight", [0.15, 0.0, 1.0])
 def test_synchrony_joins_the_sum_in_training(batch, lips, weight):
-    task = joint(lipsync=lipsync(), sync_weight=weight).eval()
+    task = built(lipsync=lipsync(), sync_weight=weight).eval()
     lips = next(iter(lips_data(lips).train_dataloader()))
     loss, logged = step(task, {"conversations": batch, "lipsync": lips})
     video, speaks = task.lipsync.network.embed_video(lips.crops)
@@ -148,7 +154,7 @@ def test_synchrony_joins_the_sum_in_training(batch, lips, weight):
 
 
 def test_gradients_reach_every_parameter(raw, lips):
-    task = joint(teacher=teacher(), lipsync=lipsync()).train()
+    task = built(teacher=teacher(), lipsync=lipsync()).train()
     lips = next(iter(lips_data(lips).train_dataloader()))
     loss, _ = step(task, {"conversations": raw, "lipsync": lips})
     loss.backward()
@@ -156,8 +162,8 @@ def test_gradients_reach_every_parameter(raw, lips):
 
 
 def test_the_fusion_teaches_the_students(batch):
-    task = joint(distillation_weight=0.0)
-    task.predict(batch).loss.backward()
+    task = built(distillation_weight=0.0)
+    task.step(batch).loss.backward()
     for name, part in task.students.items():
         assert part.network.project.weight.grad.any(), name
         assert part.network.classify.weight.grad is None  # nothing but distillation reads it
@@ -169,16 +175,16 @@ def test_the_fusion_teaches_the_students(batch):
 def test_a_frozen_teacher_is_no_part_of_the_task_and_gets_no_gradient(batch):
     for name in ("teacher", "text"):
         batch.features[name].requires_grad_()
-    task = joint()
-    loss = task.predict(batch).loss
+    task = built()
+    loss = task.step(batch).loss
     assert torch.autograd.grad(loss, batch.features["teacher"], allow_unused=True, retain_graph=True) == (None,)
     assert task.parts.keys() == {"audio", "visual", "fusion"}
-    assert task.modalities == {"text": D, "audio": 6, "visual": 3}
+    assert task.inputs == {"text": D, "audio": 6, "visual": 3}
 
 
 def test_a_teacher_that_trains_learns_from_its_labels_and_the_fusion_not_from_its_students(raw):
-    task = joint(teacher=teacher())
-    terms = task.predict(raw).terms
+    task = built(teacher=teacher())
+    terms = task.step(raw).terms
     weights = list(task.teacher.parameters())
 
     def reached(*names):
@@ -187,21 +193,21 @@ def test_a_teacher_that_trains_learns_from_its_labels_and_the_fusion_not_from_it
 
     assert not reached("audio/kl", "audio/ce", "visual/kl", "visual/ce")
     assert reached("fusion/comp") and reached("teacher/ce")
-    assert task.modalities == DIMS
-    assert "teacher/ce" not in joint(teacher=teacher(), teacher_weight=0.0).predict(raw).terms
+    assert task.inputs == DIMS
+    assert "teacher/ce" not in built(teacher=teacher(), teacher_weight=0.0).step(raw).terms
 
 
 def test_a_teacher_that_trains_gives_what_its_stores_would(raw):
-    task = joint(teacher=teacher()).eval()
-    said = task.teacher.predict(raw)
+    task = built(teacher=teacher()).eval()
+    said = task.teacher.step(raw)
     stored = {"text": said.hidden * raw.present["text"][:, None], "teacher": said.logits}
-    frozen = joint().eval()
+    frozen = built().eval()
     frozen.load_state_dict({k: v for k, v in task.state_dict().items() if not k.startswith("teacher.")})
     raw.features |= {name: value.detach() for name, value in stored.items()}
     raw.present["teacher"] = raw.present["text"]
-    expected = frozen.predict(raw)
+    expected = frozen.step(raw)
     raw.features["text"] = made(DIMS).features["text"]
-    found = task.predict(raw)
+    found = task.step(raw)
     torch.testing.assert_close(found.logits, expected.logits)
     for name, term in expected.terms.items():
         torch.testing.assert_close(found.terms[name], term)
@@ -209,38 +215,38 @@ def test_a_teacher_that_trains_gives_what_its_stores_would(raw):
 
 def test_hidden_states_of_a_teacher_that_trains_reach_a_loss_on_them(raw):
     students = {"audio": student("audio", feature_loss=FeatureSimilarityLoss())}
-    head = HierarchicalFusion({"text": D, "audio": D}, 4, dim=16)
-    task = JointTask(students, FusionTask(head), teacher=teacher())
-    assert "audio/feature" in task.predict(raw).terms
+    both = FusionTask(partial(HierarchicalFusion, dim=16), modalities=["text", "audio"])
+    task = built(JointTask(students, both, teacher=teacher()))
+    assert "audio/feature" in task.step(raw).terms
 
 
 # One evaluation path
 
 
 def test_a_prediction_depends_on_its_own_conversation_alone(batch):
-    task = joint().eval()
-    whole = task.predict(batch).logits
+    task = built().eval()
+    whole = task.step(batch).logits
     for index in range(batch.num_conversations):
-        alone = task.predict(batch.select([index])).logits
+        alone = task.step(batch.select([index])).logits
         rows = slice(int(batch.ptr[index]), int(batch.ptr[index + 1]))
         torch.testing.assert_close(alone, whole[rows], atol=1e-5, rtol=0)
-    turned = task.predict(batch.select([2, 0, 1])).logits
+    turned = task.step(batch.select([2, 0, 1])).logits
     torch.testing.assert_close(turned[: batch.lengths[2]], whole[batch.ptr[2] :], atol=1e-5, rtol=0)
 
 
 def test_what_is_absent_is_not_read(batch):
-    task = joint().eval()
-    before = task.predict(batch)
+    task = built().eval()
+    before = task.step(batch)
     for name in DIMS:
         batch.features[name] = batch.features[name].masked_fill(~batch.present[name][:, None], 1e4)
-    after = task.predict(batch)
+    after = task.step(batch)
     torch.testing.assert_close(after.logits[batch.present["text"]], before.logits[batch.present["text"]])
 
 
 def test_the_fusion_is_given_nothing_where_a_student_has_nothing(batch):
-    task, seen = joint(), []
+    task, seen = built(), []
     task.fusion.head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].features))
-    task.predict(batch)
+    task.step(batch)
     for name in ("audio", "visual"):
         assert torch.equal(seen[0][name].any(1), batch.present[name])
 
@@ -250,8 +256,8 @@ def test_any_subset_of_modalities_trains(batch, absent):
     for name in absent:
         batch.present[name][:] = False
         batch.features[name][:] = 0
-    task = joint().train()
-    loss = task.predict(batch).loss
+    task = built().train()
+    loss = task.step(batch).loss
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
 
@@ -260,7 +266,7 @@ def test_any_subset_of_modalities_trains(batch, absent):
 
 
 def test_every_part_has_the_learning_rate_of_its_own_optimizer():
-    task = joint(teacher=teacher(), lipsync=lipsync())
+    task = built(teacher=teacher(), lipsync=lipsync())
     groups = task.configure_optimizers().param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert rates.keys() == {id(p) for p in task.parameters()}
@@ -270,7 +276,7 @@ def test_every_part_has_the_learning_rate_of_its_own_optimizer():
 
 
 def test_one_schedule_steps_all_parts():
-    made = joint(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1)).configure_optimizers()
+    made = built(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1)).configure_optimizers()
     made["optimizer"].step()
     made["lr_scheduler"]["scheduler"].step()
     assert [group["lr"] for group in made["optimizer"].param_groups] == pytest.approx([2e-4, 2e-4, 1e-4])
@@ -286,16 +292,12 @@ def test_parts_that_do_not_fit_are_refused():
         JointTask({}, fusion())
     with pytest.raises(ValueError, match="a student of 'audio' under the name 'visual'"):
         JointTask({"visual": student("audio")}, fusion())
-    wide = FusionTask(HierarchicalFusion(dict.fromkeys(DIMS, 2 * D), 4, dim=16))
-    with pytest.raises(ValueError, match="hidden states of 8 numbers, the fusion expects 16"):
-        joint(fusion=wide)
-    deaf = FusionTask(HierarchicalFusion({"text": D, "visual": D}, 4, dim=16))
-    with pytest.raises(ValueError, match="expects none of that name"):
-        joint(fusion=deaf)
-    with pytest.raises(ValueError, match="The fusion tells 5 classes apart, the encoder of 'audio' 4"):
-        JointTask({"audio": student("audio")}, fusion(5))
+    with pytest.raises(ValueError, match="The fusion does not read the hidden states of audio: name them"):
+        built(fusion=fusion(modalities=["text", "visual"]))
+    with pytest.raises(StoreError, match=r"needs features 'visual', the datamodule has \['audio', 'text'\]"):
+        joint().build(facts_of({"text": D, "audio": 6}))
     with pytest.raises(ValueError, match="expected the same class in each, found AdamW and SGD"):
-        joint(fusion=fusion(optimizer=partial(torch.optim.SGD, lr=0.1))).configure_optimizers()
+        built(fusion=fusion(optimizer=partial(torch.optim.SGD, lr=0.1))).configure_optimizers()
     scheduled = fusion(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1))
     with pytest.raises(ValueError, match="give it lr_scheduler, not fusion"):
         joint(fusion=scheduled)
@@ -363,12 +365,12 @@ def chain(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("staged")
     features = {name: data / "features" / name for name in DIMS}
     module = conversations(data, {"text": features["text"]}, graphs=["text"])
-    found = {"teacher": staged(teacher(C), module, out / "teacher", ["hidden", "logits"])}
+    found = {"teacher": staged(teacher(), module, out / "teacher", ["hidden", "logits"])}
     for name in ("audio", "visual"):
         stores = {name: features[name], "teacher": out / "teacher/logits"}
-        found[name] = staged(student(name, C), conversations(data, stores), out / name, ["hidden", "logits"])
+        found[name] = staged(student(name), conversations(data, stores), out / name, ["hidden", "logits"])
     hidden = {"text": out / "teacher/hidden", "audio": out / "audio/hidden", "visual": out / "visual/hidden"}
-    found["fusion"] = staged(fusion(C), conversations(data, hidden), out / "fusion", ["logits"])
+    found["fusion"] = staged(fusion(), conversations(data, hidden), out / "fusion", ["logits"])
     stores = {"text": out / "teacher/hidden", "teacher": out / "teacher/logits"}
     return out, {**features, **stores}, found
 
@@ -384,7 +386,7 @@ class First(Callback):
         split = trainer.datamodule.split("test")
         pl_module.eval()
         with torch.no_grad():
-            self.keys, self.logits = split.keys, pl_module.predict(split).logits
+            self.keys, self.logits = split.keys, pl_module.step(split).logits
         pl_module.train()
         self.state = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
@@ -392,7 +394,7 @@ class First(Callback):
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
 def test_a_warm_start_says_what_the_staged_system_says(data, chain, tmp_path, trained):
     names = ("audio", "visual", "fusion", *(["teacher"] if trained else []))
-    task = joint(C, warm_start=starts(chain, *names), teacher=teacher(C) if trained else None)
+    task = joint(warm_start=starts(chain, *names), teacher=teacher() if trained else None)
     stores = {**chain[1], "text": data / "features/text"} if trained else chain[1]
     first = First()
     trainer_in(tmp_path, first, limit_train_batches=1).fit(
@@ -407,7 +409,8 @@ def test_a_warm_start_says_what_the_staged_system_says(data, chain, tmp_path, tr
 
 
 def test_without_a_warm_start_nothing_is_read(data, chain, tmp_path):
-    task = joint(C)
+    task = joint()
+    task.build(conversations(data, chain[1]).facts)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     first = First()
     trainer_in(tmp_path, first, limit_train_batches=1).fit(task, datamodule=conversations(data, chain[1]))
@@ -418,7 +421,7 @@ def test_the_teachers_stores_are_as_they_were(data, chain, tmp_path):
     module = conversations(data, chain[1])
     before = {name: FeatureStore(chain[1][name]).digest for name in ("text", "teacher")}
     rows = {name: module.split("train").features[name].clone() for name in ("text", "teacher")}
-    trainer_in(tmp_path).fit(joint(C), datamodule=module)
+    trainer_in(tmp_path).fit(joint(), datamodule=module)
     for name in ("text", "teacher"):
         assert FeatureStore(chain[1][name]).digest == before[name]
         assert torch.equal(module.split("train").features[name], rows[name])
@@ -428,10 +431,10 @@ def test_a_cut_training_goes_on_without_the_staged_checkpoints(data, chain, tmp_
     paths = {name: shutil.copy(path, tmp_path / f"{name}.ckpt") for name, path in starts(chain).items()}
     module = conversations(data, chain[1])
     last = ModelCheckpoint(tmp_path, filename="last")
-    trainer_in(tmp_path, last).fit(joint(C, warm_start=paths), datamodule=module)
+    trainer_in(tmp_path, last).fit(joint(warm_start=paths), datamodule=module)
     for path in paths.values():
         Path(path).unlink()
-    task, first = joint(C, warm_start=paths), First()
+    task, first = joint(warm_start=paths), First()
     trainer = trainer_in(tmp_path, first, epochs=2)
     trainer.fit(task, datamodule=module, ckpt_path=last.best_model_path, weights_only=True)
     saved = torch.load(last.best_model_path, weights_only=True)
@@ -446,7 +449,7 @@ def test_a_cut_training_goes_on_without_the_staged_checkpoints(data, chain, tmp_
 
 def test_checkpoints_that_do_not_fit_are_refused(data, chain, tmp_path):
     def start(**paths):
-        trainer_in(tmp_path).fit(joint(C, warm_start=paths), datamodule=conversations(data, chain[1]))
+        trainer_in(tmp_path).fit(joint(warm_start=paths), datamodule=conversations(data, chain[1]))
 
     with pytest.raises(ValueError, match=r"cannot start its part 'audio' from .*: The checkpoint is of another model"):
         start(audio=chain[2]["visual"])
@@ -465,9 +468,9 @@ def test_checkpoints_that_do_not_fit_are_refused(data, chain, tmp_path):
 
 def test_a_checkpoint_of_other_emotions_is_refused(data, chain, tmp_path):
     other = torch.load(chain[2]["audio"], weights_only=True)
-    other["merc"]["origin"]["classes"] = [f"e{index}" for index in range(C)]
+    other["merc"]["facts"]["classes"] = [f"e{index}" for index in range(C)]
     torch.save(other, tmp_path / "other.ckpt")
-    task = joint(C, warm_start={"audio": str(tmp_path / "other.ckpt")})
+    task = joint(warm_start={"audio": str(tmp_path / "other.ckpt")})
     with pytest.raises(ValueError, match="with the classes"):
         trainer_in(tmp_path).fit(task, datamodule=conversations(data, chain[1]))
 
@@ -475,18 +478,18 @@ def test_a_checkpoint_of_other_emotions_is_refused(data, chain, tmp_path):
 def test_the_teacher_is_needed_for_distillation_only(data, chain, tmp_path):
     stores = {name: path for name, path in chain[1].items() if name != "teacher"}
     with pytest.raises(StoreError, match="needs features 'teacher'"):
-        trainer_in(tmp_path).fit(joint(C), datamodule=conversations(data, stores))
+        trainer_in(tmp_path).fit(joint(), datamodule=conversations(data, stores))
     module = conversations(data, stores)
-    task = joint(C, distillation_weight=0.0)
+    task = joint(distillation_weight=0.0)
     trainer_in(tmp_path, limit_train_batches=1).fit(task, datamodule=module)
-    trainer_in(tmp_path).test(joint(C), datamodule=module, verbose=False)
+    trainer_in(tmp_path).test(joint(), datamodule=module, verbose=False)
 
 
 def test_stores_of_students_and_fusion(data, chain, tmp_path):
     """Steps of no length leave the students where the staged training left them, and so the stores."""
     still_there = dict.fromkeys(("audio", "visual"))
-    students = {name: student(name, C) for name in still_there}
-    for part in (*students.values(), both := fusion(C)):
+    students = {name: student(name) for name in still_there}
+    for part in (*students.values(), both := fusion()):
         part.make_optimizer = partial(torch.optim.SGD, lr=0.0)
     task = JointTask(students, both, warm_start=starts(chain))
     module = conversations(data, chain[1])
@@ -523,7 +526,7 @@ def test_an_epoch_is_one_pass_through_the_conversations(data, chain, lips, batch
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision):
-    task = joint(C, lipsync=lipsync(), warm_start=starts(chain))
+    task = joint(lipsync=lipsync(), warm_start=starts(chain))
     task.lipsync.threshold.fill_(-1.0)
     first, last = First(), ModelCheckpoint(tmp_path, filename="last")
     trainer = trainer_in(tmp_path, first, last, precision=precision)
@@ -537,7 +540,7 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision
     assert moved == {"students", "fusion", "lipsync"}
     assert all(not torch.equal(p, first.state[f"lipsync.{n}"]) for n, p in task.lipsync.named_parameters())
     assert not torch.isfinite(task.lipsync.threshold)  # it was that of other weights
-    again = joint(C, lipsync=lipsync())
+    again = joint(lipsync=lipsync())
     trainer_in(tmp_path).test(
         again, datamodule=module, ckpt_path=last.best_model_path, weights_only=True, verbose=False
     )
@@ -590,7 +593,7 @@ class Together(Callback):
 
 
 def test_two_processes_train_together(data, chain, lips, tmp_path):
-    task, module = joint(C, lipsync=lipsync()), conversations(data, chain[1], lips=lips_data(lips))
+    task, module = joint(lipsync=lipsync()), conversations(data, chain[1], lips=lips_data(lips))
     trainer = trainer_in(tmp_path, Together(), devices=2, strategy="ddp_spawn")
     trainer.fit(task, datamodule=module)
     assert {"train/lipsync/rank", "train/audio/kl", "val/weighted_f1"} <= trainer.callback_metrics.keys()
@@ -600,7 +603,7 @@ def test_lipsync_starts_from_its_own_stage(data, chain, lips, tmp_path):
     alone, module = lipsync(), lips_data(lips)
     best = ModelCheckpoint(tmp_path, filename="lips", monitor="train/loss")
     trainer_in(tmp_path, best).fit(alone, datamodule=module)
-    task, first = joint(C, lipsync=lipsync(), warm_start={"lipsync": best.best_model_path}), First()
+    task, first = joint(lipsync=lipsync(), warm_start={"lipsync": best.best_model_path}), First()
     both = conversations(data, chain[1], lips=lips_data(lips))
     trainer_in(tmp_path, first, limit_train_batches=1).fit(task, datamodule=both)
     saved = torch.load(best.best_model_path, weights_only=True)["state_dict"]
@@ -610,18 +613,18 @@ def test_lipsync_starts_from_its_own_stage(data, chain, lips, tmp_path):
 def test_clips_are_opened_for_training_only(data, chain, tmp_path):
     nowhere = LipSyncDataModule([LipSyncSource("none", "none", "none", "none")])
     module = conversations(data, chain[1], lips=nowhere)
-    trainer_in(tmp_path).test(joint(C, lipsync=lipsync()), datamodule=module, verbose=False)
+    trainer_in(tmp_path).test(joint(lipsync=lipsync()), datamodule=module, verbose=False)
     with pytest.raises(FileNotFoundError):
-        trainer_in(tmp_path).fit(joint(C, lipsync=lipsync()), datamodule=conversations(data, chain[1], lips=nowhere))
+        trainer_in(tmp_path).fit(joint(lipsync=lipsync()), datamodule=conversations(data, chain[1], lips=nowhere))
 
 
 def test_lips_need_clips_of_their_size(data, chain, lips, tmp_path):
     with pytest.raises(ValueError, match=r"ConversationDataModule has no clips: give merc\.datamodules"):
-        trainer_in(tmp_path).fit(joint(C, lipsync=lipsync()), datamodule=conversations(data, chain[1]))
+        trainer_in(tmp_path).fit(joint(lipsync=lipsync()), datamodule=conversations(data, chain[1]))
     wide = LipSyncTask(LipSyncNet(size=32, width=4, hidden=8))
     with pytest.raises(ValueError, match="looks at crops of 32 x 32 pixels, the store has 16 x 16"):
-        trainer_in(tmp_path).fit(joint(C, lipsync=wide), datamodule=conversations(data, chain[1], lips=lips_data(lips)))
-    unused = joint(C, lipsync=lipsync(), sync_weight=0.0)
+        trainer_in(tmp_path).fit(joint(lipsync=wide), datamodule=conversations(data, chain[1], lips=lips_data(lips)))
+    unused = joint(lipsync=lipsync(), sync_weight=0.0)
     trainer_in(tmp_path, limit_train_batches=1).fit(unused, datamodule=conversations(data, chain[1]))
 
 
@@ -632,10 +635,10 @@ def test_the_shipped_config_from_the_command_line(data, chain, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load(Path(find_config("simulated/joint.yaml")).read_text(encoding="utf-8"))
     parts = config["model"]["init_args"]
-    for name, part in parts["students"].items():
-        part["init_args"]["network"]["init_args"] |= {"dim": DIMS[name], "hidden_dim": D, "num_layers": 2}
-    parts["fusion"]["init_args"]["head"]["init_args"] |= {"dims": dict.fromkeys(DIMS, D), "dim": 16, "experts": 4}
-    parts["fusion"]["init_args"]["loss"]["init_args"] |= {"dim": 16, "projection_dim": 8}
+    for part in parts["students"].values():
+        part["init_args"]["network"]["init_args"] |= {"hidden_dim": D, "num_layers": 2}
+    parts["fusion"]["init_args"]["head"]["init_args"] |= {"dim": 16, "experts": 4}
+    parts["fusion"]["init_args"]["loss"]["init_args"] = {"projection_dim": 8}
     parts["warm_start"] = {name: str(Path(path).absolute()) for name, path in starts(chain).items()}
     config["data"]["init_args"] |= {
         "corpus": str(data / "corpus.json"),
@@ -650,7 +653,7 @@ def test_the_shipped_config_from_the_command_line(data, chain, tmp_path, monkeyp
     [run] = Path("lightning_logs").iterdir()
     [best] = (run / "checkpoints").glob("best-*.ckpt")
     task = JointTask.load_from_checkpoint(best, weights_only=True)
-    assert task.weights["distillation"] == 0.5 and isinstance(task.students["audio"].loss, DistillationLoss)
+    assert task.distillation_weight == 0.5 and isinstance(task.students["audio"].loss, DistillationLoss)
     assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(best)]) == 0
     given = ["--config", str(run / "config.yaml"), "--ckpt_path", str(best)]
     assert main(["predict", *given, "--out", "out", "--outputs", "[logits, audio/hidden]"]) == 0

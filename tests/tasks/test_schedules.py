@@ -7,12 +7,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
-from quiet_trainer import trainer_in
 from torch import nn
 from torch.utils.data import DataLoader
 
 from merc.tasks.optimizers import scheduled
 from merc.tasks.schedules import WarmupCosineLR, WarmupLinearLR
+from support.quiet_trainer import trainer_in
 
 
 def optimizer(*rates):

@@ -8,15 +8,15 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from quiet_trainer import trainer_in
+from merc.corpora.featured import FeaturedCorpus
 
 from merc.callbacks import WeightEMA
-from merc.corpora.featured import FeaturedCorpus
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.tasks import TeacherTask
 from merc.tasks.schedules import WarmupCosineLR
+from support.quiet_trainer import trainer_in
 
 EXPECTED = (  # as the command line does, of what is no matter here
     ".*does not have many workers.*",

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from merc.corpora.rendered.arrays import Floats, Image
-from merc.corpora.rendered.config import FPS, RenderConfig, stream
+from merc.corpora.rendered.config import RenderConfig, stream
 from merc.corpora.rendered.plan import Take, plan_dialogue
 from merc.corpora.rendered.scene import draw_shot, room
-from merc.corpora.rendered.speech import SAMPLE_RATE, in_room, utter
+from merc.corpora.rendered.speech import in_room, utter
 from merc.files import write_aside
+from merc.media.rates import FRAME_RATE, SAMPLE_RATE
 
 
 def clip_path(out: Path, split: str, dialogue: str, utterance: str) -> Path:
@@ -49,7 +50,7 @@ def draw_take(config: RenderConfig, take: Take) -> Iterator[Image]:
 def sound_of(config: RenderConfig, take: Take) -> Floats:
     """The sound of an utterance, ``(S,)`` at 16 kHz in -1..1."""
     rng = stream(config, "sound", *take.key)
-    return in_room(utter(take.speech, take.frames * SAMPLE_RATE // FPS, rng), rng)
+    return in_room(utter(take.speech, take.frames * SAMPLE_RATE // FRAME_RATE, rng), rng)
 
 
 def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[int, int]) -> None:
@@ -59,10 +60,10 @@ def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[i
     x264 = {"preset": "veryfast", "crf": "22", "x264-params": "mbtree=0"}
     options = x264 if codec == "libx264" else {"qscale": "4"}
     with write_aside(path) as aside, av.open(str(aside), "w", format="mp4") as container:
-        video = container.add_stream(codec, rate=FPS, options=options)
+        video = container.add_stream(codec, rate=FRAME_RATE, options=options)
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        video.codec_context.thread_count = 1  # more threads cut frames into other slices: other pictures
+        video.codec_context.thread_count = 1  # more threads cut frames into other slices: other pixels
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000
         for frame in frames:

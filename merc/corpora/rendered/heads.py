@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merc.corpora.rendered.config import FPS, RenderConfig, stream
+from merc.corpora.rendered.config import RenderConfig, stream
 from merc.corpora.rendered.faces import Face
 from merc.corpora.rendered.scene import IDLES, Actor, Person, draw_shot, expression, manner, movement, room
-from merc.corpora.rendered.speech import SAMPLE_RATE, in_room, speak, utter
+from merc.corpora.rendered.speech import in_room, speak, utter
 from merc.labels import MELD
+from merc.media.rates import FRAME_RATE, SAMPLE_RATE
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Head:
     """One face, what it says, and where it is.
 
     Args:
-        frames: ``(T, 3, H, W)`` uint8 RGB at 25 frames a second.
+        frames: ``(T, 3, H, W)`` uint8 RGB at 25 frames per second.
         sound: ``(S,)`` float32 at 16 kHz, as long as the frames; the noise of the room if the face is silent.
         boxes: ``(T, 4)`` float32, the face as x1, y1, x2, y2 in pixels.
         person: Who it is; equal names are equal faces and voices.
@@ -43,25 +44,25 @@ def draw_head(number: int, seconds: float, seed: int, *, people: int | None, siz
         seconds: Duration.
         seed: Decides everything.
         people: How many different people take part; ``None`` for a new one in every clip.
-        size: Width and height of the picture in pixels.
+        size: Width and height of a frame in pixels.
         silent: Whether the mouth does something else than talk.
     """
-    cv2.setNumThreads(1)  # pictures are small: threads would cost more than they save
+    cv2.setNumThreads(1)  # frames are small: threads would cost more than they save
     config = RenderConfig(seed=seed)
     name = f"head{number if people is None else number % people}"
     person = Person.draw(name, stream(config, "head", name))
     rng = stream(config, "silent head" if silent else "talking head", number)
-    frames = round(seconds * FPS)
+    frames = round(seconds * FRAME_RATE)
     emotion = str(rng.choice(MELD.names, p=config.prior))
     strength = person.temper * float(rng.uniform(0, 1.1))
-    speech = speak(person.voice, manner(emotion, strength, rng), frames / FPS, rng)
+    speech = speak(person.voice, manner(emotion, strength, rng), frames / FRAME_RATE, rng)
     idle = IDLES[number % len(IDLES)]
     act = expression(person, emotion, strength, frames, idle if silent else speech, rng)
     place = (size * float(rng.uniform(0.45, 0.55)), size * float(rng.uniform(0.46, 0.54)))
     pose = movement(frames, place, size * float(rng.uniform(0.5, 0.66)), 1.0, rng)
     actor = Actor(Face(person.look), act, pose)
     drawn = np.stack(list(draw_shot(room(size, size, rng), [actor], rng)))
-    samples = frames * SAMPLE_RATE // FPS
+    samples = frames * SAMPLE_RATE // FRAME_RATE
     sound = in_room(np.zeros(samples, np.float32) if silent else utter(speech, samples, rng), rng)
     return Head(
         torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous(),

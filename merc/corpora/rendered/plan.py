@@ -11,11 +11,12 @@ import numpy as np
 
 from merc.conversation import UtteranceKey
 from merc.corpora.rendered.arrays import Floats, floats
-from merc.corpora.rendered.config import FPS, RenderConfig, stream
+from merc.corpora.rendered.config import RenderConfig, stream
 from merc.corpora.rendered.faces import Face
 from merc.corpora.rendered.scene import IDLES, Actor, Person, expression, manner, movement, posture
 from merc.corpora.rendered.speech import Speech, speak
 from merc.corpora.rendered.words import sentence
+from merc.media.rates import FRAME_RATE
 
 _IDLE_SHARES = (0.4, 0.2, 0.22, 0.18)
 _SIZES = {1: (0.38, 0.5), 2: (0.32, 0.4), 3: (0.25, 0.31), 4: (0.21, 0.25)}  # of faces, by people in the shot
@@ -27,7 +28,7 @@ class Shot:
 
     Args:
         first: Frame of the utterance at which the shot starts.
-        people: Names of those in the picture.
+        people: Names of those in the frame.
         emotions: What each of them feels.
         actors: What each of them does, all for the frames of the shot.
         view: Middle ``(x, y)`` and width of what the camera sees of the room, as shares of its width and height.
@@ -80,7 +81,7 @@ class Track:
         emotion: What the person feels.
         speaks: Whether it is the speaker of the utterance.
         first: First frame.
-        boxes: ``(T, 4)`` as x1, y1, x2, y2 in pixels, inside the picture.
+        boxes: ``(T, 4)`` as x1, y1, x2, y2 in pixels, inside the frame.
     """
 
     person: str
@@ -147,10 +148,10 @@ def _plan_take(
     config: RenderConfig, key: UtteranceKey, cast: Sequence[tuple[Person, Face]], speaker: int, moods: Sequence[str]
 ) -> Take:
     rng = stream(config, "take", *key)
-    frames = round(float(rng.uniform(*config.seconds)) * FPS)
+    frames = round(float(rng.uniform(*config.seconds)) * FRAME_RATE)
     person, emotion = cast[speaker][0], moods[speaker]
     strength = config.expressiveness * person.temper * float(rng.uniform(0.55, 1.35))
-    speech = speak(person.voice, manner(emotion, strength, rng), frames / FPS, rng)
+    speech = speak(person.voice, manner(emotion, strength, rng), frames / FRAME_RATE, rng)
     cut = round(frames * float(rng.uniform(0.35, 0.65))) if rng.random() < config.cut else frames
     shots = [_plan_shot(config, 0, cut, cast, speaker, moods, speech, rng)]
     if cut < frames:
@@ -187,7 +188,7 @@ def _plan_shot(
         mouth = speech if speaks else IDLES[rng.choice(len(IDLES), p=_IDLE_SHARES)]
         strength = config.expressiveness * person.temper * float(rng.uniform(0.55, 1.35))
         middle = ((place + 0.5) * step + rng.normal(0, 0.03) * step, config.height * float(rng.uniform(0.4, 0.47)))
-        act = expression(person, moods[index], strength, frames, mouth, rng, start=first / FPS)
+        act = expression(person, moods[index], strength, frames, mouth, rng, start=first / FRAME_RATE)
         lively, bowed = posture(moods[index], strength)
         height = size * float(rng.uniform(0.92, 1.08))
         pose = movement(frames, middle, height, lively if speaks else 0.7 * lively, rng, bowed=bowed)

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from merc.corpora.rendered.arrays import Floats, Image, floats
-from merc.corpora.rendered.config import FPS
 from merc.corpora.rendered.faces import Expression, Face, Look
 from merc.corpora.rendered.speech import Manner, Speech, Voice
+from merc.media.rates import FRAME_RATE
 
 Idle = Literal["still", "smile", "chew", "part"]
 IDLES: tuple[Idle, ...] = ("still", "smile", "chew", "part")
@@ -115,7 +115,7 @@ def expression(
         rng: Source of blinks and of all variation.
         start: Second of the speech at which the shot starts.
     """
-    times = floats(start + np.arange(frames) / FPS)
+    times = floats(start + np.arange(frames) / FRAME_RATE)
     smile, brow, frown, lid = (
         rest + strength * mood + 0.08 * wander(frames, 0.4, rng)
         for rest, mood in zip(person.rest, _MOODS[emotion], strict=True)
@@ -162,7 +162,7 @@ def movement(
     if rng.random() < 0.25:
         middle, phase = rng.uniform(0, frames), rng.uniform(0, 2 * np.pi)
         t = np.arange(frames)
-        nod = np.exp(-(((t - middle) / 12) ** 2)) * np.sin(2 * np.pi * rng.uniform(1.5, 2.6) * t / FPS + phase)
+        nod = np.exp(-(((t - middle) / 12) ** 2)) * np.sin(2 * np.pi * rng.uniform(1.5, 2.6) * t / FRAME_RATE + phase)
     k = liveliness
     return floats(
         np.stack(
@@ -181,7 +181,7 @@ def movement(
 
 def wander(frames: int, seconds: float, rng: np.random.Generator) -> Floats:
     """Smooth noise ``(T,)`` of variance 1 that changes within about ``seconds``."""
-    sigma = seconds * FPS / 2
+    sigma = seconds * FRAME_RATE / 2
     pad = int(4 * sigma) + 1
     noise = gaussian_filter1d(rng.normal(size=frames + 2 * pad), sigma)[pad : pad + frames]
     scaled: Floats = noise * math.sqrt(2 * math.sqrt(math.pi) * max(sigma, 0.3))
@@ -191,14 +191,14 @@ def wander(frames: int, seconds: float, rng: np.random.Generator) -> Floats:
 def _blinks(frames: int, rng: np.random.Generator) -> Floats:
     lid = np.full(frames, -1.0)
     t = np.arange(frames)
-    for middle in np.flatnonzero(rng.random(frames + 8) < 0.35 / FPS) - 4:
+    for middle in np.flatnonzero(rng.random(frames + 8) < 0.35 / FRAME_RATE) - 4:
         lid = np.maximum(lid, 1.4 - np.abs(t - middle) / 2.2)
     return floats(np.minimum(lid, 1.0))
 
 
 def _idle(kind: Idle, frames: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
     """Gap, jaw, width and additional smile of a silent mouth."""
-    t = np.arange(frames) / FPS
+    t = np.arange(frames) / FRAME_RATE
     closed = -0.05 + 0.02 * wander(frames, 0.5, rng)
     gap, jaw, width, smile = closed, np.zeros(frames), 0.06 * wander(frames, 0.5, rng), np.zeros(frames)
     if kind == "smile":
@@ -207,7 +207,7 @@ def _idle(kind: Idle, frames: int, rng: np.random.Generator) -> tuple[Floats, Fl
         if rng.random() < 0.4:
             gap = gap + rng.uniform(0.1, 0.3) * onset
     elif kind == "chew":
-        turns = np.cumsum(rng.uniform(1.2, 2.2) * (1 + 0.25 * wander(frames, 0.5, rng))) / FPS + rng.random()
+        turns = np.cumsum(rng.uniform(1.2, 2.2) * (1 + 0.25 * wander(frames, 0.5, rng))) / FRAME_RATE + rng.random()
         chewing = np.maximum(np.sin(2 * np.pi * turns), 0)
         jaw = rng.uniform(0.35, 0.75) * chewing
         width = width + 0.2 * np.cos(2 * np.pi * turns)

@@ -18,14 +18,12 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import fftconvolve
 
 from merc.corpora.rendered.arrays import Floats, floats
+from merc.media.rates import SAMPLE_RATE
 
 Response = Callable[["Speech", Floats, Floats], NDArray[Any]]
 
-SAMPLE_RATE = 16000
-"""Samples of sound a second."""
-
 _RATE = 200
-"""Steps a second at which phones become targets."""
+"""Steps per second at which phones become targets."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ class Manner:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """An utterance before it sounds: tracks of the vocal tract at 200 steps a second, and of lips and jaw.
+    """An utterance before it sounds: tracks of the vocal tract at 200 steps per second, and of lips and jaw.
 
     Args:
         formants: ``(T, 3)`` in Hz.

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey
-from merc.corpora.featured import CORPUS_FILE, FeaturedCorpus, FeatureTable
+from merc.conversation import CORPUS_FILE, Conversation, Corpus, Utterance, UtteranceKey
 from merc.corpora.simulated.config import MODALITIES, SimulationConfig
 from merc.corpora.simulated.generate import Emission, SimulatedSplit, draw_first_face, draw_split
 from merc.corpora.simulated.oracle import Optimum, best_decision, chain_posterior, score, weighted_f1
+from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.files import write_json
 
 __all__ = [

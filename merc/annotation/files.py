@@ -1,0 +1,59 @@
+"""Annotations as files: JSON, CSV and subtitles."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.speaker.choose import SPEAKER_COLUMNS
+
+
+def as_srt(lines: Sequence[AnnotatedLine]) -> str:
+    """Subtitles in which every line starts with its emotion, such as ``[joy 83 %] Monica: Hi``."""
+    blocks = []
+    for line in lines:
+        emotion = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
+        text = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
+        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{emotion} {text}\n")
+    return "\n".join(blocks)
+
+
+def _clock(seconds: float) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{milliseconds:03}"
+
+
+def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict[str, Any]:
+    """The whole annotation, as plain values."""
+    return {
+        "format": "merc.Annotation",
+        "version": 1,
+        "video": str(video),
+        "transcript": str(transcript),
+        "run": dict(annotation.run),
+        "emotions": list(annotation.labels.report_order),
+        "notes": annotation.notes,
+        "lines": [{**asdict(line), "used": line.used} for line in annotation.lines],
+    }
+
+
+def as_csv(annotation: Annotation) -> str:
+    """A table with one row per line, and a column for the probability of every emotion."""
+    emotions = annotation.labels.report_order
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *SPEAKER_COLUMNS]
+    )
+    for line in annotation.lines:
+        known = ["" if line.face is None else getattr(line.face, name) for name in SPEAKER_COLUMNS]
+        probabilities = [line.probabilities.get(name, "") for name in emotions]
+        best = line.probabilities.get(line.emotion or "", "")
+        begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]
+        table.writerow([*begin, *probabilities, "+".join(line.used), *known])
+    return text.getvalue()

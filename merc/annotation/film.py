@@ -1,0 +1,100 @@
+"""The annotated film: boxes around the speaking faces, and a panel with a bar for every emotion below the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from merc.annotation.drawing import Colour, bar_panel, draw_box
+from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
+from merc.conversation import Clip
+from merc.labels import LabelSet
+from merc.media.decode import read_frames
+from merc.media.rates import FRAME_RATE
+from merc.pipeline.apply import AppliedRun
+
+FILM_HEIGHT = 1080
+"""Pixels: higher frames are scaled down for the film."""
+
+PATIENCE = 3600.0
+"""Seconds by which decoding may lag behind the film on a slow machine."""
+
+_COLOURS: Mapping[str, Colour] = {
+    "neutral": (158, 158, 158),
+    "joy": (255, 213, 79),
+    "happy": (255, 213, 79),
+    "excited": (255, 167, 38),
+    "surprise": (255, 138, 101),
+    "sadness": (79, 155, 255),
+    "sad": (79, 155, 255),
+    "anger": (239, 83, 80),
+    "angry": (239, 83, 80),
+    "fear": (171, 71, 188),
+    "disgust": (129, 199, 132),
+    "frustrated": (161, 136, 127),
+}
+_OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (121, 134, 203), (0, 150, 136))
+
+
+class AnnotatedFilm:
+    """The frames of a video, with boxes round the speaking faces and a panel below."""
+
+    def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun, labels: LabelSet) -> None:
+        self.lines = lines
+        self.faces = SpeakingFaces(applied)
+        [conversation] = [c for split in applied.corpus.values() for c in split]
+        self.keys = conversation.keys
+        others = cycle(_OTHERS)
+        self.colours = {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+        self.labels = labels
+
+    def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
+        """``(3, H, W)`` uint8, one after the other."""
+        coming = list(range(len(self.lines)))[::-1]
+        active: dict[int, dict[int, list[float]]] = {}
+        panel: Tensor | None = None
+        shown: int | None = None
+        for chunk in read_frames(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, chunk=8, time_limit=PATIENCE):
+            for index, image in enumerate(chunk.images, start=chunk.first):
+                time = index / fps
+                active = {line: boxes for line, boxes in active.items() if time < self.lines[line].end}
+                while coming and self.lines[coming[-1]].start <= time:
+                    line = coming.pop()
+                    if time < self.lines[line].end:
+                        active[line] = self._boxes(line)
+                latest = max(active, default=None)
+                if panel is None or latest != shown:
+                    panel, shown = self._panel(latest, *image.shape[1:]), latest
+                for line, boxes in active.items():
+                    box = boxes.get(int((time - self.lines[line].start) * FRAME_RATE + 1e-6))
+                    if box is not None:
+                        self._draw(image, [value * chunk.scale for value in box], self.lines[line])
+                yield torch.cat([image, panel], dim=1)
+
+    def _boxes(self, line: int) -> dict[int, list[float]]:
+        """The boxes of the speaking face of a line, by frame."""
+        face = self.lines[line].face
+        if face is None:
+            return {}
+        track = self.faces.track(self.keys[line], face.track)
+        return {} if track is None else dict(enumerate(track.boxes.tolist(), start=track.first))
+
+    def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
+        colour = self.colours.get(line.emotion or "", (235, 235, 235))
+        draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion])))
+
+    def _panel(self, line: int | None, height: int, width: int) -> Tensor:
+        readable = 13 * len(self.labels) + 8  # with room for the names of the emotions
+        tall = max(24, round(0.22 * height), min(readable, height // 2))
+        tall += (height + tall) % 2
+        if line is None:
+            return bar_panel(width, tall, {}, self.colours)
+        here = self.lines[line]
+        values = {name: here.probabilities.get(name, 0.0) for name in self.labels.report_order}
+        used = "+".join(here.used) or "no modality"
+        title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
+        return bar_panel(width, tall, values, self.colours, title, here.text)

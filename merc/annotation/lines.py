@@ -1,0 +1,165 @@
+"""Annotated lines of a recording: speaker, emotion and modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from merc.conversation import UtteranceKey
+from merc.corpora.transcript import UNKNOWN
+from merc.labels import LabelSet
+from merc.media.tracks import FaceTrack, track_of
+from merc.pipeline.apply import AppliedRun
+from merc.speaker.choose import NOBODY, SpeakerChoice
+
+
+@dataclass(frozen=True)
+class SpeakingFace:
+    """The speaking face of a line. A track belongs to one line only and does not identify a person.
+
+    Args:
+        track: Its track among the faces of the line.
+        chosen_by: ``lips`` if they were compared with the sound, ``first face`` if the run does not use LipSyncNet.
+        score: How well its lips fit the sound; ``None`` for the first face.
+        margin: Difference to the score of the next candidate; ``None`` for the first face.
+        coverage: Share of the line in which it is visible; ``None`` for the first face.
+        box: x1, y1, x2, y2 in pixels of the video, in the middle of the time in which it is visible.
+    """
+
+    track: int
+    chosen_by: str
+    score: float | None
+    margin: float | None
+    coverage: float | None
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class AnnotatedLine:
+    """One line of the transcript, with its emotion.
+
+    Args:
+        line: Its number, from 1.
+        start: Seconds.
+        end: Seconds.
+        speaker: The speaker in the transcript, or ``unknown``.
+        text: The transcript of the line.
+        emotion: The most probable emotion; ``None`` if all modalities are missing.
+        probabilities: By emotion; empty if there is none.
+        modalities: By name, ``None`` if it was used, otherwise why it is missing.
+        face: The speaking face; ``None`` if no visible person speaks, or the run does not use faces.
+        no_face: Why there is no face; ``None`` if there is one.
+    """
+
+    line: int
+    start: float
+    end: float
+    speaker: str
+    text: str
+    emotion: str | None
+    probabilities: dict[str, float]
+    modalities: dict[str, str | None]
+    face: SpeakingFace | None
+    no_face: str | None
+
+    @property
+    def used(self) -> list[str]:
+        """The modalities that were used for the emotion."""
+        return [name for name, reason in self.modalities.items() if reason is None]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The lines of a video with their emotions.
+
+    Args:
+        lines: The lines in order of time.
+        labels: The emotions.
+        notes: Remarks for readers of the results.
+        run: The run that predicted them, as plain values.
+        film: The annotated film, if there is one.
+    """
+
+    lines: list[AnnotatedLine]
+    labels: LabelSet
+    notes: list[str]
+    run: Mapping[str, Any]
+    film: Path | None = None
+
+
+def describe(applied: AppliedRun) -> list[AnnotatedLine]:
+    """The annotated lines from a run that was applied to one conversation.
+
+    Args:
+        applied: The run, applied to a corpus from :func:`merc.corpora.read_transcript`.
+    """
+    [conversation] = [c for split in applied.corpus.values() for c in split]
+    names = applied.corpus.labels.names
+    faces = SpeakingFaces(applied)
+    lines = []
+    for key, utterance in zip(conversation.keys, conversation.utterances, strict=True):
+        probabilities: dict[str, float] = {}
+        if key in applied.logits:
+            values = applied.logits[key].double().softmax(-1).tolist()
+            probabilities = dict(zip(names, values, strict=True))
+        face, no_face = faces.of(key)
+        lines.append(
+            AnnotatedLine(
+                line=int(utterance.id),
+                start=float(utterance.start or 0.0),
+                end=float(utterance.end or 0.0),
+                speaker=utterance.speaker,
+                text=utterance.text,
+                emotion=max(probabilities, key=probabilities.__getitem__) if probabilities else None,
+                probabilities=probabilities,
+                modalities=_modalities(applied, key),
+                face=face,
+                no_face=no_face,
+            )
+        )
+    return lines
+
+
+def _modalities(applied: AppliedRun, key: UtteranceKey) -> dict[str, str | None]:
+    """For each modality, why it is missing, or ``None`` if it was used."""
+    if not applied.inputs:  # a text encoder that predicts emotions itself
+        return {"text": applied.logits.why_missing([key]).get(key)}
+    reasons = {name: store.why_missing([key]).get(key) for name, store in applied.inputs.items()}
+    return {name: why if why is None else why.removeprefix(f"{name}: ") for name, why in reasons.items()}
+
+
+class SpeakingFaces:
+    """The speaking faces in the stores of a run."""
+
+    def __init__(self, applied: AppliedRun) -> None:
+        self.faces = applied.find("faces")
+        self.speaker = applied.find("speaker")
+
+    def of(self, key: UtteranceKey) -> tuple[SpeakingFace | None, str | None]:
+        """The speaking face of a line, or why there is none."""
+        if self.faces is None:
+            return None, "this run does not look at faces"
+        for store in (self.faces, self.speaker):
+            if store is not None and key not in store:
+                return None, store.why_missing([key])[key]
+        choice = None if self.speaker is None else SpeakerChoice.from_row(self.speaker[key])
+        number = 0 if choice is None else choice.track
+        track = self.track(key, number)
+        if track is None:
+            return None, "nobody who is visible speaks" if number == NOBODY else "no face was found"
+        x1, y1, x2, y2 = (round(value, 1) for value in track.boxes[len(track) // 2].tolist())
+        if choice is None:
+            return SpeakingFace(number, "first face", None, None, None, (x1, y1, x2, y2)), None
+        return SpeakingFace(number, "lips", choice.score, choice.margin, choice.coverage, (x1, y1, x2, y2)), None
+
+    def track(self, key: UtteranceKey, number: int) -> FaceTrack | None:
+        """One of the face tracks of a line, if it has so many."""
+        assert self.faces is not None
+        return track_of(self.faces.sequence(key), number)
+
+
+def shown_name(line: AnnotatedLine) -> str:
+    """The name of the speaker in results; empty if the transcript has none."""
+    return "" if line.speaker == UNKNOWN else line.speaker

@@ -1,0 +1,99 @@
+"""Annotation of a new video with its transcript: the speaker and the emotion of every line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import merc
+from merc.annotation.files import as_csv, as_json, as_srt
+from merc.annotation.film import PATIENCE, AnnotatedFilm
+from merc.annotation.lines import Annotation, describe
+from merc.conversation import CorpusError, Utterance
+from merc.corpora.transcript import TranscriptColumns, read_transcript
+from merc.files import write_json, write_text
+from merc.media.decode import MediaInfo, probe
+from merc.media.film import film_comment, write_film
+from merc.media.rates import FRAME_RATE
+from merc.pipeline.apply import apply_pipeline, labels_of
+from merc.pipeline.plan import FinishedRun
+
+
+def annotate(
+    video: str | Path,
+    transcript: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    seed: int | None = None,
+    stage: str | None = None,
+    columns: TranscriptColumns | None = None,
+    film: bool = True,
+    trainer_options: Sequence[str] = (),
+) -> Annotation:
+    """Find the speaker and the emotion of every line of a video; ``merc annotate`` does the same.
+
+    ``model`` can be any finished ``merc run`` whose features come from encoders: of text alone, or of text, sound and
+    the speaking face. A missing modality (nobody visible, no sound) is masked as in training, and recorded.
+
+    ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
+    which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
+    What is finished and unchanged is skipped, what was interrupted goes on. Memory does not grow with the film.
+
+    Args:
+        video: The recording.
+        transcript: Lines with times (see :func:`merc.corpora.read_transcript`).
+        model: The folder of the run.
+        out: Folder for the results.
+        seed: Which seed of the run. Default: the first.
+        stage: The stage of the run that tells the emotions. Default: the last that was tested.
+        columns: Which column of a CSV transcript holds what.
+        film: Whether to write ``annotated.mp4``; a recording without video gives none.
+        trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
+
+    Raises:
+        MediaError: The video cannot be read.
+        CorpusError: The transcript cannot be read, or belongs to another video.
+        PipelineError: The run is not finished, or cannot be applied to a new video.
+    """
+    video, out = Path(video), Path(out)
+    info = probe(video)
+    labels = labels_of(FinishedRun.load(model), stage)
+    corpus = read_transcript(transcript, video, labels=labels, columns=columns)
+    utterances = corpus["test"][0].utterances
+    notes = [*corpus.notes, *_beyond(utterances, info, video, transcript)]
+    applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)
+    lines = describe(applied)
+    annotation = Annotation(lines, labels, notes, applied.run)
+    target = out / "annotated.mp4" if film and info.height is not None else None
+    write_json(out / "annotation.json", as_json(annotation, video, transcript))
+    write_text(out / "annotation.csv", as_csv(annotation))
+    write_text(out / "annotation.srt", as_srt(lines))
+    if target is not None:
+        state = video.stat()
+        basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
+        fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+        if film_comment(target) != fingerprint:
+            fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
+            frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
+            write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
+    return Annotation(lines, labels, notes, applied.run, target)
+
+
+def _beyond(utterances: Sequence[Utterance], info: MediaInfo, video: Path, transcript: str | Path) -> Iterator[str]:
+    """A note about lines after the end of the video.
+
+    Raises:
+        CorpusError: All lines are after the end.
+    """
+    late = sum(utterance.start is not None and utterance.start >= info.duration for utterance in utterances)
+    if late == len(utterances):
+        raise CorpusError(
+            f"All {late} lines of {transcript} begin after the end of {video}, {info.duration:.1f} s. Expected the "
+            "transcript of this video."
+        )
+    if late:
+        yield f"{late} lines begin after the end of the video, {info.duration:.1f} s, and have neither video nor sound."

@@ -1,0 +1,1 @@
+"""The shipped configs, as YAML, and how they are found by name."""

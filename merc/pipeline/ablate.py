@@ -1,0 +1,605 @@
+"""Ablations: a full model and its ablations, and what each part is worth, next to the papers' own numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from merc.configs.lookup import find_config
+from merc.datamodules.facts import DataFacts
+from merc.datamodules.made_up import made_up_batch
+from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
+from merc.evaluation.report import markdown_table
+from merc.files import write_json, write_text
+from merc.pipeline.ablation import (
+    Ablation,
+    Reported,
+    changed_pipeline,
+    parts_of,
+    rows_of,
+    shipped_tables,
+    what_differs,
+)
+from merc.pipeline.kinds import FunctionStage, NetworkStage
+from merc.pipeline.lightning import MercParser, quiet_lightning
+from merc.pipeline.plan import Pipeline, ancestors, plan
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
+from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
+from merc.tasks.base import EmotionTask
+
+_ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "workers"}
+"""Options that say how to train, and not what."""
+
+
+def run_ablations(
+    pipeline: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    root: str | Path | None = None,
+    corpus: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    rows: Sequence[str | Path] = (),
+    stages: Sequence[str] = (),
+    trainer_options: Sequence[str] = (),
+    jobs: int = 1,
+) -> Path:
+    """Run a full model and its ablations from Python; ``merc ablate`` does the same.
+
+    Args:
+        pipeline: Config of the pipeline, a file or the short name of a shipped one; or those of a single stage, of
+            which later ones override earlier ones.
+        out: Folder for all results: the full model in ``full``, as ``merc run`` leaves it, each row in ``rows/NAME``,
+            the table in ``report.md`` and ``ablation.json``.
+        root: The folder of a corpus on disk, ``{root}`` in the pipeline.
+        corpus: An imported corpus or CSV files, ``{corpus}`` in the pipeline.
+        seeds: The seeds; every stage that depends on the seed runs once for each.
+        rows: Shipped rows by a part of their name (``table3``, ``table3/gating``), or files or folders of rows.
+            Default: all shipped rows of the system that the pipeline trains.
+        stages: Stages to compare. Default: the last one that is tested.
+        trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        jobs: Seeds that are trained at once, of the full model and then of the rows, each in a process of its own.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        PipelineError: The pipeline does not hold together, or a row cannot be run with it or would change neither
+            parameters nor loss nor data. Nothing has run then.
+    """
+    console, out, sources = Console(), Path(out), sources_of(root, corpus)
+    names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
+    full = _read(list(map(str, names)))
+    runs = list(plan(full, out / "full", sources, seeds, trainer_options))
+    planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
+    with quiet_lightning(quiet=True):
+        for run in runs[: len(full.stages)]:
+            run.stage.kind.check(run, trainer_options)
+        planned = planner.plan_all(_choose(rows, planner.system))
+    run_stages(full, out / "full", sources, seeds, trainer_options, console, jobs)
+    with quiet_lightning(quiet=True):
+        if jobs == 1:
+            for number, row in enumerate(planned, start=1):
+                run_in_order(
+                    row.own, trainer_options, console, of=f"row {number} of {len(planned)}, {row.ablation.title}: "
+                )
+        else:
+            run_in_parallel(_chains(planned, seeds), trainer_options, console, jobs)
+    return _write(out, " ".join(map(str, names)), planner, planned, console)
+
+
+def read_ablations(file: str | Path, name: str) -> dict[str, Ablation]:
+    """Read and check a file with a row, or with a table of rows.
+
+    Args:
+        file: The file.
+        name: What names begin with: that of a single row, ``name/row`` in a table.
+
+    Raises:
+        PipelineError: The file has a key or a value that a row does not have.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Ablation, "row")
+    found: dict[str, Ablation] = {}
+    try:
+        for row, raw in rows_of(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name).items():
+            # The parser checks names and types. It would also turn the changes into options of its own.
+            parser.parse_object({"row": deepcopy(raw)})
+            reported = {corpus: Reported(**numbers) for corpus, numbers in raw.get("reported", {}).items()}
+            found[row] = Ablation(**{**raw, "reported": reported})
+    except Exception as error:  # jsonargparse wraps what it finds in classes of its own
+        raise PipelineError(f"{file} is not a row of ablations, nor a table of them: {error}") from error
+    return found
+
+
+def _read(names: Sequence[str]) -> Pipeline:
+    """A pipeline; the configs of a single stage are the pipeline of the stage ``fusion``."""
+    paths = [str(find_config(name)) for name in names]
+    content = yaml.safe_load(Path(paths[0]).read_text(encoding="utf-8"))
+    if isinstance(content, dict) and "stages" not in content and "base" not in content and "model" in content:
+        return Pipeline([Stage("fusion", "fit", paths)])
+    if len(paths) > 1:
+        raise PipelineError(f"{names[0]} is a pipeline: expected no config behind it, found {', '.join(names[1:])}.")
+    return read_pipeline(paths[0])
+
+
+def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablation]:
+    """The rows that are asked for, by name; by default all shipped ones of a system."""
+    shipped = _shipped()
+    fitting = [name for name, row in shipped.items() if row.system == system]
+    chosen = {} if asked else {name: shipped[name] for name in fitting}
+    for value in map(str, asked):
+        path = Path(value)
+        found = dict.fromkeys(parts_of(fitting, value)) or dict.fromkeys(parts_of(list(shipped), value))
+        files = sorted(path.glob("*.yaml")) if path.is_dir() else [path] if path.is_file() else []
+        if found and not files:
+            chosen |= {name: shipped[name] for name in found}
+        elif files:
+            for file in files:
+                read = read_ablations(file, file.stem)
+                if twice := sorted(read.keys() & chosen.keys()):
+                    raise PipelineError(f"Two rows are named {twice[0]!r}: give one of the files another name.")
+                chosen |= read
+        else:
+            raise PipelineError(
+                f"No rows {value!r}: expected a file, a folder of files, or a part of the name of a shipped row: "
+                f"{', '.join(fitting or shipped)}."
+            )
+    if not chosen:
+        raise PipelineError(
+            f"No rows are shipped for {system or 'a pipeline without a fusion head'}: give your own with --rows FILE."
+        )
+    return chosen
+
+
+@cache
+def _shipped() -> dict[str, Ablation]:
+    rows: dict[str, Ablation] = {}
+    for name, file in shipped_tables().items():
+        rows |= read_ablations(file, name)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row as it will be run.
+
+    Args:
+        name: Its name.
+        ablation: What it is.
+        own: The stages that are not those of the full model or of an earlier row.
+        compared: Pairs of the stage of the row and that of the full model, with the runs of all seeds.
+        effect: What it changes, by stage: ``data``, ``parameters`` or ``loss``; ``{}`` where only the stage differs.
+    """
+
+    name: str
+    ablation: Ablation
+    own: list[StageRun]
+    compared: list[tuple[list[StageRun], list[StageRun]]]
+    effect: dict[str, str]
+
+
+class _Planner:
+    """Plans the rows of a full model and refuses those that would show nothing.
+
+    Args:
+        full: The pipeline of the full model.
+        runs: Its stages, of all seeds.
+        out: Folder for all results.
+        sources: What stands for ``{root}`` and ``{corpus}``.
+        seeds: The seeds.
+        trainer_options: Options for every Lightning stage.
+        stages: The stages to compare; default: the last one that is tested.
+
+    Raises:
+        PipelineError: The pipeline does not test what is to be compared.
+    """
+
+    def __init__(
+        self,
+        full: Pipeline,
+        runs: Sequence[StageRun],
+        out: Path,
+        sources: Mapping[str, str],
+        seeds: Sequence[int],
+        trainer_options: Sequence[str],
+        stages: Sequence[str],
+    ) -> None:
+        self.full = full
+        self.runs = runs
+        self.out = out
+        self.sources = sources
+        self.seeds = seeds
+        self.trainer_options = trainer_options
+        self._first = {run.stage.name: run for run in runs[: len(full.stages)]}
+        self._parsers: dict[str, MercParser] = {}
+        self._made: dict[str, Namespace] = {}
+        self._places = {name: str(run.folder) for name, run in self._first.items()}
+        self._places |= {**sources, "seed": str(seeds[0])}
+        tested = [run.stage.name for run in self._first.values() if run.stage.tested]
+        if not tested:
+            raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
+        self.last = tested[-1]
+        self.stages = list(stages) or [self.last]
+        for name in self.stages:
+            self._require_tested(name)
+
+    @property
+    def judged(self) -> str:
+        """The stage that the full model is judged by."""
+        return self.stages[-1]
+
+    @property
+    def system(self) -> str | None:
+        """The class of the fusion head of the judged stage, if it has one."""
+        head = self._parse(self.judged).get("model", {}).get("init_args", {}).get("head")
+        return head["class_path"] if isinstance(head, dict) else None
+
+    def plan_all(self, rows: Mapping[str, Ablation]) -> list[_Row]:
+        """Plan the rows, by name.
+
+        Raises:
+            PipelineError: A row is refused; the message names all that are, and why.
+        """
+        elsewhere = {run.fingerprint: run.folder for run in self.runs}
+        planned: list[_Row] = []
+        refused: dict[str, str] = {}
+        for name, ablation in rows.items():
+            try:
+                planned.append(self._plan(name, ablation, elsewhere))
+            except PipelineError as error:
+                refused[name] = str(error)
+        if refused:
+            reasons = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
+            others = " ".join(row.name for row in planned)
+            advice = f"\nThe others can be run, by --rows: {others}" if planned else ""
+            raise PipelineError(f"{len(refused)} of {len(rows)} rows cannot be run.{reasons}{advice}")
+        return planned
+
+    def _plan(self, name: str, ablation: Ablation, elsewhere: dict[str, Path]) -> _Row:
+        if ablation.system not in (None, self.system):
+            raise PipelineError(f"it is an ablation of {ablation.system}, and the pipeline trains {self.system}")
+        changes = {stage: dict(options) for stage, options in ablation.changes_of(self.full).items()}
+        for stage, kept in ablation.modalities.items():
+            changes.setdefault(stage, {})["model.modalities"] = self._modalities(stage, kept)
+        changed = changed_pipeline(self.full, changes)
+        pairs = [(ablation.stage, self.judged)] if ablation.stage else [(stage, stage) for stage in self.stages]
+        for of_row, _ in pairs:
+            self._require_tested(of_row)
+        judged = " or ".join(of_row for of_row, _ in pairs)
+        leading = set().union(*(ancestors(changed, of_row) for of_row, _ in pairs))
+        if idle := changes.keys() - leading:
+            raise PipelineError(f"it changes {', '.join(sorted(idle))}, which does not lead to {judged}")
+        effect = {stage: self._effect(stage, options) for stage, options in changes.items()}
+        runs = list(plan(changed, self.out / "rows" / name, self.sources, self.seeds, self.trainer_options, elsewhere))
+        compared = [
+            (ours, theirs)
+            for ours, theirs in ((_of(runs, of_row), _of(self.runs, of_full)) for of_row, of_full in pairs)
+            if [run.folder for run in ours] != [run.folder for run in theirs]
+        ]
+        if not compared:
+            raise PipelineError(f"it changes nothing that leads to {judged}")
+        own = [run for run in runs if run.fingerprint not in elsewhere and run.stage.name in leading]
+        elsewhere |= {run.fingerprint: run.folder for run in own}
+        return _Row(name, ablation, own, compared, effect)
+
+    def _require_tested(self, name: str) -> None:
+        if name not in self._first or not self._first[name].stage.tested:
+            tested = [run.stage.name for run in self._first.values() if run.stage.tested]
+            raise PipelineError(
+                f"the stage {name!r} is not tested in this pipeline: expected one of {', '.join(tested)}"
+            )
+
+    def _modalities(self, stage: str, kept: Sequence[str]) -> list[str]:
+        """The modalities that the fusion of a stage keeps, in the order in which it reads them."""
+        changed_pipeline(self.full, {stage: {}})  # refuses a stage that is not there
+        config = self._parse(stage)
+        read = config["model"]["init_args"].get("modalities") or list(config["data"]["init_args"].get("stores", {}))
+        if lacking := [name for name in kept if name not in read]:
+            raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(read) or 'nothing'}")
+        if len(kept) == len(read):
+            raise PipelineError(f"{stage} reads {', '.join(read)} without it")
+        return [name for name in read if name in kept]
+
+    def _effect(self, name: str, options: Mapping[str, Any]) -> str:
+        """What the options change of a stage: ``data``, ``parameters`` or ``loss``.
+
+        Raises:
+            PipelineError: The stage does not know one, or one is as it was, or all say but how to train.
+        """
+        ours, theirs = self._parse(name), self._parse(name, options)
+        for option in options:
+            if self._parse(name, {k: v for k, v in options.items() if k != option}) == theirs:
+                raise PipelineError(f"{name} has {option} {json.dumps(options[option])} without it")
+        if not isinstance(self._first[name].stage.kind, NetworkStage) or _what(ours.get("data")) != _what(
+            theirs.get("data")
+        ):
+            return "data"
+        if _what(ours["model"]) == _what(theirs["model"]):
+            raise PipelineError(
+                f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
+            )
+        full, row = self._make(name), self._make(name, options)
+        if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
+            return "data"  # a stage that makes features: what it makes is the data of those behind it
+        stores = ours["data"]["init_args"]["stores"]
+        batches = []
+        try:
+            for made in (full, row):
+                if made.model.facts is None:
+                    made.model.build(_made_up_facts(stores))
+                batches.append(made_up_batch(_widths(made.model, stores), len(_EMOTIONS), made.data.graphs))
+        except (ValueError, TypeError) as error:
+            raise PipelineError(f"{name}: {error}") from error
+        found = what_differs(full.model, row.model, *batches)
+        if found is None:
+            raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
+        return found
+
+    def _with(self, name: str, options: Mapping[str, Any] | None) -> StageRun:
+        """A stage of the full model, of the first seed, with other options."""
+        run = self._first[name]
+        return replace(
+            run, stage=replace(run.stage, options={**run.stage.options, **substitute(options or {}, self._places)})
+        )
+
+    def _parser(self, name: str, options: Mapping[str, Any] | None = None) -> MercParser:
+        """A Lightning stage, parsed."""
+        if options or name not in self._parsers:
+            run = self._with(name, options)
+            kind = run.stage.kind
+            assert isinstance(kind, NetworkStage)
+            parser = MercParser(kind.arguments(run, self.trainer_options))
+            if options:
+                return parser
+            self._parsers[name] = parser
+        return self._parsers[name]
+
+    def _parse(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The whole config of a stage, with all defaults."""
+        run = self._with(name, options)
+        kind = run.stage.kind
+        if isinstance(kind, FunctionStage):
+            return dict(kind.parsed(run)[1].as_dict())
+        if not isinstance(kind, NetworkStage):
+            return run.stage.options
+        try:
+            return dict(self._parser(name, options).config.as_dict())
+        except ArgumentError as error:
+            raise PipelineError(f"{name}, {', '.join(run.stage.configs)}: {error}") from error
+
+    def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
+        """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""
+        if not options and name in self._made:
+            return self._made[name]
+        cli = self._parser(name, options)
+        try:
+            made: Namespace = cli.parser.instantiate_classes(cli.config)
+        except (ValueError, TypeError) as error:
+            raise PipelineError(f"{name}: {error}") from error
+        if not options:
+            self._made[name] = made
+        return made
+
+
+def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
+    """A config without what says but how to train."""
+    if isinstance(config, dict):
+        return {key: _what(value) for key, value in config.items() if key not in _ONLY_HOW}
+    return [_what(value) for value in config] if isinstance(config, list) else config
+
+
+_EMOTIONS = tuple(f"emotion{index}" for index in range(7))
+
+
+def _made_up_facts(stores: Mapping[str, Any]) -> DataFacts:
+    """Facts of data that is not there yet: what differs between two tasks does not hang on the widths."""
+    counts = tuple(10 * (index + 1) for index in range(len(_EMOTIONS)))
+    return DataFacts(dict.fromkeys(stores, 48), _EMOTIONS, counts, tuple(stores))  # 48: 2, 3 and 4 heads divide it
+
+
+def _widths(task: EmotionTask, stores: Mapping[str, Any]) -> dict[str, int]:
+    """The width of all that a task reads: its inputs, and what is stored of a teacher."""
+    network: Any = getattr(task, "network", None)
+    of_teacher = {"teacher": len(task.classes), "teacher_hidden": getattr(network, "hidden_dim", 0)}
+    named = {getattr(task, name): width for name, width in of_teacher.items() if name in vars(task)}
+    return {**task.inputs, **{name: width for name, width in named.items() if name in stores}}
+
+
+def _chains(rows: Sequence[_Row], seeds: Sequence[int]) -> dict[str, list[StageRun]]:
+    """The stages of all rows by row and seed; a row that needs stages of earlier ones is in one chain with them."""
+    chains: dict[str, list[StageRun]] = {}
+    for row in rows:
+        for seed in seeds:
+            runs = [run for run in row.own if run.stage.once or run.seed == seed]
+            options = json.dumps([run.stage.options for run in runs], ensure_ascii=False)
+            before = [
+                name
+                for name, earlier in chains.items()
+                if any(str(run.folder) in options for run in earlier if not run.stage.once)
+            ]
+            name = " and ".join([*before, f"{row.name}, seed {seed}"])
+            chains[name] = [run for other in before for run in chains.pop(other)] + runs
+    return {name: runs for name, runs in chains.items() if runs}
+
+
+def _of(runs: Sequence[StageRun], name: str) -> list[StageRun]:
+    return [run for run in runs if run.stage.name == name]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A line of the table, weighted F1 in percent.
+
+    Args:
+        row: The row.
+        stage: The stage of the row whose score it is.
+        against: The stage of the full model.
+        scores: Of every seed.
+        full: Of every seed, of the full model.
+        bootstrap: The difference, in fractions.
+        reported: What the paper reports of it, by corpus: nothing if it is not of the stage that the paper judges.
+    """
+
+    row: _Row
+    stage: str
+    against: str
+    scores: list[float]
+    full: list[float]
+    bootstrap: BootstrapResult
+    reported: Mapping[str, Reported]
+
+    @property
+    def difference(self) -> float:
+        """The row minus the full model, in points."""
+        return 100 * self.bootstrap.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the difference, in points."""
+        low, high = self.bootstrap.interval
+        return 100 * low, 100 * high
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        ablation = self.row.ablation
+        return {
+            "name": self.row.name,
+            "title": ablation.title,
+            "effect": self.row.effect,
+            "stage": self.stage,
+            "against": self.against,
+            "weighted_f1": self.scores,
+            "difference": self.difference,
+            "interval": self.interval,
+            "p": self.bootstrap.p,
+            "paper": ablation.paper or None,
+            "table": ablation.table or None,
+            "reported": {
+                corpus: {"row": found.row, "full": found.full, "difference": found.difference}
+                for corpus, found in self.reported.items()
+            },
+        }
+
+
+def _write(out: Path, pipeline: str, planner: _Planner, rows: Sequence[_Row], console: Console) -> Path:
+    """Compare, print and write."""
+    read: dict[Path, Predictions] = {}
+
+    def predictions(runs: Sequence[StageRun]) -> list[Predictions]:
+        for run in runs:
+            if run.folder not in read:
+                read[run.folder] = read_predictions(run.folder / "report")
+        return [read[run.folder] for run in runs]
+
+    results = []
+    for row in rows:
+        for ours, theirs in row.compared:
+            found, of_full = predictions(ours), predictions(theirs)
+            bootstrap = paired_bootstrap(of_full, found)
+            names = ours[0].stage.name, theirs[0].stage.name
+            reported = row.ablation.reported if names[1] == planner.last else {}
+            results.append(_Result(row, *names, _percent(found), _percent(of_full), bootstrap, reported))
+    info = json.loads(_of(planner.runs, planner.judged)[0].metrics.read_text(encoding="utf-8"))["info"]
+    seeds = ", ".join(map(str, planner.seeds))
+    write_json(
+        out / "ablation.json",
+        {
+            "pipeline": pipeline,
+            "corpus": info["corpus"],
+            "split": info["split"],
+            "seeds": list(planner.seeds),
+            "full": {result.against: result.full for result in results},
+            "rows": [result.plain() for result in results],
+        },
+    )
+    dialogues = len({key[:2] for key in next(iter(read.values())).keys})
+    lines = [
+        f"# Ablations of {pipeline}: {info['corpus']}, {info['split']} split",
+        f"Seeds: {seeds}. Weighted F1 in percent, mean ± standard deviation over the seeds. Every stage keeps the "
+        f"checkpoint with the best weighted F1 on `val`; the `{info['split']}` split is read once, after that.",
+        _markdown(results),
+        "A difference is the row minus the full model, in points. Its interval (95 %) and p-value are of a paired "
+        f"bootstrap with 10,000 samples that draws the {dialogues} dialogues and the {len(planner.seeds)} seeds with "
+        "replacement. The p-values are not corrected for the number of rows. What the paper reports is on its corpora "
+        "with its features: compare signs and order, not sizes.",
+        "The full model: [report](full/report.md). The rows: `rows/`. Numbers for programs: `ablation.json`.",
+    ]
+    write_text(out / "report.md", "\n\n".join(lines) + "\n")
+    console.print(_table(results, f"{info['corpus']}, {info['split']} split, seeds {seeds}"))
+    console.print(f"Report: {out / 'report.md'}", markup=False)
+    return out / "report.md"
+
+
+def _percent(predictions: Sequence[Predictions]) -> list[float]:
+    return [100 * found.metrics()["weighted_f1"] for found in predictions]
+
+
+def _columns(results: Sequence[_Result]) -> list[tuple[str, list[str]]]:
+    """What every table has, by columns; the full model first, by every stage that a row is compared with."""
+    fulls = {result.against: result for result in results}
+    empty = [""] * len(fulls)
+    rows = [r.row.ablation.title + ("" if r.stage == r.against else f": {r.stage}") for r in results]
+    if len({r.against for r in results}) > 1:
+        rows = [f"{r.row.ablation.title}: {r.stage}" for r in results]
+    columns = [
+        ("", [f"full model: {name}" for name in fulls] + rows),
+        ("Weighted F1", [_spread(r.full) for r in fulls.values()] + [_spread(r.scores) for r in results]),
+        ("Difference", empty + [f"{r.difference:+.2f}" for r in results]),
+        ("95 % interval", empty + [f"{r.interval[0]:+.2f}, {r.interval[1]:+.2f}" for r in results]),
+        ("p", empty + [f"{r.bootstrap.p:.4f}" for r in results]),
+    ]
+    corpora = list(dict.fromkeys(corpus for r in results for corpus in r.reported))
+    for corpus in corpora or ["paper"]:
+        found = [(r.against, r.reported.get(corpus)) for r in results]
+        of_full = [
+            " / ".join(sorted({f"{number.full:.2f}" for against, number in found if number and against == name}))
+            for name in fulls
+        ]
+        cells = [f"{number.difference:+.2f}" if number else "no number" for _, number in found]
+        columns.append(
+            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or "no number" for x in of_full), *cells])
+        )
+    return columns
+
+
+def _spread(scores: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.2f}{deviation}"
+
+
+def _markdown(results: Sequence[_Result]) -> str:
+    columns = _columns(results)
+    before = [""] * len({result.against for result in results})
+    changed = [", ".join(f"{part} of {stage}" for stage, part in r.row.effect.items()) for r in results]
+    sources = [", ".join(filter(None, (r.row.ablation.paper, r.row.ablation.table))) for r in results]
+    columns += [("Changes", before + changed), ("Source", before + sources)]
+    return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
+
+
+def _table(results: Sequence[_Result], title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = _columns(results)
+    for index, (name, _) in enumerate(columns):
+        if index:
+            table.add_column(name, justify="right", overflow="fold")
+        else:
+            table.add_column(name, min_width=20)
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(escape, cells))
+    return table

@@ -1,0 +1,378 @@
+"""A finished run, applied to conversations that it has never seen: every stage again, and none of them trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import merc
+from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
+from merc.labels import LabelSet
+from merc.pipeline.lightning import quiet_lightning
+from merc.pipeline.plan import FinishedRun
+from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
+from merc.store import MANIFEST, SEQUENCES, FeatureStore
+
+
+@dataclass(frozen=True)
+class AppliedRun:
+    """The stores that a finished run makes of a new corpus.
+
+    Args:
+        corpus: The corpus.
+        networks: The stages that predict the emotions, whose options name the stores that they read: one, or the
+            members of an ensemble.
+        logits: The predictions.
+        stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
+        run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
+            ensemble.
+    """
+
+    corpus: Corpus
+    networks: Sequence[Stage]
+    logits: FeatureStore
+    stores: Mapping[str, Path]
+    run: Mapping[str, Any]
+
+    def find(self, kind: str) -> FeatureStore | None:
+        """The store of one kind, if a stage that leads to the emotions has written one."""
+        paths = [path for name, path in self.stores.items() if name.endswith(f"/{kind}")]
+        return FeatureStore(paths[0]) if paths else None
+
+    @cached_property
+    def inputs(self) -> dict[str, FeatureStore]:
+        """The modalities that the predictions use, by name; none if a text encoder predicts by itself."""
+        named: dict[str, str] = {}
+        for stage in self.networks:
+            named |= stage.options.get("data.stores", {})
+            prefix = "data.stores."
+            named |= {name.removeprefix(prefix): p for name, p in stage.options.items() if name.startswith(prefix)}
+        opened = {name: FeatureStore(path) for name, path in named.items()}
+        usual = ("text", "audio", "visual")
+        names = sorted(opened, key=lambda name: usual.index(name) if name in usual else len(usual))
+        return {name: opened[name] for name in names if opened[name].kind != "logits"}
+
+
+def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
+    """The emotions that a run predicts.
+
+    Args:
+        run: The run.
+        stage: The stage that predicts them, as in :func:`apply_pipeline`.
+
+    Raises:
+        PipelineError: That stage builds on no imported corpus.
+    """
+    stages = run.pipeline.stages
+    for needed in _needed(stages, _target(stages, stage)):
+        if needed.kind.brings_corpus(needed):
+            return Corpus.load(run.place(needed, run.seeds[0])).labels
+    raise PipelineError(f"The run in {run.folder} imports no corpus: nothing says which emotions it predicts.")
+
+
+def apply_pipeline(
+    run_folder: str | Path,
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    seed: int | None = None,
+    stage: str | None = None,
+    trainer_options: Sequence[str] = (),
+) -> AppliedRun:
+    """Apply a finished run of ``merc run`` to a new corpus, which needs no labels.
+
+    The new corpus takes the place of the imported one. Stages of ``predict`` run as they did, stages of ``fit`` predict
+    with their best checkpoint, an ensemble averages its members, evidence uses the fit to the training split, and
+    writing is measured. Only the stages that the chosen one builds on run. Stages that are finished and unchanged in
+    ``out`` are skipped, an interrupted one is resumed.
+
+    Args:
+        run_folder: The folder that ``merc run`` was given as ``--out``.
+        corpus: The new conversations; their emotions must be those of the run.
+        out: Folder for the stores, one folder per stage.
+        seed: Which of the run's seeds. Default: the first.
+        stage: The ``fit`` or ``ensemble`` stage that predicts the emotions. Default: the last.
+        trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
+
+    Raises:
+        PipelineError: The run is not finished, builds on no imported corpus, or has a stage that cannot be applied to
+            a new corpus; or the result lacks an utterance.
+    """
+    run = FinishedRun.load(run_folder)
+    seed = run.seeds[0] if seed is None else seed
+    if seed not in run.seeds:
+        raise PipelineError(f"The run in {run.folder} has the seeds {', '.join(map(str, run.seeds))}, not {seed}.")
+    target = _target(run.pipeline.stages, stage)
+    needed = _needed(run.pipeline.stages, target)
+    if not any(one.kind.brings_corpus(one) for one in needed):
+        raise PipelineError(
+            f"The run in {run.folder} imports no corpus that {target.name} builds on, so there is nothing for the new "
+            "conversations to replace: expected an `import` stage in its pipeline."
+        )
+    application = Application(run, corpus, Path(out), seed, tuple(trainer_options))
+    with quiet_lightning(quiet=True):
+        for number, one in enumerate(needed, start=1):
+            application.apply(one, f"stage {number} of {len(needed)}: {one.name}")
+    networks = _networks({stage.name: stage for stage in needed}, target)
+    checkpoints = {stage.name: application.checkpoint(stage) for stage in networks}
+    stores = {f"{run.stage.name}/{name}": run.folder / name for run in application.runs for name in run.stage.outputs}
+    logits = FeatureStore(application.applied[target.name].folder / "logits")
+    if lacking := [key for key in _keys_of(corpus) if key not in logits and key not in logits.missing]:
+        raise PipelineError(
+            f"{logits.path} says nothing about {len(lacking)} of the given utterances, the first is {lacking[0]}: "
+            f"remove {out} and apply the run again."
+        )
+    return AppliedRun(
+        corpus=corpus,
+        networks=[application.applied[network.name].stage for network in networks],
+        logits=logits,
+        stores=stores,
+        run={
+            "folder": str(run.folder),
+            "seed": seed,
+            "stage": target.name,
+            **({"members": checkpoints} if target.command == "ensemble" else {"checkpoint": checkpoints[target.name]}),
+        },
+    )
+
+
+def _keys_of(corpus: Corpus) -> list[UtteranceKey]:
+    return [key for split in corpus.values() for conversation in split for key in conversation.keys]
+
+
+def _target(stages: Sequence[Stage], name: str | None) -> Stage:
+    """The stage that predicts the emotions."""
+    predicting = [stage for stage in stages if stage.kind.reports]
+    if not predicting:
+        raise PipelineError("The run trains nothing: expected a stage `fit` that predicts emotions.")
+    tested = [stage for stage in predicting if stage.tested]
+    chosen = (tested or predicting) if name is None else [stage for stage in predicting if stage.name == name]
+    if not chosen:
+        raise PipelineError(
+            f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in predicting)}."
+        )
+    target = _with_logits(chosen[-1])
+    return replace(target, options=inference_options(target.options))
+
+
+def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
+    """The stages that the target builds on, in order, and itself.
+
+    Raises:
+        PipelineError: One of them cannot be applied to a new corpus.
+    """
+    new = {stage.name: replace(stage, options=inference_options(stage.options)) for stage in stages}
+    new |= {target.name: target}
+    corpora = {name for name, stage in new.items() if stage.kind.brings_corpus(stage)}
+    names = {target.name}
+    for stage in reversed(new.values()):
+        if stage.name not in names:
+            continue
+        if why := stage.kind.why_not_new(stage):
+            raise _not_of_new(stage, why, stages)
+        if foreign := _of_corpus_alone(stage.options, corpora):
+            raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
+        if stage.name not in corpora:
+            names |= references(stage.options)
+    members = {member.name for stage in new.values() if stage.name in names for member in _members(new, stage)}
+    return [_with_logits(stage) if stage.name in members else stage for stage in new.values() if stage.name in names]
+
+
+def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
+    """The stages that an ensemble averages; none of any other stage."""
+    averaged = references(stage.options) if stage.command == "ensemble" else set()
+    return [other for name, other in stages.items() if name in averaged]
+
+
+def _with_logits(stage: Stage) -> Stage:
+    """A stage with its logits among its outputs."""
+    return replace(stage, outputs=list(dict.fromkeys([*stage.outputs, "logits"])))
+
+
+def _networks(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
+    """The networks that predict the emotions: the stage itself, or those that its ensemble is made of."""
+    found = [network for member in _members(stages, stage) for network in _networks(stages, member)]
+    return found or [stage]
+
+
+def _not_of_new(stage: Stage, why: str, stages: Sequence[Stage]) -> PipelineError:
+    others = ", ".join(stage.name for stage in stages if stage.tested)
+    return PipelineError(
+        f"Stage {stage.name!r} {why}: nobody can compute that of new clips. Apply a run whose features come from "
+        f"encoders, or choose another of its stages ({others}) if one does without."
+    )
+
+
+def inference_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without what only training needs: who truly speaks, other corpora to learn lips from, where to start."""
+    options = {name: value for name, value in options.items() if not name.endswith(".warm_start")}
+    for name, sources in options.items():
+        if name.endswith(".sources") and isinstance(sources, list):
+            own = [source for source in sources if references(source) and source.get("predict", True)][:1]
+            options[name] = [{k: v for k, v in source.items() if k != "speaker"} for source in own]
+    return options
+
+
+def _of_corpus_alone(options: Any, corpora: set[str]) -> str | None:  # noqa: ANN401 - nested JSON values
+    """The first string that refers to something of an imported corpus other than its ``corpus.json``."""
+    if isinstance(options, str):
+        fine = {f"{{{name}}}{rest}" for name in corpora for rest in ("", "/", f"/{CORPUS_FILE}")}
+        return options if references(options) & corpora and options not in fine else None
+    parts = options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ()
+    return next((found for part in parts if (found := _of_corpus_alone(part, corpora))), None)
+
+
+class Application:
+    """Applies the stages of a finished run, one after the other.
+
+    Args:
+        run: The finished run.
+        corpus: The new corpus.
+        out: Folder for the results, one folder per stage.
+        seed: The seed of the run.
+        trainer_options: Options for every Lightning stage.
+    """
+
+    def __init__(
+        self, run: FinishedRun, corpus: Corpus, out: Path, seed: int, trainer_options: tuple[str, ...]
+    ) -> None:
+        self.run = run
+        self.corpus = corpus
+        self.out = out
+        self.seed = seed
+        self.trainer_options = trainer_options
+        self.applied: dict[str, StageRun] = {}
+        self.console = Console(markup=False, highlight=False)
+
+    @property
+    def runs(self) -> list[StageRun]:
+        """The stages that were applied, in order."""
+        return list(self.applied.values())
+
+    def trained(self, name: str) -> tuple[Stage, Path]:
+        """A stage as it was trained, with its placeholders replaced, and its folder.
+
+        Args:
+            name: The name of the stage.
+        """
+        [stage] = [stage for stage in self.run.pipeline.stages if stage.name == name]
+        places = self._trained_places()
+        return replace(stage, options=substitute(stage.options, places)), self.run.place(stage, self.seed)
+
+    def checkpoint(self, stage: Stage) -> str | None:
+        """The weights of a stage: those that were chosen on the validation split, or those that it was given."""
+        trained, folder = self.trained(stage.name)
+        if not stage.kind.reports:
+            given = trained.options.get("ckpt_path")
+            return None if given is None else str(given)
+        best = self._state(stage).get("best")
+        if best is None:
+            raise PipelineError(f"{folder} names no best checkpoint: give the `merc run` command of this run again.")
+        return str(folder / best)
+
+    def _state(self, stage: Stage) -> dict[str, Any]:
+        file = self.run.place(stage, self.seed) / STATE
+        try:
+            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PipelineError(f"{file} cannot be read ({error}): give the `merc run` command again.") from error
+        return state
+
+    def _trained_places(self) -> dict[str, str]:
+        """What placeholders stood for in training."""
+        folders = {stage.name: str(self.run.place(stage, self.seed)) for stage in self.run.pipeline.stages}
+        return {**self.run.sources, "seed": str(self.seed), **folders}
+
+    def apply(self, stage: Stage, title: str) -> None:
+        """Apply a stage, unless that was finished before."""
+        run = self._planned(stage)
+        self.applied[stage.name] = run
+        if run.finished and (stage.outputs or any((run.folder / name).is_file() for name in (CORPUS_FILE, MANIFEST))):
+            self.console.print(f"{title}: finished before, unchanged", style="dim")
+            return
+        self.console.print(title)
+        run.begin()
+        stage.kind.apply(run, self)
+        run.update_state(finished=True)
+
+    def _planned(self, stage: Stage) -> StageRun:
+        folder = self.out / stage.name
+        places = self._trained_places() | {name: str(run.folder) for name, run in self.applied.items()}
+        filled = replace(stage, options=substitute(stage.options, places), report=False)
+        state = self._state(stage)
+        before = [name for name in sorted(references(stage.options)) if name in self.applied]
+        basis = [
+            merc.__version__,
+            state["fingerprint"],
+            state.get("best"),
+            self.seed,
+            list(self.trainer_options),
+            stage.outputs,
+            _content(self.corpus) if stage.kind.brings_corpus(stage) else "",
+            {name: self.applied[name].fingerprint for name in before},
+        ]
+        fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
+        return StageRun(filled, folder, self.seed, fingerprint)
+
+    def complete(self, run: StageRun, output: str) -> None:
+        """Let a store of a stage know every utterance, and have the width that the following stages expect.
+
+        Lips are compared with sound only where there is both, and a network says nothing of an utterance that has none
+        of its inputs: in training such an utterance is one of many and nothing needs to be recorded. Here it may be
+        all there is.
+
+        Args:
+            run: The stage.
+            output: The output that the store holds.
+        """
+        store = FeatureStore(run.folder / output)
+        trained = self.trained(run.stage.name)[1] / output
+        unknown = [key for key in _keys_of(self.corpus) if key not in store and key not in store.missing]
+        widthless = not store.dim and (trained / MANIFEST).is_file()
+        if (store.kind in SEQUENCES and len(store)) or not (unknown or widthless):
+            return
+        like = FeatureStore(trained, verify=False) if widthless else store
+        nothing = torch.zeros(0, like.dim, dtype=like.dtype)
+        rows = store.gather(store.keys)[0] if len(store) else nothing
+        inputs = [FeatureStore(place) for place in _stores_in(run.stage.options)]
+        missing = {**store.missing, **{key: _why_missing(key, inputs) for key in unknown}}
+        FeatureStore.write(
+            store.path,
+            store.keys,
+            rows,
+            kind=store.kind,
+            lengths=[] if store.kind in SEQUENCES else None,
+            missing=missing,
+            provenance=store.provenance,
+        )
+
+
+def _stores_in(options: Any) -> list[str]:  # noqa: ANN401 - nested JSON values
+    """The stores that the options of a stage name."""
+    if isinstance(options, str):
+        return [options] if (Path(options) / MANIFEST).is_file() else []
+    parts = options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ()
+    return [found for part in parts for found in _stores_in(part)]
+
+
+def _why_missing(key: UtteranceKey, inputs: Sequence[FeatureStore]) -> str:
+    """Why a stage says nothing of an utterance, as its inputs tell."""
+    reasons = dict.fromkeys(reason for store in inputs for reason in store.why_missing([key]).values())
+    return "; ".join(reasons) or "left out by its stage"
+
+
+def _content(corpus: Corpus) -> str:
+    """What decides the results of a corpus: its words and times, and the size and time of its media files."""
+    conversations = [conversation for split in corpus.values() for conversation in split]
+    clips = [clip for c in conversations for u in c.utterances for clip in (u.sound, u.picture) if clip is not None]
+    files = [Path(path) for path in sorted({clip.path for clip in clips})]
+    states = [(file.stat().st_size, file.stat().st_mtime_ns) if file.is_file() else None for file in files]
+    return repr([[(c.partition, c.id, c.utterances) for c in conversations], states])

@@ -1,0 +1,239 @@
+"""LightningCLI for one stage: it finds shipped configs by name and writes predictions into stores."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from merc.callbacks import StoreWriterCallback
+from merc.configs.lookup import expand_configs
+from merc.tasks.checkpoints import read_checkpoint
+
+# Warnings that need no action: loading from memory needs no workers, every value is logged once an
+# epoch however few batches it has, weights are meant to load without the state of the averaging, and networks that fit
+# into memory need no sharding.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*using the WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*using the WeightAveraging callback with a model that overrides the configure_model.*",
+    ".*The dirpath has changed.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
+
+_DEFAULTS = {
+    "best.monitor": "val/weighted_f1",
+    "best.mode": "max",
+    "best.filename": "best-{step}",
+    "best.auto_insert_metric_name": False,
+    "last.filename": "last",
+    "last.enable_version_counter": False,
+    "trainer.log_every_n_steps": 10,
+}
+"""What no config needs to repeat: a training keeps its best checkpoint and its last."""
+
+
+@contextmanager
+def quiet_lightning(quiet: bool = False) -> Iterator[None]:
+    """Silence what Lightning says that needs no action, and turn its complaints about a setup into ``ValueError``.
+
+    Args:
+        quiet: Show no messages below warnings.
+
+    Raises:
+        ValueError: Trainer, task and datamodule do not go together, or not with this machine.
+    """
+
+    def matters(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING if quiet else "Tip: For seamless" not in record.getMessage()
+
+    handlers = [h for name in ("lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers]
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        for handler in handlers:
+            handler.addFilter(matters)
+        try:
+            yield
+        except MisconfigurationException as error:
+            raise ValueError(str(error)) from error
+        finally:
+            for handler in handlers:
+                handler.removeFilter(matters)
+
+
+class MercCLI(LightningCLI):
+    """LightningCLI over any task and any datamodule.
+
+    Beyond LightningCLI it finds shipped configs by short name, says where results are, and ``--out FOLDER`` of
+    ``predict`` writes one feature store for each name in ``--outputs`` (features, hidden, logits) below FOLDER.
+
+    Args:
+        args: Arguments to parse, the subcommand first; default: those of the process.
+        run: Carry the subcommand out; without it, trainer, model and datamodule are made, nothing runs, and arguments
+            that cannot be parsed raise :class:`argparse.ArgumentError` instead of ending the process.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        super().__init__(
+            args=args,
+            run=run,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "merc", "exit_on_error": run},
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with short config names expanded."""
+        given = sys.argv[1:] if args is None else args
+        if not isinstance(given, list):
+            raise TypeError(f"Expected a list of arguments, got {type(given).__name__}.")
+        self.config = parser.parse_args(expand_configs(given))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the model as the config and the options say it is.
+
+        Lightning would replace it, without a word, by the one that the checkpoint was trained with. The task refuses
+        a checkpoint that does not fit.
+        """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The checkpoints that a training keeps, and the two options that ``predict`` has beyond Lightning's."""
+        for name in ("best", "last"):
+            parser.add_lightning_class_args(ModelCheckpoint, name)
+        parser.set_defaults(_DEFAULTS)
+        parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the feature stores")
+        parser.add_argument(
+            "--outputs",
+            type=list[str],
+            default=["hidden", "logits"],
+            help="predict: what to store of features, hidden, logits",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - those of Trainer
+        """Make the trainer; where its options bring checkpoints of their own, or none, these are what counts."""
+        given = self._get(self.config_init, "trainer")
+        callbacks = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
+        own = {callback.state_key for callback in callbacks if isinstance(callback, Callback)}
+        checkpoints = [self._get(self.config_init, name) for name in ("best", "last")]
+        keep = given.enable_checkpointing is not False and not given.fast_dev_run
+        added = [checkpoint for checkpoint in checkpoints if keep and checkpoint.state_key not in own]
+        config = {**given, "callbacks": [callback for callback in callbacks if callback is not None] + added}
+        return self._instantiate_trainer({**config, **kwargs}, [])
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a damaged checkpoint, and take the defaults that suit merc."""
+        if self.subcommand is None:
+            return
+        given = self.config[self.subcommand]
+        if given.get("weights_only") is None:
+            given["weights_only"] = True  # merc's checkpoints hold plain values
+        if given["weights_only"] and given.get("ckpt_path") and Path(given["ckpt_path"]).is_file():
+            check_checkpoint(given["ckpt_path"])
+        if self.subcommand == "predict" and given.get("return_predictions") is None:
+            given["return_predictions"] = False  # they go into stores; nobody waits for them in memory
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # what tests or predicts has its config from the training
+
+    def after_instantiate_classes(self) -> None:
+        """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
+        dump = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False, format="yaml"))
+        config = (dump[self.subcommand] if self.subcommand else dump)["model"]
+        self.model.save_hyperparameters(
+            {
+                "_class_path": config["class_path"],
+                **config.get("init_args", {}),
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            },
+            logger=False,  # config.yaml has it all, and better than TensorBoard's flat table
+        )
+
+    def after_fit(self) -> None:
+        """Say which checkpoint is the best, and how to test it."""
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.best_model_path and self.trainer.is_global_zero:
+            score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
+            print(f"Best checkpoint: {best.best_model_path}{score}")
+            config = Path(self.trainer.log_dir or "") / "config.yaml"
+            print(f"To test it: merc test --config {config} --ckpt_path {best.best_model_path}")
+
+    def after_test(self) -> None:
+        """Say where the report is."""
+        folder = getattr(self.model, "report_folder", None)
+        if folder is not None and self.trainer.is_global_zero:
+            print(f"Report: {folder / 'report.md'}")
+
+    def before_predict(self) -> None:
+        """Make the stores that ``--out`` asks for.
+
+        Raises:
+            ValueError: Nothing would be kept of the predictions.
+        """
+        out = self._get(self.config, "out")
+        if out:
+            add_store_writer(self.trainer, out, self._get(self.config, "outputs"))
+        elif not any(isinstance(c, StoreWriterCallback | BasePredictionWriter) for c in callbacks_of(self.trainer)):
+            raise ValueError("Nothing would be kept of the predictions: expected --out FOLDER for the stores.")
+
+    def after_predict(self) -> None:
+        """Say where the stores are."""
+        for callback in callbacks_of(self.trainer):
+            if isinstance(callback, StoreWriterCallback):
+                print(f"Stores: {', '.join(callback.outputs.values())}")
+
+
+class MercParser(MercCLI):
+    """Parses the arguments of a stage and makes nothing of them."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False)
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """There is nothing to complete."""
+
+
+def add_store_writer(trainer: Trainer, out: str | Path, outputs: list[str]) -> None:
+    """Let a trainer write predictions into the stores ``out/<name>``, one for every name in ``outputs``."""
+    callbacks_of(trainer).append(StoreWriterCallback({name: str(Path(out) / name) for name in outputs}))
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse a checkpoint that cannot be read whole.
+
+    Raises:
+        ValueError: It is truncated, or holds more than plain values.
+    """
+    read_checkpoint(path)
+
+
+def end_averaging(trainer: Trainer) -> None:
+    """Take the averaging of weights away from a trainer that goes on with a checkpoint.
+
+    While it is among the callbacks, Lightning answers a checkpoint that is loaded after `fit` with the weights before
+    averaging: not those that were validated and chosen.
+    """
+    callbacks = callbacks_of(trainer)
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a trainer, as the list that it works with."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -1,0 +1,152 @@
+"""Reading the config of a pipeline: short forms spelled out, and one pipeline built on another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from merc.configs.lookup import CONFIGS, find_config
+from merc.pipeline.plan import Pipeline
+from merc.pipeline.stage import PipelineError, Stage, references
+
+_KEYS = ("base", "corpus", "stages", "without")
+
+
+def read_pipeline(name: str | Path) -> Pipeline:
+    """Read and check the config of a pipeline.
+
+    Beside ``stages`` a pipeline may have:
+
+    - ``corpus: NAME``: the stage that brings the corpus which the others read. A stage that names another one, or has
+      ``corpus: false``, does not read it.
+    - ``base: OTHER.yaml``: the pipeline that this one changes. Stages of the same name are merged, options one by one;
+      new stages come before the first one that refers to them, or at the end. A stage with ``replace: true`` takes
+      nothing from that of the base.
+    - ``without: [NAME, ...]``: stages of the base that are left out.
+
+    In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs and files with
+    relative paths are looked for beside the pipeline first.
+
+    Args:
+        name: A file, or the short name of a shipped pipeline.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        PipelineError: The file has a key or a value that a pipeline does not have.
+    """
+    path = find_config(str(name))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Pipeline, "pipeline")
+    try:
+        stages = _spelled_out(_merged(path, ()))
+        config = parser.parse_object({"pipeline": {"stages": stages}})
+        pipeline: Pipeline = parser.instantiate_classes(config).pipeline
+    except PipelineError:
+        raise
+    except Exception as error:  # jsonargparse wraps what it finds in classes of its own
+        raise PipelineError(f"{path} is not a pipeline: {_last_cause(error)}") from error
+    return pipeline
+
+
+def _last_cause(error: BaseException) -> str:
+    """The innermost message, without the usage of every class that a parser tried."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].removeprefix("- ") if lines else type(error).__name__
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A pipeline together with the one that it is based on."""
+    if path in seen:
+        raise PipelineError(f"{path} is based on itself: {' -> '.join(map(str, [*seen, path]))}.")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict) or not isinstance(raw.get("stages", []), list):
+        raise PipelineError(f"{path} is not a pipeline: expected the key `stages` with a list of stages.")
+    if unknown := sorted(raw.keys() - set(_KEYS)):
+        raise PipelineError(f"{path} is not a pipeline: unknown {', '.join(unknown)}; expected {', '.join(_KEYS)}.")
+    own = [_located(stage, path.parent) for stage in raw.get("stages", [])]
+    if "base" not in raw:
+        return {**raw, "stages": own}
+    beside = path.parent / raw["base"]
+    base = _merged(beside if beside.is_file() else find_config(raw["base"]), (*seen, path))
+    stages = {stage["name"]: stage for stage in base["stages"]}
+    for name in raw.get("without", []):
+        if stages.pop(name, None) is None:
+            raise PipelineError(f"{path} leaves out {name!r}, which its base {raw['base']} does not have.")
+    for stage in own:
+        known = stages.get(stage["name"], {})
+        merged = {**known, **stage}
+        if merged.pop("replace", False):
+            stages.pop(stage["name"], None)  # it stands where this pipeline puts it
+            stages[stage["name"]] = {key: value for key, value in stage.items() if key != "replace"}
+            continue
+        for key in ("options", "stores"):
+            if known.get(key) and stage.get(key):
+                merged[key] = {**known[key], **stage[key]}
+        stages[stage["name"]] = merged
+    corpus = raw.get("corpus", base.get("corpus"))
+    first = [stages.pop(corpus)] if corpus in stages else []
+    return {"corpus": corpus, "stages": _in_order([*first, *stages.values()])}
+
+
+def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds
+    """A stage whose configs and files that lie beside the pipeline are named by absolute paths."""
+    if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
+        raise PipelineError(f"A stage is {stage!r}: expected a mapping with name and command.")
+    if folder.is_relative_to(CONFIGS):
+        return dict(stage)
+    located = _absolute({key: stage[key] for key in ("config", "options") if key in stage}, folder)
+    return {**stage, **located}
+
+
+def _absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON values
+    if isinstance(value, str):
+        try:
+            there = bool(value) and not references(value) and (folder / value).is_file()
+        except (OSError, ValueError):  # a text that no file system takes for a name
+            there = False
+        return str((folder / value).absolute()) if there else value
+    if isinstance(value, Mapping):
+        return {key: _absolute(part, folder) for key, part in value.items()}
+    return [_absolute(part, folder) for part in value] if isinstance(value, list) else value
+
+
+def _in_order(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages with each one behind those that it refers to, otherwise in the given order."""
+    names = {stage["name"] for stage in stages}
+    placed: dict[str, dict[str, Any]] = {}
+
+    def place(stage: dict[str, Any], behind: tuple[str, ...]) -> None:
+        if stage["name"] in placed or stage["name"] in behind:  # a circle is refused when the pipeline is made
+            return
+        needed = references([stage.get("options", {}), stage.get("stores", {})]) & names
+        for other in stages:
+            if other["name"] in needed:
+                place(other, (*behind, stage["name"]))
+        placed[stage["name"]] = stage
+
+    for stage in stages:
+        place(stage, ())
+    return list(placed.values())
+
+
+def _spelled_out(pipeline: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages with their stores and the pipeline's corpus among the options."""
+    stages = []
+    for raw in pipeline["stages"]:
+        stage = dict(raw)
+        options = dict(stage.pop("options", None) or {})
+        if stores := stage.pop("stores", None):
+            options["data.stores"] = stores
+        reads = stage.pop("corpus", True)
+        bringer = pipeline.get("corpus")
+        if bringer and reads and stage["name"] != bringer:
+            named = Stage(stage["name"], stage.get("command", ""), stage.get("config", ""))
+            option = named.kind.corpus_option(named)
+            if option is not None and option not in options:
+                options = {option: f"{{{bringer}}}/corpus.json", **options}
+        stages.append({**stage, "options": options})
+    return stages

@@ -1,0 +1,195 @@
+"""Running a pipeline: its stages in order, for one seed or several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from merc.evaluation import compare_seeds
+from merc.files import write_json, write_text
+from merc.pipeline.lightning import quiet_lightning
+from merc.pipeline.plan import FinishedRun, Pipeline, plan
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.stage import StageRun
+
+
+def run_pipeline(
+    pipeline: str | Path,
+    *,
+    out: str | Path,
+    root: str | Path | None = None,
+    corpus: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    trainer_options: Sequence[str] = (),
+    jobs: int = 1,
+) -> Path:
+    """Run a pipeline from Python; ``merc run`` does the same.
+
+    Args:
+        pipeline: Config of the pipeline, a file or the short name of a shipped one.
+        out: Folder for all results.
+        root: The folder of a corpus on disk, ``{root}`` in the pipeline.
+        corpus: An imported corpus or CSV files, ``{corpus}`` in the pipeline.
+        seeds: The seeds; every stage that depends on the seed runs once for each.
+        trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        jobs: How many seeds to train at the same time, each in a process of its own.
+
+    Returns:
+        The report over all stages and seeds, or ``out`` if no stage is tested.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        PipelineError: The pipeline does not hold together, has an option that its stage does not know, or lacks its
+            root or corpus. Nothing has run then.
+    """
+    sources = sources_of(root, corpus)
+    return run_stages(read_pipeline(pipeline), out, sources, seeds, trainer_options, Console(), jobs)
+
+
+def sources_of(root: str | Path | None, corpus: str | Path | None) -> dict[str, str]:
+    """What a run is given, by the placeholder that stands for it."""
+    return {name: str(given) for name, given in {"root": root, "corpus": corpus}.items() if given is not None}
+
+
+def run_stages(
+    pipeline: Pipeline,
+    out: str | Path,
+    sources: Mapping[str, str],
+    seeds: Sequence[int],
+    trainer_options: Sequence[str],
+    console: Console,
+    jobs: int = 1,
+) -> Path:
+    """Run a pipeline that has been read; see :func:`run_pipeline`."""
+    runs = list(plan(pipeline, out, sources, seeds, trainer_options))
+    record = FinishedRun.of(pipeline, out, sources, seeds)
+    with quiet_lightning(quiet=True):
+        for run in runs[: len(pipeline.stages)]:  # those of the first seed: the others differ by the seed alone
+            run.stage.kind.check(run, trainer_options)
+        record.withdraw_others()
+        if jobs == 1:
+            run_in_order(runs, trainer_options, console)
+        else:
+            chains = {f"seed {seed}": [run for run in runs if run.stage.once or run.seed == seed] for seed in seeds}
+            run_in_parallel(chains, trainer_options, console, jobs)
+    record.save()
+    return _summarise(runs, Path(out), console)
+
+
+def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:
+    """Run the stages that are not finished, one after the other.
+
+    Args:
+        runs: The stages.
+        trainer_options: Options for every Lightning stage.
+        console: Where each stage is announced.
+        of: Whose stages they are, as a prefix of each announcement.
+    """
+    names = list(dict.fromkeys(run.stage.name for run in runs))
+    for run in runs:
+        seed = "" if run.stage.once else f", seed {run.seed}"
+        title = f"{of}stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
+        if run.finished:
+            console.print(f"[dim]{title}: finished before, unchanged[/dim]")
+            continue
+        console.rule(title, align="left")
+        run.begin()
+        run.stage.kind.run(run, trainer_options, console)
+        run.update_state(finished=True)
+
+
+def run_in_parallel(
+    chains: Mapping[str, Sequence[StageRun]], trainer_options: Sequence[str], console: Console, jobs: int
+) -> None:
+    """Run chains of stages that depend on each other only in stages that run once: those go first.
+
+    Each chain runs in a process of its own, which writes its output into ``log.txt`` beside its stages.
+
+    Args:
+        chains: The stages, by the name under which the chain is announced.
+        trainer_options: Options for every Lightning stage.
+        console: Where the beginning and the end of each chain are announced.
+        jobs: Processes at the same time.
+    """
+    once = {run.folder: run for runs in chains.values() for run in runs if run.stage.once}
+    run_in_order(list(once.values()), trainer_options, console)
+    left = {name: [run for run in runs if not run.stage.once] for name, runs in chains.items()}
+    done = [name for name, runs in left.items() if all(run.finished for run in runs)]
+    for name in done:
+        console.print(f"[dim]{name}: finished before, unchanged[/dim]")
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,))
+    try:
+        futures = {
+            pool.submit(_run_with_log, runs, list(trainer_options)): name
+            for name, runs in left.items()
+            if name not in done
+        }
+        for number, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            console.print(f"{futures[future]}: finished, {number} of {len(futures)}", markup=False)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_with_log(runs: Sequence[StageRun], trainer_options: Sequence[str]) -> None:
+    """What a process of :func:`run_in_parallel` does."""
+    log = runs[0].folder.parent / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8") as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+        quiet_lightning(quiet=True),
+    ):
+        run_in_order(runs, trainer_options, Console(file=file, width=120))
+
+
+def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
+    """Print and write the scores of every tested stage over all seeds."""
+    tested = [run for run in runs if run.stage.tested]
+    metrics: dict[str, list[Mapping[str, Any]]] = {}
+    for run in tested:
+        metrics.setdefault(run.stage.name, []).append(json.loads(run.metrics.read_text(encoding="utf-8")))
+    if not metrics:
+        console.print(f"Results: {out}", markup=False)
+        return out
+    comparison = compare_seeds(metrics, _optimum(runs))
+    info = metrics[tested[0].stage.name][0]["info"]
+    seeds = sorted({run.seed for run in tested})
+    lines = [
+        f"# {info['corpus']}: every stage on the {info['split']} split",
+        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`; the "
+        f"`{info['split']}` split is read once, after that.",
+        comparison.markdown(),
+        "Reports of single stages:",
+        "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
+    ]
+    write_json(out / "summary.json", {name: list(found) for name, found in metrics.items()})
+    write_text(out / "report.md", "\n\n".join(lines) + "\n")
+    title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
+    table = comparison.table(title)
+    unlimited = console.options.update(width=999)
+    if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
+        table = comparison.table(title, per_class=False)
+    console.print(table)
+    console.print(f"Report: {out / 'report.md'}", markup=False)
+    return out / "report.md"
+
+
+def _optimum(runs: Sequence[StageRun]) -> dict[str, float]:
+    """By stage, the best weighted F1 that any model can reach, where the corpus is simulated."""
+    for run in runs:
+        file = run.folder / "optimum.json"
+        if file.is_file():
+            best = json.loads(file.read_text(encoding="utf-8"))["test"]
+            return {r.stage.name: best[r.stage.optimum]["context"] for r in runs if r.stage.optimum in best}
+    return {}

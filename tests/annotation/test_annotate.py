@@ -1,0 +1,371 @@
+"""A run of clips of a few frames, applied to films that it has never seen: whole, cut, deaf, blind, of text alone."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import lightning
+import pytest
+import torch
+
+pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
+pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
+pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
+
+import merc.annotation.film
+from merc.annotation import annotate, as_srt, describe
+from merc.annotation.film import AnnotatedFilm
+from merc.cli import main
+from merc.conversation import Corpus
+from merc.corpora import read_transcript
+from merc.evaluation import read_predictions
+from merc.labels import LabelSet
+from merc.media import FRAME_RATE, probe
+from merc.media.film import film_comment
+from merc.pipeline.apply import _needed, _target, apply_pipeline
+from merc.pipeline.plan import RECORD, FinishedRun
+from merc.pipeline.read import read_pipeline
+from merc.pipeline.stage import PipelineError, Stage
+from support.tiny_clips import HEIGHT, WIDTH, write_clip
+from support.tiny_run import EMOTIONS, stages, write_pipeline
+
+LABELS = LabelSet("csv", tuple(EMOTIONS))
+TRANSCRIPT = """1
+00:00:00,200 --> 00:00:01,600
+Anna: oh my
+
+2
+00:00:01,500 --> 00:00:03,000
+Ben: no why?
+
+3
+00:00:03,000 --> 00:00:03,900
+well okay
+
+4
+00:00:08,000 --> 00:00:09,000
+Anna: here
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    pipeline = write_pipeline(folder)
+    assert main(["run", str(pipeline), "--out", str(folder / "run"), "--root", str(folder / "corpus")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A film of four seconds with two faces, and its transcript."""
+    folder = tmp_path_factory.mktemp("film")
+    (folder / "talk.srt").write_text(TRANSCRIPT)
+    return write_clip(folder / "talk.mp4", 100), str(folder / "talk.srt")
+
+
+@pytest.fixture(scope="module")
+def finished(run, film, tmp_path_factory):
+    """What `merc annotate` leaves."""
+    out = tmp_path_factory.mktemp("annotated")
+    assert main(command(film, run, out)) == 0
+    return out
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def command(film, run, out, *more):
+    return ["annotate", film[0], "--transcript", film[1], "--model", str(run), "--out", str(out), *more]
+
+
+def stages_that_run(capsys, args):
+    capsys.readouterr()
+    assert main(args) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
+    return [line.split(": ")[1] for line in titles if "unchanged" not in line]
+
+
+def one_line(capsys, args):
+    capsys.readouterr()
+    assert main(args) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("merc annotate: ")]
+    return line
+
+
+# --- what it says
+
+
+def test_applied_to_its_own_test_clips_a_run_says_what_it_said_in_its_test(run, tmp_path):
+    corpus = Corpus.load(run / "data/corpus.json")
+    unlabelled = [replace(c, utterances=tuple(replace(u, label=None) for u in c.utterances)) for c in corpus["test"]]
+    applied = apply_pipeline(run, replace(corpus, splits={"test": unlabelled}), tmp_path)
+    tested = read_predictions(run / "seed-0/fusion/report")
+    logits, present = applied.logits.gather(tested.keys)
+    assert present.all()
+    torch.testing.assert_close(logits.softmax(-1), tested.probabilities, atol=1e-4, rtol=0)
+    assert sorted(applied.inputs) == ["audio", "text", "visual"] and applied.run["stage"] == "fusion"
+
+
+def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((copied / RECORD).read_text())
+    members = ("teacher", "audio_student")
+    options = {"members": [f"{{{name}}}" for name in members]}
+    record["stages"].append({"name": "together", "command": "ensemble", "options": options})
+    (copied / RECORD).write_text(json.dumps(record))
+    (copied / "seed-0/together").mkdir()
+    (copied / "seed-0/together/stage.json").write_text(json.dumps({"finished": True, "fingerprint": "together"}))
+    corpus = Corpus.load(run / "data/corpus.json")
+    new = replace(corpus, splits={"test": corpus["test"]})
+    applied = apply_pipeline(copied, new, tmp_path / "out")
+    teacher, student = (apply_pipeline(run, new, tmp_path / name, stage=name) for name in members)
+    keys = teacher.logits.keys
+    mean = (teacher.logits.gather(keys)[0].softmax(-1) + student.logits.gather(keys)[0].softmax(-1)) / 2
+    torch.testing.assert_close(applied.logits.gather(keys)[0].softmax(-1), mean)
+    assert sorted(applied.inputs) == ["audio", "text"] and applied.run["stage"] == "together"
+    checkpoints = [one.run["checkpoint"].replace(str(run), str(copied)) for one in (teacher, student)]
+    assert applied.run["members"] == dict(zip(members, checkpoints, strict=True))
+    before = (tmp_path / "out/together/logits/manifest.json").stat().st_mtime_ns
+    apply_pipeline(copied, new, tmp_path / "out")
+    assert (tmp_path / "out/together/logits/manifest.json").stat().st_mtime_ns == before
+
+
+def test_every_line_has_its_face_emotion_and_modalities(finished):
+    told = json.loads((finished / "annotation.json").read_text())
+    assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
+    assert [line["speaker"] for line in told["lines"]] == ["Anna", "Ben", "unknown", "Anna"]
+    assert "begin after the end of the video, 4.0 s" in told["notes"][-1]
+    assert "cannot name anybody" in told["notes"][0]
+    for line in told["lines"]:
+        assert sum(line["probabilities"].values()) == pytest.approx(1.0)
+        assert line["emotion"] == max(line["probabilities"], key=line["probabilities"].get)
+    for line in told["lines"][:3]:
+        assert line["used"] == ["text", "audio", "visual"] and line["no_face"] is None
+        face = line["face"]
+        assert face["chosen_by"] == "lips" and face["coverage"] == pytest.approx(1.0) and face["margin"] > 0
+        left, size = ((4, 20), (38, 16))[face["track"]]
+        assert left - 2 < face["box"][0] < left + 6 and abs(face["box"][2] - face["box"][0] - size) < 3
+    late = told["lines"][3]
+    assert late["used"] == ["text"] and late["face"] is None
+    assert late["modalities"]["audio"] == "no sound in the clip"
+    assert late["modalities"]["visual"] == late["no_face"] == "no video in the clip"
+
+
+def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
+    told = json.loads((finished / "annotation.json").read_text())["lines"]
+    with (finished / "annotation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, line in zip(rows, told, strict=True):
+        assert (row["emotion"], row["text"], row["modalities"]) == (
+            line["emotion"],
+            line["text"],
+            "+".join(line["used"]),
+        )
+        assert float(row["probability"]) == line["probabilities"][line["emotion"]] == float(row[line["emotion"]])
+        assert row["track"] == ("" if line["face"] is None else str(line["face"]["track"]))
+    corpus = read_transcript(finished / "annotation.srt", film[0], labels=LABELS)
+    for utterance, line in zip(corpus["test"][0].utterances, told, strict=True):
+        assert (utterance.start, utterance.end) == (line["start"], line["end"])
+        assert utterance.text.startswith(f"[{line['emotion']} ") and utterance.text.endswith(line["text"])
+
+
+def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
+    info, source = probe(finished / "annotated.mp4"), probe(film[0])
+    assert info.duration == pytest.approx(source.duration, abs=0.05) and info.sample_rate == source.sample_rate
+    assert info.width == WIDTH and info.height > HEIGHT
+
+
+def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run, done, film):
+    corpus = read_transcript(film[1], film[0], labels=LABELS)
+    applied = apply_pipeline(run, corpus, done / "stages")
+    lines = describe(applied)
+    painter = AnnotatedFilm(lines, applied, LABELS)
+    pictures = list(painter.frames(film[0], FRAME_RATE))
+    assert len(pictures) == 100
+    framed = {}
+    for number, time in enumerate((0.6, 2.2, 3.4)):
+        line, picture = lines[number], pictures[round(time * FRAME_RATE)]
+        colour = torch.tensor(painter.colours[line.emotion])
+        track = painter.faces.track(painter.keys[number], line.face.track)
+        box = track.boxes[round((time - line.start) * FRAME_RATE) - track.first]
+        x, y = (round(value) for value in box[:2].tolist())
+        assert torch.equal(picture[:, y, x + 3].int(), colour.int())
+        framed[number] = picture[:, HEIGHT:]
+    assert not torch.equal(framed[0], framed[1])  # another line, other bars
+    empty = pictures[-1]  # after the third line
+    assert empty[:, HEIGHT:].flatten(1).float().std(1).max() == 0
+
+
+# --- cuts and repetitions
+
+
+def test_the_same_command_again_does_nothing(done, run, film, capsys, monkeypatch):
+    before = film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns
+    assert stages_that_run(capsys, command(film, run, done)) == []
+    assert (film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("where", ["a stage", "the film"])
+def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished / "stages", tmp_path / "stages")
+    for name in ("teacher", "fusion"):
+        shutil.rmtree(tmp_path / "stages" / name)
+    owner, name = (lightning.Trainer, "predict") if where == "a stage" else (merc.annotation.film, "draw_box")
+    original, calls = getattr(owner, name), []
+
+    def broken(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        assert main(command(film, run, tmp_path)) == 130
+    assert "The same command goes on from here." in capsys.readouterr().err
+    assert not (tmp_path / "annotated.mp4").exists() and not list(tmp_path.glob(".*.tmp"))
+    assert stages_that_run(capsys, command(film, run, tmp_path)) == (["fusion"] if where == "a stage" else [])
+    assert (tmp_path / "annotation.json").read_text() == (finished / "annotation.json").read_text()
+    assert film_comment(tmp_path / "annotated.mp4") == film_comment(finished / "annotated.mp4")
+
+
+def test_another_transcript_is_told_anew_and_the_film_is_made_again(done, run, film, tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("from,to,text\n0.5,2.5,you\n")
+    args = command((film[0], tmp_path / "other.csv"), run, done, "--columns.start", "from", "--columns.end", "to")
+    before = film_comment(done / "annotated.mp4")
+    assert stages_that_run(capsys, [str(arg) for arg in args])[0] == "data"
+    assert [line["text"] for line in json.loads((done / "annotation.json").read_text())["lines"]] == ["you"]
+    assert film_comment(done / "annotated.mp4") != before
+
+
+# --- what is not there
+
+
+def test_a_video_without_faces_and_sound_is_told_from_its_text(run, film, tmp_path):
+    blind = write_clip(tmp_path / "empty.mp4", 100, faces=(), silent=True)
+    annotation = annotate(blind, film[1], run, tmp_path / "out")
+    assert {tuple(line.used) for line in annotation.lines} == {("text",)}
+    assert {line.modalities["audio"] for line in annotation.lines} == {"no sound"}
+    assert {line.modalities["visual"] for line in annotation.lines[:3]} == {"no sound"}  # to compare lips with
+    assert all(line.face is None and line.emotion for line in annotation.lines)
+    assert annotation.film == tmp_path / "out/annotated.mp4" and probe(annotation.film).sample_rate is None
+
+
+def test_with_nobody_visible_the_picture_is_missing(run, film, tmp_path):
+    empty = write_clip(tmp_path / "empty.mp4", 100, faces=())
+    annotation = annotate(empty, film[1], run, tmp_path / "out", film=False)
+    for line in annotation.lines[:3]:
+        assert line.used == ["text", "audio"] and line.face is None
+        assert line.modalities["visual"] == line.no_face == "no face was found"
+
+
+def test_sound_alone_is_told_and_gives_no_film(run, film, tmp_path):
+    deaf = write_clip(tmp_path / "sound.mp4", 100, seen=False)
+    annotation = annotate(deaf, film[1], run, tmp_path / "out")
+    assert [line.used for line in annotation.lines[:3]] == [["text", "audio"]] * 3
+    assert annotation.lines[0].modalities["visual"] == "no video"
+    assert annotation.film is None and not (tmp_path / "out/annotated.mp4").exists()
+
+
+def test_a_stage_of_text_alone_looks_at_no_faces(run, film, tmp_path, capsys):
+    args = command(film, run, tmp_path, "--stage", "teacher", "--film", "false")
+    assert stages_that_run(capsys, args) == ["data", "words", "written", "text", "teacher"]
+    told = json.loads((tmp_path / "annotation.json").read_text())["lines"]
+    assert all(line["used"] == ["text"] and line["no_face"] == "this run does not look at faces" for line in told)
+    assert not (tmp_path / "annotated.mp4").exists()
+
+
+def test_a_line_of_which_nothing_is_there_has_no_emotion(run, film, tmp_path):
+    annotation = annotate(film[0], film[1], run, tmp_path, stage="audio_student", film=False)
+    last = annotation.lines[-1]
+    assert (last.emotion, last.probabilities, last.used) == (None, {}, [])
+    assert "4\n00:00:08,000 --> 00:00:09,000\n[?] Anna: here\n" in as_srt(annotation.lines)
+
+
+# --- what is refused
+
+
+def test_errors_of_users_take_one_line(run, film, tmp_path, capsys):
+    assert "holds no finished run" in one_line(capsys, command(film, tmp_path, tmp_path / "o"))
+    assert "has the seeds 0, not 3" in one_line(capsys, command(film, run, tmp_path / "o", "--seed", "3"))
+    assert "trains no stage 'none'" in one_line(capsys, command(film, run, tmp_path / "o", "--stage", "none"))
+    assert "There is no media file" in one_line(capsys, command((film[0] + "x", film[1]), run, tmp_path / "o"))
+    (tmp_path / "late.csv").write_text("start,end,text\n100,101,too late\n")
+    args = command((film[0], str(tmp_path / "late.csv")), run, tmp_path / "o")
+    assert "begin after the end" in one_line(capsys, args)
+    assert not (tmp_path / "o").exists()
+
+
+def made_of(**changed):
+    """The stages of the tiny pipeline, some of them with other options or commands."""
+    return [Stage(**{**stage, **changed.get(stage["name"], {})}) for stage in stages()]
+
+
+def test_what_came_with_the_corpus_alone_is_refused():
+    found = made_of(text={"options": {"features": "{data}/features/text", "corpus": "{data}"}})
+    with pytest.raises(PipelineError, match=r"'text' reads \{data\}/features/text, which came with the corpus"):
+        _needed(found, _target(found, None))
+    found = made_of(
+        text={"command": "import", "config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}}
+    )
+    with pytest.raises(PipelineError, match=r"'text' only copies numbers \(table\)"):
+        _needed(found, _target(found, None))
+
+
+def test_who_truly_speaks_is_needed_in_training_alone():
+    known = {"corpus": "{data}/corpus.json", "faces": "{faces}/faces", "speaker": "{data}/truth/speaker"}
+    other = {"corpus": "elsewhere/corpus.json", "faces": "elsewhere/faces"}
+    found = made_of(lipsync={"options": {"data.sources": [other, known]}})
+    needed = {stage.name: stage for stage in _needed(found, _target(found, None))}
+    [source] = needed["lipsync"].options["data.sources"]
+    assert source == {"corpus": "{data}/corpus.json", "faces": "{faces}/faces"}
+
+
+def test_where_a_training_started_is_needed_in_training_alone():
+    start = {"model.init_args.warm_start": {"fusion": "{fusion}/best.ckpt"}}
+    stores = {"text": "{teacher}/hidden", "audio": "{voice}/features"}
+    joint = Stage("joint", "fit", "joint.yaml", {**start, "data.stores": stores})
+    found = [*made_of(), joint]
+    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    assert needed == ["data", "words", "voice", "written", "text", "teacher", "joint"]
+
+
+@pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
+def test_the_shipped_chains_can_be_applied(name):
+    found = read_pipeline(name).stages
+    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
+    assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
+
+
+def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
+    found = read_pipeline("meld/minilm_systems.yaml").stages
+    needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
+    assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
+    together = [stage.name for stage in _needed(found, _target(found, None))]
+    assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
+    for name in ("lfvd", "averaged"):
+        with pytest.raises(PipelineError, match=r"'prosody' only copies numbers \(table\)"):
+            _needed(found, _target(found, name))
+
+
+# --- the record of a run
+
+
+def test_a_run_records_what_it_finished(run, tmp_path):
+    record = FinishedRun.load(run)
+    assert [stage.name for stage in record.pipeline.stages] == [stage["name"] for stage in stages()]
+    assert record.seeds == (0,) and set(record.configs) == {
+        s["name"] for s in stages() if s["command"] in ("fit", "predict")
+    }
+    here = replace(record, folder=tmp_path)
+    here.save()
+    replace(here, seeds=(2,)).save()
+    assert FinishedRun.load(tmp_path).seeds == (0, 2)
+    replace(here, sources={"root": "elsewhere"}).withdraw_others()
+    assert not (tmp_path / RECORD).exists()

@@ -1,0 +1,170 @@
+"""LipSyncNet learns synchrony, sets its threshold on validation, and writes who speaks."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from merc.callbacks import StoreWriterCallback
+from merc.conversation import UtteranceKey
+from merc.datamodules import LipSyncDataModule, LipSyncSource
+from merc.losses import SyncLoss
+from merc.speaker import NOBODY, SPEAKER_COLUMNS, LipSyncNet, SpeakerChoice, SyncAugmentation, SyncScorer
+from merc.store import FeatureStore, StoreWriter
+from merc.tasks import LipSyncTask
+from support.quiet_trainer import trainer_in
+from support.tiny_lips import SIZE, still, talk, write_stores
+
+
+def beside(talker, other, sound, speaker):
+    """A clip with a talking face at place ``speaker`` of two."""
+    faces = [other, talker] if speaker else [talker, other]
+    return [(0, crops) for crops in faces], sound, speaker
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lips")
+
+    def clip(seed):
+        crops, sound = talk(seed)
+        return [(0, crops)], sound, 0
+
+    test = []
+    for seed in range(300, 312):
+        crops, sound = talk(seed)
+        test.append(beside(crops, still(seed + 50) if seed % 2 else talk(seed + 70)[0], sound, seed // 2 % 2))
+    silent = [(0, still(400)), (0, still(401))], talk(402)[1], -1
+    nobody = [], talk(403)[1], -1
+    splits = {
+        "train": [clip(seed) for seed in range(40)],
+        "val": [clip(seed) for seed in range(200, 210)],
+        "test": [*test, silent, nobody],
+    }
+    return write_stores(folder, splits), folder
+
+
+def network():
+    return LipSyncNet(size=SIZE, width=6, hidden=32, dropout=0.0)
+
+
+def task(**options):
+    return LipSyncTask(
+        network(),
+        loss=SyncLoss(contrast=1.0),
+        augment=SyncAugmentation(),
+        scorer=SyncScorer(window=24, hop=12),
+        pair_frames=48,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(stores, tmp_path_factory):
+    source, folder = stores
+    L.seed_everything(0)
+    torch.set_num_threads(1)
+    best = ModelCheckpoint(monitor="val/pair_loss", dirpath=tmp_path_factory.mktemp("checkpoints"))
+    trainer = trainer_in(folder, best, epochs=4)
+    model = task()
+    data = LipSyncDataModule([LipSyncSource(**source)], window=24, batch_size=12, batches_per_epoch=20)
+    trainer.fit(model, datamodule=data)
+    return model, trainer.callback_metrics, best.best_model_path
+
+
+def known(stores):
+    source, folder = stores
+    return LipSyncDataModule([LipSyncSource(**source, speaker=str(folder / "speaker"))])
+
+
+def choices(store):
+    return {key: SpeakerChoice.from_row(store[key]) for key in store.keys}
+
+
+def test_own_lips_win_over_others_and_over_still_ones(trained):
+    _, metrics, _ = trained
+    assert metrics["val/pair_accuracy"] > 0.9
+    assert metrics["val/still_accuracy"] == 1
+    assert {"train/rank", "train/align", "train/contrast", "train/activity", "val/pair_loss"} <= metrics.keys()
+
+
+def test_the_speaker_is_chosen_better_than_by_the_first_face(trained, stores, tmp_path):
+    model, _, _ = trained
+    [scores] = trainer_in(tmp_path).test(model, datamodule=known(stores), verbose=False)
+    assert scores["test/choice_accuracy"] > 0.8 > scores["test/first_face_accuracy"]
+
+
+def test_the_threshold_is_between_own_and_foreign_scores_and_travels_in_the_checkpoint(trained):
+    model, _, path = trained
+    assert -2 < float(model.threshold) < 0
+    again = task()
+    again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    assert torch.isfinite(again.threshold)
+
+
+def test_prediction_writes_who_speaks(trained, stores, tmp_path):
+    model, _, _ = trained
+    out = tmp_path / "speaker"
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+        model,
+        datamodule=LipSyncDataModule([LipSyncSource(**stores[0])], predict_splits=["test"]),
+        return_predictions=False,
+    )
+    store = FeatureStore(out)
+    store.require(kind="speaker", dim=len(SPEAKER_COLUMNS))
+    assert store.missing == {UtteranceKey("test", "13", "0"): "no face was found"}
+    truth = choices(FeatureStore(stores[1] / "speaker"))
+    found = choices(store)
+    right = [found[key].track == truth[key].track for key in store.keys[:12]]
+    assert sum(right) > 0.8 * len(right)
+    assert all((choice.track == NOBODY) == (choice.coverage == 0) for choice in found.values())
+    assert store.provenance["trained_on"] == "lips/train"
+    assert store.provenance["threshold"] == pytest.approx(float(model.threshold))
+
+
+def test_a_clip_that_could_not_be_read_keeps_its_reason(trained, stores, tmp_path):
+    model, _, _ = trained
+    deaf, unknown = (UtteranceKey("test", dialogue, "0") for dialogue in ("0", "1"))
+    sound = FeatureStore(stores[0]["sound"])
+    with StoreWriter(tmp_path / "sound", kind="sound") as writer:
+        for key in sound.keys:
+            if key not in (deaf, unknown):
+                writer.add([key], sound.sequence(key), [len(sound.sequence(key))])
+        writer.skip(deaf, "no audio")
+    out = tmp_path / "speaker"
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+        model,
+        datamodule=LipSyncDataModule(
+            [LipSyncSource(**{**stores[0], "sound": str(tmp_path / "sound")})], predict_splits=["test"]
+        ),
+        return_predictions=False,
+    )
+    store = FeatureStore(out)
+    assert store.missing[deaf] == "no audio"
+    assert store.missing[unknown] == "not in the store"
+    assert len(store) + len(store.missing) == 14
+
+
+def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
+    model = task()
+    model.threshold.fill_(0.5)  # no score is above 0
+    out = tmp_path / "speaker"
+    trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
+        model,
+        datamodule=LipSyncDataModule([LipSyncSource(**stores[0])], predict_splits=["val"]),
+        return_predictions=False,
+    )
+    assert {choice.track for choice in choices(FeatureStore(out)).values()} == {NOBODY}
+
+
+def test_crops_of_another_size_are_refused(stores, tmp_path):
+    other = LipSyncTask(LipSyncNet(size=32, width=4, hidden=8))
+    with pytest.raises(ValueError, match="looks at crops of 32 x 32 pixels, the store has 16 x 16"):
+        trainer_in(tmp_path).test(other, datamodule=known(stores), verbose=False)
+
+
+def test_the_checkpoint_of_another_network_is_refused(trained, stores, tmp_path):
+    _, _, path = trained
+    other = LipSyncTask(LipSyncNet(size=SIZE, width=4, hidden=8))
+    with pytest.raises(ValueError, match="checkpoint is of another model"):
+        trainer_in(tmp_path).test(other, datamodule=known(stores), ckpt_path=path, weights_only=True, verbose=False)
