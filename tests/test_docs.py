@@ -76,7 +76,9 @@ COMMANDS = list(commands())
 
 
 def of(*names):
-    return [pytest.param(words, id=f"{page}: merc {' '.join(words)}") for page, words in COMMANDS if words[0] in names]
+    chosen = [(page, words) for page, words in COMMANDS if words[0] in names]
+    ids = [f"{page}: merc {' '.join(words)}".replace(COMPLETE, "config.yaml") for page, words in chosen]
+    return [pytest.param(words, id=one) for (_, words), one in zip(chosen, ids, strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from merc.cli.lightning import MercCLI
 from torch import nn
 
 from merc.cli import main
@@ -17,6 +16,7 @@ from merc.datamodules import ConversationDataModule
 from merc.fusion import ConcatFusion, FusionHead, FusionOutput
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import FusionLoss, LogitAdjusted
+from merc.pipeline.lightning import MercCLI
 from merc.store import StoreError
 from merc.tasks import FusionTask, TeacherTask
 from support.made_batches import facts_of, make_batch

@@ -8,11 +8,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from merc.corpora.featured import FeaturedCorpus
 
 from merc.callbacks import WeightEMA
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
+from merc.features.table import FeaturedCorpus
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.tasks import TeacherTask
 from merc.tasks.schedules import WarmupCosineLR
