@@ -162,7 +162,7 @@ def planner(tmp_path_factory):
     write_pipeline(folder)
     full = _read([str(folder / "pipeline.yaml")])
     runs = list(plan(full, folder / "out/full", {}, [0]))
-    return _Planner(full, runs, folder / "out", None, [0], [], [])
+    return _Planner(full, runs, folder / "out", {}, [0], [], [])
 
 
 def write_row(folder, name="row", **content):

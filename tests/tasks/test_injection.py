@@ -76,7 +76,8 @@ def options_of(corpora, name):
         f"--data.corpus={corpora / name / 'corpus.json'}",
         f"--data.stores={stores}",
         "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=1",
     ]
 
 
@@ -272,7 +273,7 @@ def test_a_head_may_read_graphs_and_give_no_embeddings():
             assert batch.edges["text"].index.shape[0] == 2
             return FusionOutput(self.classify(batch.features["text"]))
 
-    with pytest.raises(ValueError, match=r"FusionLoss contrasts embeddings .*head gives none: set lambda_cont to 0"):
+    with pytest.raises(ValueError, match=r"FusionLoss contrasts embeddings .*head returns none. Set lambda_cont to 0"):
         FusionTask(Graphs, FusionLoss).build(facts_of({"text": 4}))
     task = FusionTask(Graphs, partial(FusionLoss, lambda_cont=0)).build(facts_of({"text": 4}))
     assert task.embedding_dim == 0
