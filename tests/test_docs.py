@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import merc.cli.annotate
-import merc.cli.ensemble
+import merc.annotation
+import merc.evaluation
 import merc.pipeline.ablate
 import merc.pipeline.run
 from merc.annotation import Annotation
@@ -171,7 +171,7 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
         asked.append((members, out))
         raise FileNotFoundError("the systems are those of the reader")
 
-    monkeypatch.setattr(merc.cli.ensemble, "ensemble_systems", average)
+    monkeypatch.setattr(merc.evaluation, "ensemble_systems", average)
     assert main(words) == 1 and len(asked) == 1
 
 
@@ -179,7 +179,7 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
 def test_commands_of_annotation_parse(words, monkeypatch):
     told = []
     nothing = Annotation([], MELD, [], {})
-    monkeypatch.setattr(merc.cli.annotate, "annotate", lambda *files, **options: told.append(options) or nothing)
+    monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
     assert main(words) == 0 and len(told) == 1
 
 

@@ -36,6 +36,7 @@ from merc.pipeline.ablation import (
 from merc.pipeline.kinds import FunctionStage, NetworkStage
 from merc.pipeline.lightning import MercParser, quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
+from merc.pipeline.problems import explain
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
@@ -364,7 +365,7 @@ class _Planner:
         try:
             return dict(self._parser(name, options).config.as_dict())
         except ArgumentError as error:
-            raise PipelineError(f"{name}, {', '.join(run.stage.configs)}: {error}") from error
+            raise PipelineError(f"{name}, {', '.join(run.stage.configs)}: {explain(str(error))}") from error
 
     def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
         """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""

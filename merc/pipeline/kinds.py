@@ -27,6 +27,7 @@ from merc.corpora.commands import import_evidence, import_kind, import_writing, 
 from merc.evaluation import ensemble_logits, ensemble_systems
 from merc.features import evidence_table
 from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, end_averaging
+from merc.pipeline.problems import explain
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
 
@@ -110,7 +111,8 @@ class FunctionStage(StageKind):
         try:
             return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
         except ArgumentError as error:
-            raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {error}") from error
+            text = explain(str(error), parser)
+            raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {text}") from error
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the options."""
@@ -261,7 +263,8 @@ class NetworkStage(StageKind):
         try:
             MercParser(self.arguments(run, trainer_options))
         except ArgumentError as error:
-            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.configs)}: {error}") from error
+            text = explain(str(error))
+            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.configs)}: {text}") from error
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:
         """The stage as it would stand on the command line, with its results in the folder of the stage."""

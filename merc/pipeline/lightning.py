@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from merc.callbacks import StoreWriterCallback
 from merc.configs.lookup import expand_configs
+from merc.pipeline.problems import ShortParser
 from merc.tasks.checkpoints import read_checkpoint
 
 # Warnings that need no action: loading from memory needs no workers, every value is logged once an
@@ -75,6 +76,10 @@ def quiet_lightning(quiet: bool = False) -> Iterator[None]:
                 handler.removeFilter(matters)
 
 
+class _Parser(ShortParser, LightningArgumentParser):
+    """Lightning's parser, with short errors."""
+
+
 class MercCLI(LightningCLI):
     """LightningCLI over any task and any datamodule.
 
@@ -94,6 +99,7 @@ class MercCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            parser_class=_Parser,
             parser_kwargs={"prog": "merc", "exit_on_error": run},
         )
 
