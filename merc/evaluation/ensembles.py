@@ -85,6 +85,7 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
         probabilities=together.probabilities,
         present=together.present,
         info=story,
+        lines=together.lines,
     )
 
 
