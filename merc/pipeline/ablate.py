@@ -388,6 +388,9 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
     return [_what(value) for value in config] if isinstance(config, list) else config
 
 
+_NO_NUMBER = "no number"
+"""Where a paper reports nothing of a row."""
+
 _EMOTIONS = tuple(f"emotion{index}" for index in range(7))
 
 
@@ -555,9 +558,9 @@ def _columns(results: Sequence[_Result]) -> list[tuple[str, list[str]]]:
             " / ".join(sorted({f"{number.full:.2f}" for against, number in found if number and against == name}))
             for name in fulls
         ]
-        cells = [f"{number.difference:+.2f}" if number else "no number" for _, number in found]
+        cells = [f"{number.difference:+.2f}" if number else _NO_NUMBER for _, number in found]
         columns.append(
-            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or "no number" for x in of_full), *cells])
+            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or _NO_NUMBER for x in of_full), *cells])
         )
     return columns
 
@@ -577,13 +580,11 @@ def _markdown(results: Sequence[_Result]) -> str:
 
 
 def _table(results: Sequence[_Result], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
     columns = _columns(results)
-    for index, (name, _) in enumerate(columns):
-        if index:
-            table.add_column(name, justify="right", overflow="fold")
-        else:
-            table.add_column(name, min_width=20)
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        table.add_row(*map(escape, cells))
+    table.add_column("", overflow="fold")
+    for name, _ in columns[1:]:  # 80 characters are enough: numbers stay in one piece, titles wrap
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
+    for title_of_row, *cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(escape(title_of_row), *("-" if cell == _NO_NUMBER else cell for cell in cells))
     return table
