@@ -96,6 +96,12 @@ def test_code_runs(page, runs):
     exec(compile(code, name(page), "exec"), {"__name__": "docs"})
 
 
+def test_the_whole_chain_is_short_and_leaves_its_report(runs):
+    (code,) = blocks(ROOT / "docs/python.md", "python runnable")
+    assert sum(1 for line in code.splitlines() if line.strip()) < 40
+    assert "main(" not in code and "run_pipeline" not in code
+
+
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
     known = {"ablate", "annotate", "configs", "doctor", "ensemble", "fit", "import", "predict", "run", "test"}
