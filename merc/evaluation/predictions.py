@@ -97,9 +97,10 @@ class Predictions:
         said = _SAID if self.lines else ()
         modalities = [f"has_{name}" for name in self.present]
         writer.writerow([*_KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
+        lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
         rows = zip(
             self.keys,
-            self.lines or [()] * len(self.keys),
+            lines,
             self.gold.tolist(),
             self.predicted.tolist(),
             self.probabilities[:, order].tolist(),

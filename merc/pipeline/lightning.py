@@ -189,7 +189,7 @@ class MercCLI(LightningCLI):
         trainer["default_root_dir"] = options["default_root_dir"]
         if trainer["logger"] in (None, True):
             logger = options["logger"]
-            trainer["logger"] = Namespace(class_path=logger["class_path"], init_args=Namespace(**logger["init_args"]))
+            trainer["logger"] = Namespace(class_path=logger["class_path"], init_args=Namespace(**logger["init_args"]))  # type: ignore[no-untyped-call]
         loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
         for logger in filter(None, loggers):
             in_files = logger["class_path"].endswith((".TensorBoardLogger", ".CSVLogger"))
