@@ -36,11 +36,12 @@ from merc.media import (
     Frames,
     MTCNNDetector,
     read_frames,
+    rows_to_crops,
+    rows_to_tracks,
 )
 from merc.media.crops import resample
 from merc.media.rates import MEL_BANDS, MEL_PER_FRAME
-from merc.speaker import LipSyncNet, SyncScorer
-from merc.speaker.score import MouthTrack
+from merc.speaker import LipSyncNet, MouthTrack, SyncScorer
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 DETECTORS = {"mtcnn": MTCNNDetector, "centerface": CenterFaceDetector}
@@ -192,9 +193,9 @@ def main() -> None:
         start = now()
         found = reader.read(UtteranceKey("", "", ""), Utterance("", "", media=str(path)))
         extraction = now() - start
-        rows = torch.as_tensor(found["crops"]).view(-1, 32, 32)
-        ends = np.cumsum([len(track) for track in tracks]).tolist()
-        mouths = [MouthTrack(t.first, rows[end - len(t) : end]) for t, end in zip(tracks, ends, strict=True)]
+        extracted = rows_to_tracks(torch.as_tensor(found["faces"]))
+        crops = rows_to_crops(torch.as_tensor(found["crops"]), extracted)
+        mouths = [MouthTrack(track.first, own) for track, own in zip(extracted, crops, strict=True)]
         network = LipSyncNet().eval()
         start = now()
         SyncScorer().choose(network, mouths, torch.randn(MEL_PER_FRAME * options.seconds * FPS, MEL_BANDS))

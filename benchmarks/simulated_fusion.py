@@ -26,7 +26,9 @@ from merc.pipeline.run import run_pipeline
 
 EARLY_FUSION = """\
 trainer:
-  max_epochs: 12
+  max_steps: 750
+  val_check_interval: 75
+  check_val_every_n_epoch: null
   gradient_clip_val: 1.0
   callbacks:
     - class_path: lightning.pytorch.callbacks.RichProgressBar
@@ -34,14 +36,14 @@ trainer:
       init_args: {monitor: val/weighted_f1, mode: max, filename: best}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {filename: last, enable_version_counter: false}
-    - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
-      init_args: {decay: 0.99}
+    - class_path: merc.callbacks.WeightEMA
+      init_args: {horizon: 0.15}
 model:
   class_path: merc.tasks.FusionTask
   init_args:
     head: {class_path: simulated_fusion.EarlyFusion}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.01}}
-    lr_scheduler: {class_path: torch.optim.lr_scheduler.CosineAnnealingLR, init_args: {T_max: 12}}
+    lr_scheduler: {class_path: merc.tasks.schedules.WarmupCosineLR}
 data:
   class_path: merc.datamodules.ConversationDataModule
   init_args: {corpus: none, stores: {}}

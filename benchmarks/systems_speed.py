@@ -33,6 +33,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import lightning as L
@@ -44,6 +45,7 @@ from merc.batch import ConversationBatch
 from merc.conversation import Conversation, Utterance
 from merc.corpora.simulated import SimulationConfig
 from merc.datamodules import ConversationDataModule
+from merc.datamodules.batches import UtteranceBatches
 from merc.fusion import ConcatFusion
 from merc.graphs import DAGEncoder
 from merc.labels import IEMOCAP6, MELD, LabelSet
@@ -155,7 +157,7 @@ def equal_lengths(data: ConversationDataModule, number: int, length: int) -> Con
 def padding(task: EmotionTask, data: ConversationDataModule, equal: ConversationBatch) -> tuple[float, float]:
     """How much longer an utterance takes in batches of the corpus, and their share of empty places as rectangles."""
     whole = data.split("train")
-    order = torch.randperm(whole.num_conversations)[: 20 * data.batch_size].split(data.batch_size)
+    order = [torch.tensor(chosen) for chosen in islice(UtteranceBatches(whole.lengths.tolist(), data.batch_size), 20)]
     task.train()
 
     def seconds(batch: ConversationBatch) -> float:
@@ -190,6 +192,8 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
             arguments = ["--config", f"{corpus_name}/{stage}.yaml", "--data.corpus", str(folder / "corpus.json")]
             arguments += ["--trainer.default_root_dir", name, "--trainer.accelerator", "cpu"]
             arguments += ["--trainer.num_sanity_val_steps", "0", "--trainer.max_epochs", str(epochs)]
+            arguments += ["--trainer.max_steps", "-1", "--trainer.check_val_every_n_epoch", "1"]
+            arguments += ["--trainer.val_check_interval", "1.0"]
             arguments += ["--trainer.enable_model_summary", "false"]
             cli = MercCLI(
                 [*arguments, "--data.stores", json.dumps({each: str(folder / each) for each in names})], run=False
@@ -211,7 +215,8 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
             cli.trainer.callbacks[:] = [clock, *(c for c in cli.trainer.callbacks if not isinstance(c, ProgressBar))]
             cli.trainer.fit(task, datamodule=data)
             train = utterances(corpus, "train")
-            equal = equal_lengths(data, data.batch_size, round(train / len(corpus["train"])))
+            length = round(train / len(corpus["train"]))
+            equal = equal_lengths(data, max(1, round(data.batch_size / length)), length)
             training, validation = multiply_adds(task, equal)
             work = training * train + validation * utterances(corpus, "val")
             costs, empty = padding(task, data, equal)

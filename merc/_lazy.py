@@ -33,4 +33,4 @@ def lazy_names(
         setattr(sys.modules[package], name, value)  # so that the next access does not come here
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *found})
+    return get, lambda: sorted(sys.modules[package].__all__)

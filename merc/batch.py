@@ -13,7 +13,7 @@ from merc.conversation import Conversation, UtteranceKey
 from merc.labels import LabelSet
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FlatBatch:
     """The base of batches whose fields are tensors, which go to a device, and plain values, which stay."""
 
@@ -23,7 +23,7 @@ class FlatBatch:
         return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in tensors.items()})
 
 
-@dataclass
+@dataclass(eq=False)
 class Edges:
     """The edges of conversation graphs, sorted by target node.
 
@@ -44,7 +44,7 @@ class Edges:
         return Edges(function(self.index), function(self.attributes), function(self.weight), function(self.ptr))
 
 
-@dataclass
+@dataclass(eq=False)
 class ConversationBatch:
     """B whole conversations with N utterances in all; no padding anywhere.
 

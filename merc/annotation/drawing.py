@@ -1,4 +1,4 @@
-"""Drawing on pictures: boxes with labels, and panels with bars and text."""
+"""Drawing on frames: boxes with labels, and panels with bars and text."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _GROUND: Colour = (24, 24, 28)
 _FAINT: Colour = (70, 70, 78)
 _WHITE: Colour = (235, 235, 235)
 _LEAST_TEXT = 9
-"""Pixels: smaller letters cannot be read, so there are none."""
+"""Pixels: smaller letters are unreadable and left out."""
 
 
-def draw_box(picture: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
-    """Draw a frame round a part of a picture, in place, with a label above it if there is room.
+def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
+    """Draw a rectangle round a part of a frame, in place, with a label above it if there is room.
 
     Args:
-        picture: ``(3, H, W)`` uint8.
+        image: ``(3, H, W)`` uint8.
         box: x1, y1, x2, y2 in its pixels; what lies outside is not drawn.
-        colour: Of the frame.
+        colour: Of the rectangle.
         label: A few words.
     """
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     thick = max(1, round(height / 240))
     x1, y1, x2, y2 = (round(value) for value in box)
     paint = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
@@ -43,19 +43,19 @@ def draw_box(picture: Tensor, box: Sequence[float], colour: Colour, label: str =
         (x1, y1, x1 + thick, y2),
         (x2 - thick, y1, x2, y2),
     ):
-        part = picture[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        part = image[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         if part.numel():
             part.copy_(paint.expand_as(part))
     tag = _tag(label, colour, round(height / 28)) if label else None
     if tag is not None and 0 <= x1 <= width - tag.shape[2]:
         top = y1 - tag.shape[1] if y1 >= tag.shape[1] else max(y1, 0)
-        part = picture[:, top : top + tag.shape[1], x1 : x1 + tag.shape[2]]
+        part = image[:, top : top + tag.shape[1], x1 : x1 + tag.shape[2]]
         part.copy_(tag[:, : part.shape[1]])
 
 
 @lru_cache(maxsize=64)
 def _tag(label: str, colour: Colour, size: int) -> Tensor | None:
-    """A label in dark letters on its colour, unless they were too small to read."""
+    """A label in dark letters on its colour; ``None`` if they would be unreadable."""
     if size < _LEAST_TEXT:
         return None
     from PIL import Image, ImageDraw
@@ -75,17 +75,17 @@ def bar_panel(
     title: str = "",
     text: str = "",
 ) -> Tensor:
-    """A panel with a bar for every value, and to the right of the bars a title and text.
+    """A panel with a bar per value, and a title and text to the right of the bars.
 
-    What has no room is left out: first the text, then the names of the bars.
+    If there is not enough room, first the text and then the names of the bars are left out.
 
     Args:
         width: Pixels.
         height: Pixels.
-        values: By name, from 0 to 1; none gives a panel without bars.
+        values: By name, in 0..1; without values the panel has no bars.
         colours: By name.
         title: One line.
-        text: A few sentences, wrapped; what does not fit ends with an ellipsis.
+        text: A few sentences, wrapped; an ellipsis marks text that does not fit.
 
     Returns:
         ``(3, height, width)`` uint8.
@@ -127,7 +127,7 @@ def bar_panel(
 
 
 def _wrapped(text: str, font: FreeTypeFont, width: float, most: int) -> list[str]:
-    """The rows of a text; at most ``most``, the last of which may end early."""
+    """Wrap a text to at most ``most`` rows; the last one may end in an ellipsis."""
     rows: list[str] = []
     words = text.split()
     while words and len(rows) < most:

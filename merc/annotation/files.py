@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.speaker.choose import SPEAKER_COLUMNS
 
 
 def as_srt(lines: Sequence[AnnotatedLine]) -> str:
-    """Subtitles in which every line begins with its emotion, as in ``[joy 83 %] Monica: Hi``."""
+    """Subtitles in which every line starts with its emotion, such as ``[joy 83 %] Monica: Hi``."""
     blocks = []
     for line in lines:
-        told = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
-        said = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
-        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{told} {said}\n")
+        emotion = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
+        text = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
+        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{emotion} {text}\n")
     return "\n".join(blocks)
 
 
@@ -28,7 +29,7 @@ def _clock(seconds: float) -> str:
 
 
 def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict[str, Any]:
-    """Everything that is known, as plain values."""
+    """The whole annotation, as plain values."""
     return {
         "format": "merc.Annotation",
         "version": 1,
@@ -46,12 +47,11 @@ def as_csv(annotation: Annotation) -> str:
     emotions = annotation.labels.report_order
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    face = ("track", "score", "margin", "coverage")
     table.writerow(
-        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *face]
+        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *SPEAKER_COLUMNS]
     )
     for line in annotation.lines:
-        known = ["" if line.face is None else getattr(line.face, name) for name in face]
+        known = ["" if line.face is None else getattr(line.face, name) for name in SPEAKER_COLUMNS]
         probabilities = [line.probabilities.get(name, "") for name in emotions]
         best = line.probabilities.get(line.emotion or "", "")
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]

@@ -1,4 +1,4 @@
-"""The annotated film: boxes around the speaking faces, and a panel with a bar for every emotion below the picture."""
+"""The annotated film: boxes around the speaking faces, and a panel with a bar for every emotion below the frame."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import AppliedRun
 
 FILM_HEIGHT = 1080
-"""Pixels: higher pictures are scaled down for the film."""
+"""Pixels: higher frames are scaled down for the film."""
 
 PATIENCE = 3600.0
-"""Seconds by which a slow machine may lag behind the film."""
+"""Seconds by which decoding may lag behind the film on a slow machine."""
 
 _COLOURS: Mapping[str, Colour] = {
     "neutral": (158, 158, 158),
@@ -41,7 +41,7 @@ _OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (
 
 
 class AnnotatedFilm:
-    """The pictures of a video, with frames round the speaking faces and a panel below."""
+    """The frames of a video, with boxes round the speaking faces and a panel below."""
 
     def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun, labels: LabelSet) -> None:
         self.lines = lines
@@ -52,7 +52,7 @@ class AnnotatedFilm:
         self.colours = {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
         self.labels = labels
 
-    def pictures(self, video: Path, fps: float) -> Iterator[Tensor]:
+    def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
         """``(3, H, W)`` uint8, one after the other."""
         coming = list(range(len(self.lines)))[::-1]
         active: dict[int, dict[int, list[float]]] = {}
@@ -72,18 +72,18 @@ class AnnotatedFilm:
                 for line, boxes in active.items():
                     box = boxes.get(int((time - self.lines[line].start) * FRAME_RATE + 1e-6))
                     if box is not None:
-                        self._frame(image, [value * chunk.scale for value in box], self.lines[line])
+                        self._draw(image, [value * chunk.scale for value in box], self.lines[line])
                 yield torch.cat([image, panel], dim=1)
 
     def _boxes(self, line: int) -> dict[int, list[float]]:
-        """The boxes of the speaking face of a line, by their place on the time grid."""
+        """The boxes of the speaking face of a line, by frame."""
         face = self.lines[line].face
         if face is None:
             return {}
-        rows = self.faces.rows(self.keys[line], face.track)
-        return {int(row[1]): row[2:6] for row in rows.tolist()}
+        track = self.faces.track(self.keys[line], face.track)
+        return {} if track is None else dict(enumerate(track.boxes.tolist(), start=track.first))
 
-    def _frame(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
+    def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
         draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion])))
 
@@ -95,6 +95,6 @@ class AnnotatedFilm:
             return bar_panel(width, tall, {}, self.colours)
         here = self.lines[line]
         values = {name: here.probabilities.get(name, 0.0) for name in self.labels.report_order}
-        used = "+".join(here.used) or "nothing to judge by"
+        used = "+".join(here.used) or "no modality"
         title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
         return bar_panel(width, tall, values, self.colours, title, here.text)

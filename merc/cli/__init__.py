@@ -19,10 +19,10 @@ Data:
   doctor     Check a corpus on disk against what is known of it.
 
 One stage (PyTorch Lightning; every option of the Trainer is there):
-  fit        Train:               merc fit --config simulated/teacher.yaml
-  validate   Score on val:        merc validate --config runs/teacher/config.yaml --ckpt_path best.ckpt
-  test       Score on test:       merc test --config runs/teacher/config.yaml --ckpt_path best.ckpt
-  predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out out
+  fit        Train:               merc fit --config systems/lfvd.yaml --config corpora/meld_sdt.yaml --out runs/lfvd
+  validate   Score on val:        merc validate --config runs/lfvd/config.yaml --ckpt_path best.ckpt
+  test       Score on test:       merc test --config runs/lfvd/config.yaml --ckpt_path best.ckpt
+  predict    Write a store:       merc predict --config runs/lfvd/config.yaml --ckpt_path best.ckpt --out out
 
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
@@ -42,7 +42,7 @@ _AFTER_INTERRUPTION = {
     "ablate": " The same command goes on from here.",
     "annotate": " The same command goes on from here.",
     "predict": " The same command goes on from here.",
-    "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last epoch.",
+    "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last validation.",
 }
 
 

@@ -16,7 +16,12 @@ def ablate_command(args: list[str]) -> int:
         "and unchanged is skipped, what was cut goes on: after an interruption give the same command again. Options "
         "--trainer.* are Lightning's, and go to every training stage.",
     )
-    parser.add_argument("pipeline", help="config of a pipeline, or of a single stage such as meld/lfvd.yaml")
+    parser.add_argument(
+        "pipeline",
+        type=str,
+        nargs="+",
+        help="config of a pipeline, or those of a single stage, such as paper/lfvd.yaml corpora/meld_sdt.yaml",
+    )
     add_run_options(parser)
     parser.add_argument(
         "--rows",

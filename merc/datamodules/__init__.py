@@ -4,7 +4,8 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncDataModule, LipSyncSource
-from merc.datamodules.media import FaceReader, MediaBatch, MediaDataModule, Reader, SoundReader, TrackReader
+from merc.datamodules.media import MediaBatch, MediaDataModule
+from merc.datamodules.readers import FaceReader, Reader, SoundReader, TrackReader
 from merc.datamodules.text import TextDataModule
 
 __all__ = [

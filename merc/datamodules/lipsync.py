@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import lightning as L
@@ -18,8 +16,10 @@ from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.batches import TrainingLoader
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
+from merc.media.crops import crop_size, rows_to_crops
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
+from merc.speaker.choose import SpeakerChoice
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
 
@@ -50,13 +50,13 @@ class LipSyncSource:
     predict: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LipSyncClip:
     """The mouths and the sound of one clip.
 
     Args:
         key: The utterance.
-        tracks: Its face tracks, in the order of the store: by their first picture, then the largest face first.
+        tracks: Its face tracks, in the order of the store: by their first frame, then the largest face first.
         sound: ``(M, 80)`` log-mel.
         speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
         missing: Why nothing can be chosen in it: the reason that the stores give, or that no face was found.
@@ -73,7 +73,7 @@ class LipSyncClip:
         return self
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LipSyncBatch(FlatBatch):
     """Windows of V mouths and A sounds; the first A mouths belong to the sounds.
 
@@ -96,17 +96,17 @@ class LipSyncDataModule(L.LightningDataModule):
 
     A clip with one face is taken for that face's speech. A training batch draws two windows from each of some
     clips; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
-    pictures away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
-    to speak, and frozen pictures of any face. Nothing but stores is read.
+    frames away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
+    to speak, and frozen frames of any face. Nothing but stores is read.
 
     Args:
         sources: Where clips come from.
-        window: Pictures T of a training window.
+        window: Frames T of a training window.
         batch_size: Sounds a training step.
         batches_per_epoch: Training steps an epoch: windows are drawn at random, so an epoch has no end of its own.
         silent: Silent mouths in a batch, as a share of its sounds.
-        min_shift: Fewest pictures between two windows of a track that count as out of sync; 10 are 0.4 s.
-        max_lag: Most pictures, drawn uniformly, by which a sound is moved against its mouth and still fits.
+        min_shift: Fewest frames between two windows of a track that count as out of sync; 10 are 0.4 s.
+        max_lag: Most frames, drawn uniformly, by which a sound is moved against its mouth and still fits.
         predict_splits: Splits that prediction goes through.
 
     Raises:
@@ -169,7 +169,7 @@ class LipSyncDataModule(L.LightningDataModule):
         ]
         if not any(pool.talks for pool in pools):
             raise StoreError(
-                f"No clip of split train shows one face with its sound for {self.window} pictures or more: expected "
+                f"No clip of split train shows one face with its sound for {self.window} frames or more: expected "
                 "some. Give more clips, a store that says who speaks, or a shorter window."
             )
         return TrainingLoader(_Draws(self, pools), batch_size=None)
@@ -205,8 +205,8 @@ class _OpenSource:
             store = FeatureStore(source.speaker)
             store.require(kind="speaker")
             rows, _ = store.gather(store.keys)
-            self.speaker = dict(zip(store.keys, rows[:, 0].int().tolist(), strict=True))
-        self.size = math.isqrt(self.crops.dim)
+            self.speaker = {key: SpeakerChoice.from_row(row).track for key, row in zip(store.keys, rows, strict=True)}
+        self.size = crop_size(self.crops.dim)
         self._there = set(self.faces.keys) & set(self.crops.keys) & set(self.sound.keys)
 
     def utterances(self, split: str) -> list[UtteranceKey]:
@@ -231,9 +231,7 @@ class _OpenSource:
                 "one crop for every box. Write both stores in one run."
             )
         found = rows_to_tracks(rows)
-        ends = list(accumulate(len(track) for track in found))
-        mouths = crops.view(-1, self.size, self.size)
-        tracks = tuple(MouthTrack(t.first, mouths[end - len(t) : end]) for t, end in zip(found, ends, strict=True))
+        tracks = tuple(map(MouthTrack, (track.first for track in found), rows_to_crops(crops, found)))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
         return LipSyncClip(key, tracks, sound, speaker, None if tracks else "no face was found")
 
@@ -275,11 +273,11 @@ class _Pool:
 
 
 def _length(clip: LipSyncClip, track: int) -> int:
-    """Pictures of a track for which there is sound."""
+    """Frames of a track for which there is sound."""
     return min(clip.tracks[track].stop, len(clip.sound) // MEL_PER_FRAME) - clip.tracks[track].first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Window:
     """A window of a mouth: whose, and when."""
 
@@ -365,7 +363,7 @@ class _Draws(Dataset[LipSyncBatch]):
         ]
 
     def _silence(self) -> _Window:
-        """Lips that do not speak: a track that is known for it, or a frozen picture of one that may."""
+        """Lips that do not speak: a track that is known for it, or a frozen frame of one that may."""
         pool = self._pool()
         if pool.silent and _below(2):
             track = pool.silent[_below(len(pool.silent))]

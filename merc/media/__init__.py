@@ -1,12 +1,19 @@
-"""Media: picture and sound of any file that FFmpeg reads, faces, and their tracks."""
+"""Media: frames and sound of any file that FFmpeg reads, faces, and their tracks."""
 
-from merc.media.crops import crop_faces, mouth_crops
+from merc.media.crops import crop_faces, mouth_crops, rows_to_crops
 from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames
 from merc.media.faces import CenterFaceDetector, FaceDetector, Faces, MTCNNDetector
+from merc.media.rates import FRAME_RATE, MEL_BANDS, MEL_PER_FRAME, MEL_RATE, SAMPLE_RATE
 from merc.media.sound import LogMel, iter_sound, read_sound
-from merc.media.tracks import FaceTrack, FaceTracker, rows_to_tracks, tracks_to_rows
+from merc.media.tracker import FaceTracker
+from merc.media.tracks import FaceTrack, rows_to_tracks, track_of, tracks_to_rows
 
 __all__ = [
+    "FRAME_RATE",
+    "MEL_BANDS",
+    "MEL_PER_FRAME",
+    "MEL_RATE",
+    "SAMPLE_RATE",
     "CenterFaceDetector",
     "FaceDetector",
     "FaceTrack",
@@ -23,6 +30,8 @@ __all__ = [
     "probe",
     "read_frames",
     "read_sound",
+    "rows_to_crops",
     "rows_to_tracks",
+    "track_of",
     "tracks_to_rows",
 ]

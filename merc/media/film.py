@@ -1,4 +1,4 @@
-"""Writing films: pictures as they come, with the sound of the film that they were made from."""
+"""Writing films: frames as they come, with the sound of the film that they were made from."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 _COPIED = ("aac", "mp3", "ac3", "eac3", "alac")
-"""Sound that players accept in mp4 as it is."""
+"""Sound codecs that players accept in mp4."""
 
 _COPIED_FROM = ("mov", "matroska")
-"""Containers whose sound is packed as mp4 wants it."""
+"""Containers that pack sound as mp4 needs it."""
 
 _GAP = 0.05
-"""Seconds: what sound lags more behind than this is a gap, and no jitter."""
+"""Seconds: a larger delay of the sound is a gap, a smaller one is jitter."""
 
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
 def write_film(
     path: str | Path,
-    pictures: Iterable[Tensor],
+    frames: Iterable[Tensor],
     *,
     fps: float,
     sound_of: str | Path | None = None,
     comment: str = "",
     time_limit: float = 60.0,
 ) -> None:
-    """Write an mp4 of pictures that come one by one; it appears when it is whole.
+    """Write an mp4 of frames that come one by one; it appears when it is whole.
 
-    Memory is that of a few pictures, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
+    Memory is that of a few frames, however many come. H.264 if this FFmpeg has it, else MPEG-4 part 2.
 
     Args:
         path: The film.
-        pictures: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
-        fps: Pictures a second.
+        frames: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
+        fps: Frames per second.
         sound_of: A film whose sound is taken over, from its beginning; as it is where mp4 can hold it, else as AAC at
             the same rate and with the same channels. A film without sound gives none.
         comment: Kept in the file; :func:`film_comment` reads it.
         time_limit: Seconds by which reading the sound may lag behind real time.
 
     Raises:
-        MediaError: There is no picture, or the sound cannot be read.
+        MediaError: There is no frame, or the sound cannot be read.
         OSError: The film cannot be written.
         ImportError: PyAV is missing.
     """
@@ -70,13 +70,13 @@ def write_film(
     try:
         with write_aside(path) as aside, av.open(str(aside), "w", format="mp4") as film:
             film.metadata["comment"] = comment
-            _write(film, iter(pictures), fps, sound_of, time_limit, path)
+            _write(film, iter(frames), fps, sound_of, time_limit, path)
     except av.FFmpegError as error:
         raise OSError(f"{path} cannot be written ({type(error).__name__}: {error.strerror}).") from error
 
 
 def film_comment(path: str | Path) -> str | None:
-    """The comment of a film that :func:`write_film` wrote; ``None`` if there is no such film."""
+    """The comment of a film from :func:`write_film`; ``None`` if the file cannot be read."""
     try:
         with open_media(str(path), Watch(str(path), 30.0)) as film:
             return dict(film.metadata).get("comment")
@@ -86,23 +86,23 @@ def film_comment(path: str | Path) -> str | None:
 
 def _write(
     film: OutputContainer,
-    pictures: Iterator[Tensor],
+    frames: Iterator[Tensor],
     fps: float,
     sound_of: str | Path | None,
     time_limit: float,
     path: str | Path,
 ) -> None:
-    first = next(pictures, None)
+    first = next(frames, None)
     if first is None:
-        raise MediaError(f"There is no picture for {path}: expected at least one.", "no picture")
+        raise MediaError(f"There is no frame for {path}: expected at least one.", "no frame")
     height, width = (max(side - side % 2, 1) for side in first.shape[1:])
     stream = _video_stream(film, Fraction(fps).limit_denominator(1001), width, height)
     sound = iter(()) if sound_of is None else _sound(film, str(sound_of), time_limit)
     waiting = next(sound, None)  # makes the stream of the sound, before anything is written
-    for index, picture in enumerate(_after(first, pictures)):
-        frame = _frame(picture[:, :height, :width])
+    for index, image in enumerate(_after(first, frames)):
+        frame = _frame(image[:, :height, :width])
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
-        # The sound of the same time comes first, so that a player need not look for it far away.
+        # Interleave: the sound of the same time comes first, close to its frame.
         while waiting is not None and waiting[0] <= index / fps:
             film.mux(waiting[1])
             waiting = next(sound, None)
@@ -118,10 +118,10 @@ def _after(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
     yield from others
 
 
-def _frame(picture: Tensor) -> Any:  # noqa: ANN401 - PyAV
+def _frame(image: Tensor) -> Any:  # noqa: ANN401 - PyAV
     import av
 
-    return av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+    return av.VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
 
 
 def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int) -> Any:  # noqa: ANN401 - PyAV
@@ -137,7 +137,7 @@ def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int
 
 
 def _sound(film: OutputContainer, path: str, time_limit: float) -> Iterator[tuple[float, Any]]:
-    """Packets of the sound of a film, each with its time in seconds of the film's beginning."""
+    """Packets of the sound of a film, each with its time in seconds from the beginning of the film."""
     watch = Watch(path, time_limit)
     with as_media_error(path):
         with open_media(path, watch) as source:
@@ -162,7 +162,7 @@ def _copied(film: OutputContainer, source: Any, audio: Any, watch: Watch) -> Ite
         try:
             packet = next(packets, None)
         except (av.FFmpegError, IndexError):
-            return  # what cannot be read is the end, as in decoding
+            return  # unreadable data is the end, as in decoding
         if packet is None:
             return
         when = in_seconds(packet.pts, packet.time_base)
@@ -180,14 +180,14 @@ def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[f
     first = next(frames, None)
     if first is None:
         return
-    heard = first[1]
-    rate = heard.sample_rate if heard.sample_rate in _AAC_RATES else 48000
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}.get(heard.layout.nb_channels, "stereo")
+    sound = first[1]
+    rate = sound.sample_rate if sound.sample_rate in _AAC_RATES else 48000
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}.get(sound.layout.nb_channels, "stereo")
     stream: Any = film.add_stream("aac", rate=rate, layout=layout)
     clock = 0
     for when, frame in _chained(first, frames):
         lasts = source.seconds(frame)
-        # Sound that starts late or has gaps keeps its place; jitter and overlaps do not make any.
+        # Sound that starts late or has gaps keeps its time; jitter and overlaps do not create gaps.
         if when > clock / frame.sample_rate + _GAP:
             clock = round(when * frame.sample_rate)
         frame.pts, frame.time_base = clock, Fraction(1, frame.sample_rate)
@@ -196,7 +196,7 @@ def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[f
             for packet in stream.encode(frame):
                 yield when, packet
     for packet in stream.encode(None):
-        yield clock / heard.sample_rate, packet
+        yield clock / sound.sample_rate, packet
 
 
 def _chained(first: Any, others: Iterator[Any]) -> Iterator[Any]:  # noqa: ANN401

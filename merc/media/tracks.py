@@ -1,40 +1,30 @@
-"""Face tracks: a stream of frames to the boxes of every face over time, in constant memory."""
+"""Face tracks, and their rows in a ``faces`` store."""
 
 from __future__ import annotations
 
-from array import array
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from merc.media.crops import grey
-from merc.media.faces import FaceDetector, Faces
-from merc.media.motion import CutFinder, follow
-from merc.media.rates import FRAME_RATE
+FACE_COLUMNS = ("track", "frame", "x1", "y1", "x2", "y2", "score")
+"""Columns of the rows of a ``faces`` store: one row per face and frame, sorted by track, then frame.
 
-if TYPE_CHECKING:
-    from merc.media.decode import Frames
+``track`` counts the tracks of the clip from 0, ``frame`` is the index on its grid of
+:data:`~merc.media.rates.FRAME_RATE` frames per second, the box is in source pixels, ``score`` is that of the track.
+"""
 
-ROW = 7
-"""Numbers in a row of a ``faces`` store: track, frame, x1, y1, x2, y2, score."""
-
-_KEYS_AT_ONCE = 8  # the detector sees the same groups of frames whatever the chunks, so its numbers are the same too
-_NEW_OVERLAP = 0.4  # a detection that overlaps a tracked face this much is that face once more
+_TRACK, _FRAME, _BOX, _SCORE = 0, 1, slice(2, 6), 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FaceTrack:
-    """One face over an unbroken run of frames of one shot.
+    """One face over consecutive frames of one shot.
 
     Args:
-        first: Its first frame on the grid of 25 frames/s.
-        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in source pixels, one a frame; may leave the picture.
+        first: Its first frame on the grid of :data:`~merc.media.rates.FRAME_RATE` frames per second.
+        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in source pixels, one per frame; may exceed the image.
         score: Mean score of its detections.
     """
 
@@ -48,361 +38,58 @@ class FaceTrack:
 
     @property
     def end(self) -> int:
-        """The frame behind its last one."""
+        """The frame after its last one."""
         return self.first + len(self.boxes)
 
 
-class FaceTracker:
-    """Follows faces through a stream of frames.
-
-    Faces are detected in every ``every``-th frame of a shot, on a downscaled picture, and linked over time by the
-    overlap with the box that constant velocity predicts, as well as possible over all faces (the Hungarian method);
-    doubtful detections are tried after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864). No
-    track crosses a cut.
-
-    Between detections a box follows its head: its position is the measured motion of the upper face
-    (:func:`~merc.media.motion.follow`), kept at the place of the detections by their slow difference. So neither
-    the detector's jitter nor the opening of the mouth, which moves detected boxes, shakes the crops. All filters
-    look both ways: a box does not lag.
-
-    Tracks do not depend on how the frames are cut into chunks. Memory does not grow with the length of the
-    stream, but for the boxes themselves (16 bytes a face and frame; some 60 until the track is done).
-
-    Args:
-        detector: What finds faces in a frame.
-        every: Frames from one detection to the next.
-        max_height: Height of the picture in which faces are detected and followed.
-        start_score: Score from which on a detection may start a track.
-        min_overlap: Least overlap (intersection over union) of the predicted box and a detection of its face.
-        max_gap: Seconds for which a face may go undetected within its track.
-        min_seconds: Shorter tracks are dropped.
-        smoothing: Seconds (standard deviation of a Gaussian) over which detections are averaged.
-
-    Raises:
-        ValueError: ``every`` is not positive.
-
-    Example:
-        >>> tracks = FaceTracker(MTCNNDetector())(read_frames(Clip("talk.mp4")))  # doctest: +SKIP
-    """
-
-    def __init__(
-        self,
-        detector: FaceDetector,
-        every: int = 5,
-        max_height: int = 360,
-        start_score: float = 0.9,
-        min_overlap: float = 0.2,
-        max_gap: float = 0.8,
-        min_seconds: float = 0.4,
-        smoothing: float = 0.3,
-    ) -> None:
-        if every < 1:
-            raise ValueError(f"Faces are detected in every {every}-th frame: expected 1 or more.")
-        self.detector = detector
-        self.every = every
-        self.max_height = max_height
-        self.start_score = start_score
-        self.min_overlap = min_overlap
-        self.max_gap = max_gap
-        self.min_seconds = min_seconds
-        self.smoothing = smoothing
-
-    def provenance(self) -> dict[str, Any]:
-        """What a store says about the tracks: the detector and all settings."""
-        names = ("every", "max_height", "start_score", "min_overlap", "max_gap", "min_seconds", "smoothing")
-        return {**self.detector.provenance(), **{name: getattr(self, name) for name in names}}
-
-    def __call__(self, frames: Iterable[Frames]) -> list[FaceTrack]:
-        """The tracks of a stream of frames.
-
-        Args:
-            frames: Chunks in order, without a hole, of one size.
-
-        Returns:
-            The tracks by their first frame; of those that begin together the largest face first.
-
-        Raises:
-            ValueError: The frames have a hole or change in size.
-        """
-        run = _Run(self)
-        for chunk in frames:
-            run.add(chunk)
-        return run.finish()
-
-
 def tracks_to_rows(tracks: Sequence[FaceTrack]) -> Tensor:
-    """Tracks as the rows ``(n, 7)`` of a ``faces`` store: track, frame, x1, y1, x2, y2, score; by track, then frame."""
-    rows = [torch.zeros(0, ROW)]
+    """Tracks as the rows ``(n, 7)`` of a ``faces`` store, float32, with the columns :data:`FACE_COLUMNS`."""
+    rows = [torch.zeros(0, len(FACE_COLUMNS))]
     for number, track in enumerate(tracks):
-        row = torch.full((len(track), ROW), track.score)
-        row[:, 0] = number
-        row[:, 1] = torch.arange(track.first, track.end)
-        row[:, 2:6] = track.boxes
-        rows.append(row)
+        part = torch.empty(len(track), len(FACE_COLUMNS))
+        part[:, _TRACK] = number
+        part[:, _FRAME] = torch.arange(track.first, track.end)
+        part[:, _BOX] = track.boxes
+        part[:, _SCORE] = track.score
+        rows.append(part)
     return torch.cat(rows)
 
 
 def rows_to_tracks(rows: Tensor) -> list[FaceTrack]:
-    """The tracks that :func:`tracks_to_rows` wrote.
+    """The tracks from the rows of :func:`tracks_to_rows`.
 
     Raises:
-        ValueError: The rows are not of a ``faces`` store: tracks out of order or with holes.
+        ValueError: The rows are not those of a ``faces`` store: tracks are out of order or have gaps.
     """
-    if rows.ndim != 2 or rows.shape[1] != ROW:
-        raise ValueError(f"Rows of faces have the shape (n, {ROW}), got {tuple(rows.shape)}.")
-    tracks = []
-    lengths = torch.unique_consecutive(rows[:, 0], return_counts=True)[1].tolist()
-    for number, part in enumerate(torch.split(rows, lengths) if lengths else ()):
-        steps = part[:, 1].diff()
-        if int(part[0, 0]) != number or not bool((steps == 1).all()):
-            raise ValueError(f"Rows of faces are sorted by track and frame without holes: track {number} is not.")
-        tracks.append(FaceTrack(int(part[0, 1]), part[:, 2:6].clone(), float(part[0, 6])))
-    return tracks
+    _check_columns(rows)
+    lengths = torch.unique_consecutive(rows[:, _TRACK], return_counts=True)[1].tolist()
+    parts = torch.split(rows, lengths) if lengths else ()
+    return [_track(part, number) for number, part in enumerate(parts)]
 
 
-@dataclass(slots=True)
-class _Head:
-    """A track in the making, in pixels of the downscaled picture."""
+def track_of(rows: Tensor, number: int) -> FaceTrack | None:
+    """One track from the rows of :func:`tracks_to_rows`; ``None`` if there is no track with this number.
 
-    first: int
-    box: Tensor  # the latest detection
-    frame: int  # and its frame
-    scores: list[float]
-    velocity: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the centre, a frame
-    # Plain arrays, which hold hours without overhead; four numbers a frame: detected boxes and straight lines between
-    # them; three a step: the measured motion of the centre, and whether it could be measured.
-    anchors: array[float] = field(default_factory=lambda: array("d"))
-    motion: array[float] = field(default_factory=lambda: array("d"))
+    Args:
+        rows: ``(n, 7)`` rows of a ``faces`` store.
+        number: Number of the track, from 0.
 
-    def predicted(self, frame: int) -> Tensor:
-        return self.box + (self.velocity * (frame - self.frame)).repeat(2)
-
-
-class _Run:
-    """The state of a tracker along one stream."""
-
-    def __init__(self, tracker: FaceTracker) -> None:
-        self.tracker = tracker
-        self.cuts = CutFinder()
-        self.waiting: deque[Tensor] = deque()  # small colour frames of which it is not known whether a shot begins
-        self.keys: list[tuple[int, int, Tensor]] = []  # (frame, first frame of its shot, picture), to be detected
-        self.grey: deque[Tensor] = deque()
-        self.grey_first = 0
-        self.start: int | None = None  # the first frame of the stream
-        self.decided = 0  # the first frame of which it is not known whether a shot begins
-        self.seen = 0  # the frame that is expected next
-        self.shot = 0
-        self.heads: list[_Head] = []
-        self.segments: list[tuple[_Head, Tensor, int]] = []  # boxes of a head over frames, and the first of these
-        self.done: list[_Head] = []
-        self.tracks: list[tuple[int, int, float]] = []  # first frame, number of frames, score
-        # Their boxes in one block: many small ones would be strewn over the heap and hold what is free around them.
-        self.boxes: array[float] = array("f")
-        self.size: tuple[int, int] | None = None
-        self.scale = 1.0
-        self.fps: float = FRAME_RATE
-
-    def add(self, chunk: Frames) -> None:
-        if not len(chunk.images):
-            return
-        small = self._begin(chunk)
-        self.waiting.extend(small)
-        self.grey.extend(grey(small))
-        self.seen += len(small)
-        self._decide(self.cuts.push(small))
-
-    def finish(self) -> list[FaceTrack]:
-        self._decide(self.cuts.finish())
-        self._detect(self.keys)
-        self._close(self.seen)
-        self._measure()
-        lengths = [length for _, length, _ in self.tracks]
-        rows = torch.from_numpy(np.array(self.boxes, np.float32).reshape(-1, 4))
-        boxes = torch.split(rows, lengths) if lengths else ()
-        tracks = [FaceTrack(first, own, score) for (first, _, score), own in zip(self.tracks, boxes, strict=True)]
-        return sorted(tracks, key=lambda track: (track.first, -float(_area(track.boxes).mean())))
-
-    def _begin(self, chunk: Frames) -> Tensor:
-        images = chunk.images
-        height, width = images.shape[2:]
-        if self.start is None:
-            self.start = self.decided = self.seen = self.grey_first = self.shot = chunk.first
-            self.size, self.fps = (height, width), chunk.fps
-            ratio = min(1.0, self.tracker.max_height / height)
-            self.scale = chunk.scale * ratio
-        if chunk.first != self.seen or self.size != (height, width):
-            raise ValueError(
-                f"Frames come without a hole and in one size: expected frame {self.seen} of {self.size}, "
-                f"got {chunk.first} of {(height, width)}. Read them with merc.media.read_frames."
-            )
-        if height <= self.tracker.max_height:
-            return images
-        small = (self.tracker.max_height, max(1, round(width * self.tracker.max_height / height)))
-        return functional.interpolate(images, small, mode="bilinear", antialias=True)
-
-    def _decide(self, begins: list[bool]) -> None:
-        """Pick the frames to detect in, now that it is known which of the next frames begin a shot."""
-        for begin in begins:
-            if begin:
-                self.shot = self.decided
-            image = self.waiting.popleft()
-            if (self.decided - self.shot) % self.tracker.every == 0:
-                self.keys.append((self.decided, self.shot, image.clone()))  # a view would keep all of its chunk
-            self.decided += 1
-        while len(self.keys) >= _KEYS_AT_ONCE:
-            self._detect(self.keys[:_KEYS_AT_ONCE])
-            del self.keys[:_KEYS_AT_ONCE]
-            self._measure()
-
-    def _detect(self, keys: list[tuple[int, int, Tensor]]) -> None:
-        if not keys:
-            return
-        for (frame, shot, _), faces in zip(
-            keys, self.tracker.detector(torch.stack([key[2] for key in keys])), strict=True
-        ):
-            self._close(shot)
-            self._link(frame, faces)
-
-    def _close(self, shot: int) -> None:
-        """End what belongs to shots before the one that begins at frame ``shot``."""
-        for head in [head for head in self.heads if head.frame < shot]:
-            if shot - head.frame <= self.tracker.every:
-                # Seen in the last detection of its shot: it stays in the picture until the cut.
-                still = head.box.expand(shot - head.frame, 4)
-                self.segments.append((head, still, head.frame))
-            self._end(head)
-
-    def _end(self, head: _Head) -> None:
-        self.heads.remove(head)
-        self.done.append(head)
-
-    def _link(self, frame: int, faces: Faces) -> None:
-        boxes, scores = faces.boxes.float().cpu(), faces.scores.float().cpu()
-        sure = scores >= self.tracker.start_score
-        left = torch.ones_like(sure)
-        # A head that starts or stops fast leaves its predicted box: what was seen at the last detection may be found
-        # a little beside it, once the plain cases are settled (after C-BIoU, arXiv 2211.14317).
-        longest = self.tracker.max_gap * self.fps
-        for group, grown, patience in ((sure, 0.0, longest), (~sure, 0.0, longest), (sure, 0.3, self.tracker.every)):
-            free = [head for head in self.heads if 0 < frame - head.frame <= patience]
-            numbers = (group & left).nonzero()[:, 0]
-            predicted = [head.predicted(frame) for head in free]
-            for row, column in _assign(predicted, boxes[numbers], grown, self.tracker.min_overlap):
-                number = int(numbers[column])
-                self._extend(free[row], frame, boxes[number], float(scores[number]))
-                left[number] = False
-        for head in [head for head in self.heads if frame - head.frame > longest]:
-            self._end(head)
-        for number in (sure & left).nonzero()[:, 0].tolist():
-            tracked = torch.stack([torch.zeros(4), *(head.box for head in self.heads if head.frame == frame)])
-            if float(_overlaps(boxes[number, None], tracked).max()) < _NEW_OVERLAP:
-                head = _Head(frame, boxes[number], frame, [float(scores[number])])
-                head.anchors.extend(boxes[number].tolist())
-                self.heads.append(head)
-
-    def _extend(self, head: _Head, frame: int, box: Tensor, score: float) -> None:
-        steps = frame - head.frame
-        share = torch.arange(steps + 1)[:, None] / steps
-        line = head.box + (box - head.box) * share
-        self.segments.append((head, line, head.frame))
-        head.anchors.extend(line[1:].flatten().tolist())
-        velocity = ((box - head.box).view(2, 2).mean(0)) / steps
-        head.velocity = velocity if len(head.scores) == 1 else (head.velocity + velocity) / 2
-        head.box, head.frame = box, frame
-        head.scores.append(score)
-
-    def _measure(self) -> None:
-        """Measure the motion of the heads along the segments that were added, and let go of frames and tracks."""
-        if self.segments:
-            boxes = torch.cat([boxes for _, boxes, _ in self.segments])
-            index = torch.cat([torch.arange(len(boxes)) + first for _, boxes, first in self.segments]) - self.grey_first
-            needed = torch.stack(list(self.grey)[: int(index.max()) + 1])
-            shift, known = follow(needed, boxes, index)
-            centres = boxes.view(-1, 2, 2).mean(1)
-            motion = torch.cat([centres.diff(dim=0) + shift, known[:, None].double()], -1)
-            place = 0
-            for head, line, _ in self.segments:
-                head.motion.extend(motion[place : place + len(line) - 1].flatten().tolist())
-                place += len(line)
-            self.segments = []
-        for head in self.done:
-            self._complete(head)
-        self.done = []
-        oldest = min([self.decided, *(head.frame for head in self.heads), *(key[0] for key in self.keys)])
-        for _ in range(oldest - self.grey_first):
-            self.grey.popleft()
-        self.grey_first = oldest
-
-    def _complete(self, head: _Head) -> None:
-        boxes = _smoothed(head, self.tracker.smoothing * self.fps)
-        if len(boxes) >= self.tracker.min_seconds * self.fps:
-            score = sum(head.scores) / len(head.scores)
-            self.tracks.append((head.first, len(boxes), score))
-            self.boxes.frombytes((boxes / self.scale).astype(np.float32).tobytes())
-
-
-def _smoothed(head: _Head, width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The final boxes ``(T, 4)`` of a head: measured motion, at the place and in the size that detections say."""
-    anchors, motion = np.array(head.anchors).reshape(-1, 4), np.array(head.motion).reshape(-1, 3)
-    extra = len(motion) + 1 - len(anchors)  # frames behind the last detection
-    centre, span = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
-    calm = _calmed(centre, 2.0)
-    steps = motion[:, :2].copy()
-    unknown = (motion[:, 2] == 0)[: len(calm) - 1].nonzero()[0]
-    steps[unknown] = np.diff(calm, axis=0)[unknown]
-    path = np.concatenate([centre[:1], centre[:1] + np.cumsum(steps, 0)])
-    place = _calmed(centre - path[: len(centre)], width)
-    path += np.concatenate([place, np.repeat(place[-1:], extra, 0)])
-    span = _calmed(span, width)
-    span = np.concatenate([span, np.repeat(span[-1:], extra, 0)])
-    return np.concatenate([path - span / 2, path + span / 2], 1)
-
-
-def _calmed(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Each value replaced by that of a straight line fitted around it, under Gaussian weights.
-
-    So straight motion stays as it is, up to the ends, where other filters lag or keep the noise.
+    Raises:
+        ValueError: The rows are not those of a ``faces`` store, or the track has gaps.
     """
-    reach = min(int(4 * width), len(values) - 1)
-    if reach < 1:
-        return values
-    offset = np.arange(-reach, reach + 1)
-    weight = np.exp(-((offset / width) ** 2) / 2)
-    inside = np.ones(len(values))
-    inner = slice(reach, reach + len(values))
-
-    def moment(power: int, series: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.asarray(np.convolve(series, (weight * offset**power)[::-1])[inner], dtype=np.float64)
-
-    mass, tilt, spread = (moment(power, inside) for power in range(3))
-    fitted = [spread * moment(0, column) - tilt * moment(1, column) for column in values.T]
-    smooth: np.ndarray[Any, np.dtype[np.float64]] = np.stack(fitted, 1) / (mass * spread - tilt**2)[:, None]
-    return smooth
+    _check_columns(rows)
+    own = rows[rows[:, _TRACK] == number]
+    return _track(own, number) if len(own) else None
 
 
-def _assign(predicted: list[Tensor], boxes: Tensor, grown: float, least: float) -> list[tuple[int, int]]:
-    """Pairs of a track and a detection, by the Hungarian method, that overlap at least so much.
-
-    On every side boxes first grow by the share ``grown`` of their width and height.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    if not predicted or not len(boxes):
-        return []
-    larger = torch.eye(4) * (1 + grown) - torch.eye(4).roll(2, 0) * grown
-    overlap = _overlaps(torch.stack(predicted) @ larger, boxes @ larger)
-    usable = torch.where(overlap >= least, overlap, -1.0)  # no pair that is too far may crowd out one that is not
-    pairs = zip(*linear_sum_assignment(usable.numpy(), maximize=True), strict=True)
-    return [(int(row), int(column)) for row, column in pairs if usable[row, column] > 0]
+def _check_columns(rows: Tensor) -> None:
+    if rows.ndim != 2 or rows.shape[1] != len(FACE_COLUMNS):
+        raise ValueError(f"Rows of faces have the shape (n, {len(FACE_COLUMNS)}), got {tuple(rows.shape)}.")
 
 
-def _overlaps(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``."""
-    low = first[:, None, :2].maximum(second[None, :, :2])
-    high = first[:, None, 2:].minimum(second[None, :, 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
-    return shared / (_area(first)[:, None] + _area(second) - shared).clamp_min(1e-9)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+def _track(rows: Tensor, number: int) -> FaceTrack:
+    """The track of that number, from its own rows."""
+    steps = rows[:, _FRAME].diff()
+    if int(rows[0, _TRACK]) != number or not bool((steps == 1).all()):
+        raise ValueError(f"Rows of faces must be sorted by track and frame without gaps: track {number} is not.")
+    return FaceTrack(int(rows[0, _FRAME]), rows[:, _BOX].clone(), float(rows[0, _SCORE]))

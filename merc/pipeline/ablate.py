@@ -30,7 +30,8 @@ from merc.pipeline.ablation import (
     Reported,
     changed_pipeline,
     parts_of,
-    shipped_rows,
+    rows_of,
+    shipped_tables,
     what_differs,
 )
 from merc.pipeline.kinds import FunctionStage, NetworkStage
@@ -47,7 +48,7 @@ _ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "work
 
 
 def run_ablations(
-    pipeline: str | Path,
+    pipeline: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
     root: str | Path | None = None,
@@ -61,7 +62,8 @@ def run_ablations(
     """Run a full model and its ablations from Python; ``merc ablate`` does the same.
 
     Args:
-        pipeline: Config of the pipeline, a file or the short name of a shipped one; or of a single stage that trains.
+        pipeline: Config of the pipeline, a file or the short name of a shipped one; or those of a single stage, of
+            which later ones override earlier ones.
         out: Folder for all results: the full model in ``full``, as ``merc run`` leaves it, each row in ``rows/NAME``,
             the table in ``report.md`` and ``ablation.json``.
         root: The folder of a corpus on disk, ``{root}`` in the pipeline.
@@ -82,7 +84,8 @@ def run_ablations(
             parameters nor loss nor data. Nothing has run then.
     """
     console, out, sources = Console(), Path(out), sources_of(root, corpus)
-    full = _read(str(pipeline))
+    names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
+    full = _read(list(map(str, names)))
     runs = list(plan(full, out / "full", sources, seeds, trainer_options))
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):
@@ -98,32 +101,42 @@ def run_ablations(
                 )
         else:
             run_in_parallel(_chains(planned, seeds), trainer_options, console, jobs)
-    return _write(out, str(pipeline), planner, planned, console)
+    return _write(out, " ".join(map(str, names)), planner, planned, console)
 
 
-def read_ablation(file: str | Path) -> Ablation:
-    """Read and check the file of a row.
+def read_ablations(file: str | Path, name: str) -> dict[str, Ablation]:
+    """Read and check a file with a row, or with a table of rows.
+
+    Args:
+        file: The file.
+        name: What names begin with: that of a single row, ``name/row`` in a table.
 
     Raises:
-        PipelineError: It has a key or a value that a row does not have.
+        PipelineError: The file has a key or a value that a row does not have.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Ablation, "row")
+    found: dict[str, Ablation] = {}
     try:
-        raw = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        parser.parse_object({"row": deepcopy(raw)})  # names and types; made by hand, since it would make options too
-        return Ablation(**{**raw, "reported": {c: Reported(**found) for c, found in raw.get("reported", {}).items()}})
+        for row, raw in rows_of(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name).items():
+            # The parser checks names and types. It would also turn the changes into options of its own.
+            parser.parse_object({"row": deepcopy(raw)})
+            reported = {corpus: Reported(**numbers) for corpus, numbers in raw.get("reported", {}).items()}
+            found[row] = Ablation(**{**raw, "reported": reported})
     except Exception as error:  # jsonargparse wraps what it finds in classes of its own
-        raise PipelineError(f"{file} is not a row of ablations: {error}") from error
+        raise PipelineError(f"{file} is not a row of ablations, nor a table of them: {error}") from error
+    return found
 
 
-def _read(name: str) -> Pipeline:
-    """A pipeline; the config of a single stage is the pipeline of the stage ``fusion``."""
-    path = find_config(name)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and "stages" not in content and "model" in content:
-        return Pipeline([Stage("fusion", "fit", str(path))])
-    return read_pipeline(path)
+def _read(names: Sequence[str]) -> Pipeline:
+    """A pipeline; the configs of a single stage are the pipeline of the stage ``fusion``."""
+    paths = [str(find_config(name)) for name in names]
+    content = yaml.safe_load(Path(paths[0]).read_text(encoding="utf-8"))
+    if isinstance(content, dict) and "stages" not in content and "base" not in content and "model" in content:
+        return Pipeline([Stage("fusion", "fit", paths)])
+    if len(paths) > 1:
+        raise PipelineError(f"{names[0]} is a pipeline: expected no config behind it, found {', '.join(names[1:])}.")
+    return read_pipeline(paths[0])
 
 
 def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablation]:
@@ -138,10 +151,11 @@ def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablati
         if found and not files:
             chosen |= {name: shipped[name] for name in found}
         elif files:
-            twice = [file.stem for file in files if file.stem in chosen]
-            if twice:
-                raise PipelineError(f"Two rows are named {twice[0]!r}: give one of the files another name.")
-            chosen |= {file.stem: read_ablation(file) for file in files}
+            for file in files:
+                read = read_ablations(file, file.stem)
+                if twice := sorted(read.keys() & chosen.keys()):
+                    raise PipelineError(f"Two rows are named {twice[0]!r}: give one of the files another name.")
+                chosen |= read
         else:
             raise PipelineError(
                 f"No rows {value!r}: expected a file, a folder of files, or a part of the name of a shipped row: "
@@ -156,7 +170,10 @@ def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablati
 
 @cache
 def _shipped() -> dict[str, Ablation]:
-    return {name: read_ablation(file) for name, file in shipped_rows().items()}
+    rows: dict[str, Ablation] = {}
+    for name, file in shipped_tables().items():
+        rows |= read_ablations(file, name)
+    return rows
 
 
 @dataclass(frozen=True)

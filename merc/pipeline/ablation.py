@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and reading rows needs none
     from merc.tasks.base import EmotionTask
 
 ROWS = CONFIGS / "ablations"
-"""The shipped rows: ``<paper>/<table>/<row>.yaml``."""
+"""The shipped rows: ``<paper>/<table>.yaml``."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,34 @@ class Ablation:
         return self.instead.get(str(corpus), self.changes)
 
 
-def shipped_rows() -> dict[str, Path]:
-    """The files of the shipped rows, by name: ``hierarchical/table3/gating``."""
-    files = sorted(ROWS.rglob("*.yaml"))
-    return {file.relative_to(ROWS).with_suffix("").as_posix(): file for file in files}
+def shipped_tables() -> dict[str, Path]:
+    """The files of the shipped tables, by name: ``hierarchical/table3``."""
+    return {file.relative_to(ROWS).with_suffix("").as_posix(): file for file in sorted(ROWS.rglob("*.yaml"))}
+
+
+def rows_of(raw: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """The rows of a file, spelled out, by name.
+
+    Args:
+        raw: A row, or a table: what its rows share (``paper``, ``table``, ``system``), what the paper reports of the
+            ``full`` model by corpus, and ``rows`` by name, whose ``reported`` numbers are then plain numbers.
+        name: The name of the file.
+
+    Returns:
+        ``{name: row}``, or for a table ``{name/row: row}``.
+
+    Raises:
+        KeyError: A row reports a corpus of which there is no number of the full model.
+    """
+    if "rows" not in raw:
+        return {name: dict(raw)}
+    full = raw.get("full", {})
+    shared = {key: value for key, value in raw.items() if key not in ("rows", "full")}
+    found = {}
+    for row, own in raw["rows"].items():
+        reported = {corpus: {"row": score, "full": full[corpus]} for corpus, score in own.get("reported", {}).items()}
+        found[f"{name}/{row}"] = {**shared, **own, "reported": reported}
+    return found
 
 
 def changed_pipeline(pipeline: Pipeline, changes: Mapping[str, Mapping[str, Any]]) -> Pipeline:
@@ -125,13 +149,13 @@ def _seen(task: EmotionTask, batch: ConversationBatch) -> dict[str, Tensor]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prediction = task.train().predict(batch)
+        prediction = task.train().step(batch)
         parameters = dict(task.named_parameters())
         gradients = torch.autograd.grad(prediction.loss, list(parameters.values()), allow_unused=True)
         seen = {f"term {name}": term.detach() for name, term in prediction.terms.items()}
         seen |= {f"gradient {n}": g for n, g in zip(parameters, gradients, strict=True) if g is not None}
         with torch.no_grad():
-            seen["logits"] = task.eval().predict(batch).logits
+            seen["logits"] = task.eval().step(batch).logits
     return seen
 
 

@@ -124,7 +124,8 @@ def _advice(cause: _Cause, parser: ArgumentParser | None) -> Iterator[str]:
         known = [option for option in _names(parser) if option.rpartition(".")[0] == group]
         yield f"Accepted: {_like(name, known or _names(parser), '--')}"
     elif "arguments are required" in cause.text and hasattr(parser, "add_lightning_class_args"):
-        yield "Give a config, for example --config simulated/teacher.yaml; `merc configs` lists the shipped ones."
+        yield "Expected configs, such as --config systems/lfvd.yaml --config corpora/meld_sdt.yaml."
+        yield "`merc configs` lists those that are shipped."
 
 
 def _like(name: str, known: Sequence[str], mark: str = "") -> str:

@@ -24,7 +24,8 @@ def read_pipeline(name: str | Path) -> Pipeline:
     - ``corpus: NAME``: the stage that brings the corpus which the others read. A stage that names another one, or has
       ``corpus: false``, does not read it.
     - ``base: OTHER.yaml``: the pipeline that this one changes. Stages of the same name are merged, options one by one;
-      new stages come before the first one that refers to them, or at the end.
+      new stages come before the first one that refers to them, or at the end. A stage with ``replace: true`` takes
+      nothing from that of the base.
     - ``without: [NAME, ...]``: stages of the base that are left out.
 
     In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs and files with
@@ -78,11 +79,17 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for stage in own:
         known = stages.get(stage["name"], {})
         merged = {**known, **stage}
+        if merged.pop("replace", False):
+            stages.pop(stage["name"], None)  # it stands where this pipeline puts it
+            stages[stage["name"]] = {key: value for key, value in stage.items() if key != "replace"}
+            continue
         for key in ("options", "stores"):
             if known.get(key) and stage.get(key):
                 merged[key] = {**known[key], **stage[key]}
         stages[stage["name"]] = merged
-    return {"corpus": raw.get("corpus", base.get("corpus")), "stages": _in_order(list(stages.values()))}
+    corpus = raw.get("corpus", base.get("corpus"))
+    first = [stages.pop(corpus)] if corpus in stages else []
+    return {"corpus": corpus, "stages": _in_order([*first, *stages.values()])}
 
 
 def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds

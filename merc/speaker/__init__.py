@@ -1,8 +1,17 @@
-"""The speaker room: LipSyncNet, and the choice of the face whose lips fit the sound."""
+"""Active speaker: LipSyncNet, and the choice of the face whose lips fit the sound."""
 
 from merc.speaker.augment import SyncAugmentation
-from merc.speaker.choose import SpeakerChoice, choose_speaker
+from merc.speaker.choose import NOBODY, SPEAKER_COLUMNS, SpeakerChoice, choose_speaker
 from merc.speaker.net import LipSyncNet
-from merc.speaker.score import SyncScorer
+from merc.speaker.score import MouthTrack, SyncScorer
 
-__all__ = ["LipSyncNet", "SpeakerChoice", "SyncAugmentation", "SyncScorer", "choose_speaker"]
+__all__ = [
+    "NOBODY",
+    "SPEAKER_COLUMNS",
+    "LipSyncNet",
+    "MouthTrack",
+    "SpeakerChoice",
+    "SyncAugmentation",
+    "SyncScorer",
+    "choose_speaker",
+]

@@ -1,4 +1,4 @@
-"""Augmentation of mouths and sounds, so that a network learns their motion and not their looks."""
+"""Augmentation of mouths and sounds, so that a network learns their motion, not their appearance."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch.nn import functional as F
 
 
 class SyncAugmentation(nn.Module):
-    """Draws other looks for windows of mouths and sounds; one look a window, so that its motion stays.
+    """Changes the appearance of windows of mouths and sounds. Each window changes as a whole, so its motion stays.
 
-    Random numbers come from torch's global generator, so a seed decides them.
+    Random numbers come from PyTorch's global generator, so a seed makes them reproducible.
 
     Args:
-        shift: Standard deviation of the crop's place, as a share of its half width.
+        shift: Standard deviation of the position of the crop, as a share of its half width.
         scale: Standard deviation of the logarithm of its size.
         angle: Standard deviation of its rotation, in radians.
         flip: Probability of a mirrored mouth.
         light: Standard deviation of the logarithm of the contrast; the brightness moves along, by up to as much of
             the full range.
-        noise: Largest standard deviation of the picture's noise, of 255.
+        noise: Largest standard deviation of the noise of the frames, of 255.
         gain: Standard deviation of the sound's level, in nepers of power; its spectrum tilts by as much.
         hum: Noise floor of the sound, drawn from 4 to ``4 + hum`` nepers below its loudest band.
     """
@@ -47,9 +47,9 @@ class SyncAugmentation(nn.Module):
 
     def forward(self, crops: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
         """Other looks of mouths ``(V, T, S, S)`` in 0..255, and of log-mels ``(A, M, bands)``; both as floats."""
-        return self._picture(crops.float()), self._sound(sound.float())
+        return self._frames(crops.float()), self._sound(sound.float())
 
-    def _picture(self, crops: Tensor) -> Tensor:
+    def _frames(self, crops: Tensor) -> Tensor:
         count, device = len(crops), crops.device
         turn = self.angle * torch.randn(count, device=device)
         size = (self.scale * torch.randn(count, device=device)).exp()

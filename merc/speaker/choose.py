@@ -8,26 +8,56 @@ import torch
 from torch import Tensor
 
 NOBODY = -1
-"""The track of a clip in which nobody who is visible speaks."""
+"""The track of a clip in which no visible person speaks."""
+
+
+SPEAKER_COLUMNS = ("track", "score", "margin", "coverage")
+"""What the numbers in a row of a ``speaker`` store are: one row per utterance, see :class:`SpeakerChoice`."""
+
+_BOUND = 2.0  # scores lie in about -2..0.1: the distance of two unit vectors is at most 2
 
 
 @dataclass(frozen=True)
 class SpeakerChoice:
-    """Whose lips fit the sound of a clip.
+    """The face whose lips fit the sound of a clip.
 
     Args:
         track: Index of the chosen track, or :data:`NOBODY`.
         score: Its score, or the best score there was if it is nobody; minus infinity without any track.
-        margin: By how much the score is above the next candidate: another track, or nobody.
+        margin: By how much the score is above the next candidate: another track, or nobody; infinity if there is none.
         coverage: Share of the clip's windows in which the chosen track is visible; 0 for nobody.
-        scores: The score of every track.
+        scores: The score of every track; empty where they were not kept.
     """
 
     track: int
     score: float
     margin: float
     coverage: float
-    scores: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+
+    def to_row(self) -> Tensor:
+        """The choice as a row ``(4,)`` of a ``speaker`` store, float32, with the columns :data:`SPEAKER_COLUMNS`.
+
+        Stores hold finite numbers: an infinite score or margin becomes 2 or -2, beyond what scores can differ by, and
+        a margin between two infinite scores 0. The scores of the other tracks are not kept.
+        """
+        row = torch.tensor([float(getattr(self, name)) for name in SPEAKER_COLUMNS])
+        return row.nan_to_num(posinf=_BOUND, neginf=-_BOUND)
+
+    @classmethod
+    def from_row(cls, row: Tensor) -> SpeakerChoice:
+        """The choice that :meth:`to_row` wrote.
+
+        Raises:
+            ValueError: The row is not of a ``speaker`` store.
+        """
+        if row.shape != (len(SPEAKER_COLUMNS),):
+            raise ValueError(
+                f"A row of speakers has the {len(SPEAKER_COLUMNS)} numbers {', '.join(SPEAKER_COLUMNS)}, got the shape "
+                f"{tuple(row.shape)}."
+            )
+        track, *others = row.tolist()
+        return cls(int(track), *others)
 
 
 def choose_speaker(scores: Tensor, visible: Tensor, threshold: float | None = None) -> SpeakerChoice:
@@ -36,17 +66,17 @@ def choose_speaker(scores: Tensor, visible: Tensor, threshold: float | None = No
     .. math:: s^* = \arg\max_j \frac{1}{W} \sum_w
         \begin{cases} Score(F_j, A)_w & \text{if track j is visible in window w} \\ \theta & \text{if not} \end{cases}
 
-    A track counts as "nobody" where it is not to be seen, so that a face that is there for a moment must fit very
-    well to win over one that speaks all the time. Nobody is chosen if no track is above :math:`\theta`.
+    A track counts as "nobody" where it is not visible, so a face that appears only for a moment must fit very well to
+    win against one that speaks all the time. Nobody is chosen if no track is above :math:`\theta`.
 
     Args:
-        scores: ``(K, W)`` scores of K tracks in W windows, the higher the better; not read where not visible.
+        scores: ``(K, W)`` scores of K tracks in W windows, higher is better; not read where the track is not visible.
         visible: ``(K, W)`` booleans.
-        threshold: :math:`\theta`, the score below which nobody who is visible speaks. ``None`` always chooses a
-            visible track, by the mean over the windows where it is visible.
+        threshold: :math:`\theta`, the score below which no visible person speaks. ``None`` always chooses a
+            visible track, by its mean score over the windows where it is visible.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not match.
     """
     if scores.dim() != 2 or scores.shape != visible.shape:
         raise ValueError(

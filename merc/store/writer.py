@@ -32,7 +32,7 @@ from merc.store.manifest import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """The rows of some utterances for a store of :data:`SEQUENCES`, and why others have none.
 

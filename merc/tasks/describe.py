@@ -7,10 +7,12 @@ import inspect
 import sys
 from argparse import ArgumentError
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
+from torch import nn
 
 from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.factory import Factory
@@ -27,7 +29,8 @@ def describe(value: Any) -> Any:  # noqa: ANN401 - any argument, and nested plai
 
     Args:
         value: Plain values, also in lists and dicts; a class, a :class:`functools.partial` of one, a function that can
-            be imported; or an object whose attributes are named like its arguments.
+            be imported and says what it returns; or a module or dataclass whose attributes are named like its
+            arguments.
 
     Returns:
         Plain values; ``{"class_path": ..., "init_args": {...}}`` for classes, partials and objects.
@@ -48,16 +51,21 @@ def describe(value: Any) -> Any:  # noqa: ANN401 - any argument, and nested plai
         return describe(value.make)
     if isinstance(value, list | tuple):
         return [describe(part) for part in value]
-    if isinstance(value, Mapping) or type(value).__name__ == "ModuleDict":
+    if isinstance(value, Mapping | nn.ModuleDict):
         return {str(name): describe(part) for name, part in value.items()}
     if isinstance(value, functools.partial):
-        if value.args:
+        *through, made = value.func, *value.args
+        if not all(getattr(step, "__module__", "").startswith("jsonargparse") for step in through):
             raise Undescribed(f"{value!r} has arguments without names")
-        return {"class_path": _path(value.func), "init_args": describe(value.keywords)}
+        return {"class_path": _path(made), "init_args": describe(value.keywords)}  # the parser's go through its own
     if isinstance(value, type):
         return {"class_path": _path(value)}
     if inspect.isroutine(value):
+        if inspect.signature(value).return_annotation is inspect.Signature.empty:
+            raise Undescribed(f"{value!r} does not say what it returns")
         return _path(value)
+    if not isinstance(value, nn.Module) and not is_dataclass(value):
+        raise Undescribed(f"{type(value).__name__} is no plain value")
     described, left_out = arguments(value)
     needed = left_out.keys() - _defaults(type(value)) if isinstance(value, L.LightningModule) else left_out
     if needed:
@@ -126,13 +134,19 @@ class DescribedTask(L.LightningModule):
 
 
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class, and of the classes above it to which it hands on further ones."""
+    """The named arguments of a class, and of the classes above it to which it hands on further ones.
+
+    Raises:
+        Undescribed: It takes any number of arguments without names.
+    """
     found: dict[str, inspect.Parameter] = {}
     for above in kind.__mro__:
         if "__init__" in vars(above):
             own = list(inspect.signature(vars(above)["__init__"]).parameters.values())[1:]
             found = {p.name: p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | found
             if not any(p.kind == p.VAR_KEYWORD for p in own):
+                if any(p.kind == p.VAR_POSITIONAL for p in own):
+                    raise Undescribed(f"{kind.__name__} has arguments without names")
                 break
     return found
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
 from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
-from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker import SPEAKER_COLUMNS, LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
 from merc.tasks.optimizers import scheduled
@@ -33,8 +33,7 @@ class LipSyncTask(TermsTask):
     ``choice_accuracy`` is the share of clips in which the right track is chosen, and ``first_face_accuracy`` that of
     the choice without synchrony.
 
-    Prediction gives the ``speaker`` of every clip: the chosen track (-1 for nobody), its score, its margin over the
-    next candidate, and its coverage.
+    Prediction gives the ``speaker`` of every clip, a row of :meth:`merc.speaker.SpeakerChoice.to_row`.
 
     Args:
         network: The network.
@@ -42,7 +41,7 @@ class LipSyncTask(TermsTask):
         augment: Draws other looks for training windows; ``None`` trains on the windows as they are.
         scorer: How windows become a choice.
         activity: Weight of the cross-entropy of whether lips speak at all.
-        pair_frames: Pictures of every clip that enter the pairs of validation and test; 74 are 3 s.
+        pair_frames: Frames of every clip that enter the pairs of validation and test; 74 are 3 s.
         visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
             somebody speaks in nearly every clip that shows a face.
         optimizer: Makes the optimizer from the parameters.
@@ -179,10 +178,9 @@ class LipSyncTask(TermsTask):
     def predict_step(self, clip: LipSyncClip, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """The choice of the active speaker in one clip, or why there is none."""
         if clip.missing is not None:
-            return {"keys": [], "speaker": torch.empty(0, 4), "missing": {clip.key: clip.missing}}
+            return {"keys": [], "speaker": torch.empty(0, len(SPEAKER_COLUMNS)), "missing": {clip.key: clip.missing}}
         choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
-        row = torch.tensor([[choice.track, choice.score, choice.margin, choice.coverage]])
-        return {"keys": [clip.key], "speaker": row.nan_to_num(posinf=2.0, neginf=-2.0)}
+        return {"keys": [clip.key], "speaker": choice.to_row()[None]}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter."""

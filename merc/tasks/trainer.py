@@ -75,13 +75,13 @@ class TermsTask(DescribedTask):
         """
         self._terms.clear()
         trainer = self.trainer
-        batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        needed = trainer.val_check_batch or 0
-        if trainer.enable_validation and trainer.check_val_every_n_epoch is None and batches < needed:
+        batches, first = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches, trainer.val_check_batch
+        over_epochs = trainer.enable_validation and trainer.check_val_every_n_epoch is None
+        if over_epochs and isinstance(first, int) and batches < first:
             raise ValueError(
-                f"The training has {batches} batches and ends before its first validation, which comes after "
-                f"{needed}: expected trainer.val_check_interval to be at most {batches}. Checkpoints "
-                "are chosen and written in validations."
+                f"The training has {batches} batches and ends before its first validation, which comes after {first}: "
+                f"expected trainer.val_check_interval to be at most {batches}. Checkpoints are chosen and written in "
+                "validations."
             )
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:

@@ -15,12 +15,13 @@ pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[m
 
 import merc.annotation.film
 from merc.annotation import annotate, as_srt, describe
+from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
 from merc.labels import LabelSet
-from merc.media import probe
+from merc.media import FRAME_RATE, probe
 from merc.media.film import film_comment
 from merc.pipeline.apply import _needed, _target, apply_pipeline
 from merc.pipeline.plan import RECORD, FinishedRun
@@ -152,7 +153,7 @@ def test_every_line_has_its_face_emotion_and_modalities(finished):
     late = told["lines"][3]
     assert late["used"] == ["text"] and late["face"] is None
     assert late["modalities"]["audio"] == "no sound in the clip"
-    assert late["modalities"]["visual"] == late["no_face"] == "no picture in the clip"
+    assert late["modalities"]["visual"] == late["no_face"] == "no video in the clip"
 
 
 def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
@@ -183,16 +184,16 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     corpus = read_transcript(film[1], film[0], labels=LABELS)
     applied = apply_pipeline(run, corpus, done / "stages")
     lines = describe(applied)
-    painter = merc.annotation.film.AnnotatedFilm(lines, applied, LABELS)
-    pictures = list(painter.pictures(film[0], 25.0))
+    painter = AnnotatedFilm(lines, applied, LABELS)
+    pictures = list(painter.frames(film[0], FRAME_RATE))
     assert len(pictures) == 100
     framed = {}
     for number, time in enumerate((0.6, 2.2, 3.4)):
-        line, picture = lines[number], pictures[round(time * 25)]
+        line, picture = lines[number], pictures[round(time * FRAME_RATE)]
         colour = torch.tensor(painter.colours[line.emotion])
-        rows = painter.faces.rows(painter.keys[number], line.face.track)
-        [row] = rows[rows[:, 1] == round((time - line.start) * 25)]
-        x, y = round(float(row[2])), round(float(row[3]))
+        track = painter.faces.track(painter.keys[number], line.face.track)
+        box = track.boxes[round((time - line.start) * FRAME_RATE) - track.first]
+        x, y = (round(value) for value in box[:2].tolist())
         assert torch.equal(picture[:, y, x + 3].int(), colour.int())
         framed[number] = picture[:, HEIGHT:]
     assert not torch.equal(framed[0], framed[1])  # another line, other bars
@@ -267,7 +268,7 @@ def test_sound_alone_is_told_and_gives_no_film(run, film, tmp_path):
     deaf = write_clip(tmp_path / "sound.mp4", 100, seen=False)
     annotation = annotate(deaf, film[1], run, tmp_path / "out")
     assert [line.used for line in annotation.lines[:3]] == [["text", "audio"]] * 3
-    assert annotation.lines[0].modalities["visual"] == "no picture"
+    assert annotation.lines[0].modalities["visual"] == "no video"
     assert annotation.film is None and not (tmp_path / "out/annotated.mp4").exists()
 
 
@@ -349,7 +350,7 @@ def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
     together = [stage.name for stage in _needed(found, _target(found, None))]
     assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
     for name in ("lfvd", "averaged"):
-        with pytest.raises(PipelineError, match="'prosody' only copies numbers \(table\)"):
+        with pytest.raises(PipelineError, match=r"'prosody' only copies numbers \(table\)"):
             _needed(found, _target(found, name))
 
 

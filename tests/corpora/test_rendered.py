@@ -27,6 +27,8 @@ from merc.corpora.rendered.scene import IDLES, Actor, movement  # noqa: E402
 from merc.corpora.rendered.speech import CONSONANTS, VOWELS, Manner, Voice, speak, utter  # noqa: E402
 from merc.corpora.rendered.words import sentence  # noqa: E402
 from merc.labels import MELD  # noqa: E402
+from merc.media import FRAME_RATE, SAMPLE_RATE, rows_to_tracks  # noqa: E402
+from merc.speaker import NOBODY, SpeakerChoice  # noqa: E402
 from merc.store import FeatureStore  # noqa: E402
 
 TINY = RenderConfig(
@@ -80,7 +82,7 @@ def test_clips_show_and_say_what_was_planned(rendered):
         planned = np.stack(list(draw_take(TINY, take)))
         assert np.abs(frames.astype(float) - planned).mean() < 8  # what is lost in compression
         said = sound_of(TINY, take)
-        assert len(said) == take.frames * 640
+        assert len(said) == take.frames * SAMPLE_RATE // FRAME_RATE
         assert 0 <= len(sound) - len(said) < 1024  # AAC has whole frames
         lag = correlate(sound[: len(said)], said).argmax() - (len(said) - 1)
         assert abs(lag) <= 1
@@ -93,28 +95,27 @@ def test_the_truth(rendered):
     assert (faces.kind, speaker.kind) == ("faces", "speaker")
     for conversation in (*corpus["train"], *corpus["test"]):
         chosen, _ = speaker.gather(conversation.keys)
-        for key, utterance, row in zip(conversation.keys, conversation.utterances, chosen.tolist(), strict=True):
-            rows, tracks = faces.sequence(key).numpy(), people[str(key)]
+        for key, utterance, row in zip(conversation.keys, conversation.utterances, chosen, strict=True):
+            tracks, known = rows_to_tracks(faces.sequence(key)), people[str(key)]
             frames = len(decode(utterance.media)[0])
-            assert rows[:, 1].min() == 0
-            assert rows[:, 1].max() == frames - 1
-            for number, track in enumerate(tracks):
-                mine = rows[rows[:, 0] == number]
-                assert mine[:, 1].tolist() == list(range(track["first"], track["first"] + track["frames"]))
-                assert track["speaks"] == (track["person"] == utterance.speaker)
-                if track["speaks"]:
-                    assert track["emotion"] == utterance.label
-            assert (rows[:, 2] < rows[:, 4]).all()
-            assert (rows[:, 3] < rows[:, 5]).all()
-            assert (rows[:, 2:6] >= 0).all()
-            assert (rows[:, 4] <= TINY.width).all()
-            longest = max((t["frames"] for t in tracks if t["speaks"]), default=0)
-            if row[0] >= 0:
-                assert tracks[int(row[0])]["speaks"]
-                assert tracks[int(row[0])]["frames"] == longest
-                assert row[3] == pytest.approx(longest / frames)
+            assert min(track.first for track in tracks) == 0
+            assert max(track.end for track in tracks) == frames
+            for track, person in zip(tracks, known, strict=True):
+                assert (track.first, len(track)) == (person["first"], person["frames"])
+                assert person["speaks"] == (person["person"] == utterance.speaker)
+                if person["speaks"]:
+                    assert person["emotion"] == utterance.label
+                x1, y1, x2, y2 = track.boxes.T
+                assert (x1 < x2).all() and (y1 < y2).all()
+                assert (track.boxes >= 0).all() and (x2 <= TINY.width).all() and (y2 <= TINY.height).all()
+            longest = max((person["frames"] for person in known if person["speaks"]), default=0)
+            choice = SpeakerChoice.from_row(row)
+            if choice.track == NOBODY:
+                assert longest == 0 and choice.coverage == 0
             else:
-                assert longest == 0
+                assert known[choice.track]["speaks"]
+                assert known[choice.track]["frames"] == longest
+                assert choice.coverage == pytest.approx(longest / frames)
 
 
 def test_the_same_seed_gives_the_same_clips_with_workers(rendered, tmp_path):
@@ -327,7 +328,7 @@ def test_heads_talk_and_keep_silent():
     for head in (*talking, *silent):
         assert head.frames.shape == (20, 3, 96, 96)
         assert str(head.frames.dtype) == "torch.uint8"
-        assert head.sound.shape == (20 * 640,)
+        assert head.sound.shape == (20 * SAMPLE_RATE // FRAME_RATE,)
         assert head.boxes.shape == (20, 4)
         assert head.sound.abs().max() <= 1
     assert min(head.sound.std() for head in talking) > 3 * max(head.sound.std() for head in silent)

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from merc.conversation import Corpus
+from merc.conversation import Conversation, Corpus, Utterance
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule, DataFacts, TextDataModule
 from merc.labels import LabelSet
@@ -48,7 +48,7 @@ def test_widths_emotions_and_their_counts_come_from_the_data(made, tmp_path):
 
 def test_without_a_training_split_nothing_is_counted_and_the_unlabelled_never(made):
     labels = LabelSet("two", ("calm", "cross"))
-    talk = conversation(["a", "b", "c"])
+    talk = Conversation("0", (Utterance("0", "A"), Utterance("1", "B")), "train")
     assert DataFacts.of(Corpus("none", labels, {"test": [talk]}), {}).class_counts == (0, 0)
     assert DataFacts.of(Corpus("none", labels, {"train": [talk]}), {}).class_counts == (0, 0)
 

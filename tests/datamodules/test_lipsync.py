@@ -127,7 +127,7 @@ def test_sources_are_drawn_by_their_weight(tmp_path):
 def test_without_a_usable_clip_the_error_says_what_is_needed(source):
     data = LipSyncDataModule([LipSyncSource(**source)], window=64)
     data.setup()
-    with pytest.raises(StoreError, match="No clip of split train shows one face with its sound for 64 pictures"):
+    with pytest.raises(StoreError, match="No clip of split train shows one face with its sound for 64 frames"):
         data.train_dataloader()
     with pytest.raises(ValueError, match="got no sources"):
         LipSyncDataModule([])

@@ -75,14 +75,14 @@ def slow_augment(made, hidden, present, batch):
             for name in hidden:
                 keys = [key for key, known in zip(x[name], here[name], strict=True) if known] or x[name]
                 residual = x[name][i] if augment.residual == "auxiliary" else x[dominant][i]
-                answer = slow_attention(augment.ask[name], x[dominant][i], keys, residual)
+                answer = slow_attention(augment.attend[name], x[dominant][i], keys, residual)
                 if name == dominant or here[name][i]:
                     total = total + answer
             mixed.append(total)
         if augment.token is None:
             out[dominant][rows] = torch.stack(mixed)
         else:
-            t = slow_attention(augment.listen, augment.token, [augment.token, *mixed], augment.token)
+            t = slow_attention(augment.attend_from_token, augment.token, [augment.token, *mixed], augment.token)
             for name in hidden:
                 out[name][rows] = torch.stack([value + t for value in x[name]])
     return out
@@ -236,7 +236,7 @@ def test_evaluation_is_deterministic_and_training_is_not(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dominant": "smell"}, "'smell' is none of"),
+        ({"dominant": "smell"}, "'smell' is not in"),
         ({"dim": 10}, "divisible by attention_heads, got 10 and 4"),
         ({"dim": 9, "attention_heads": 3}, "dim must be even"),
         ({"residual": "both"}, "'auxiliary' or 'dominant', got 'both'"),

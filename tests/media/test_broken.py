@@ -110,7 +110,7 @@ def test_a_picture_that_is_damaged_all_through_is_an_error(whole, tmp_path):
     begin = data.index(b"mdat") + 4
     (tmp_path / "empty.mp4").write_bytes(data[:begin] + bytes(len(data) - begin))
     picture, _, info = outcome(tmp_path / "empty.mp4")
-    assert picture == info == "damaged picture"
+    assert picture == info == "damaged video"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_names_that_look_like_something_else_are_files(whole, tmp_path, monkeypa
 
 ODD = {
     "no sound": ({"pictures": 10}, 10, "no sound"),
-    "no picture": ({"sound": beeps([0.1], 0.5)}, "no picture", 8000),
+    "no picture": ({"sound": beeps([0.1], 0.5)}, "no video", 8000),
     "sound longer than the picture": ({"pictures": 10, "sound": beeps([0.1], 2.0)}, 10, 32000),
     "picture longer than the sound": ({"pictures": 30, "sound": beeps([0.1], 0.5)}, 30, 8000),
     "one picture": ({"pictures": 1, "sound": beeps([0.1], 0.5)}, 1, 8000),
@@ -231,7 +231,7 @@ def test_a_cover_is_no_picture(tmp_path):
                 packet.stream = seen
                 both.mux(packet)
     picture, sound, info = outcome(tmp_path / "both.mp4")
-    assert picture == "no picture" and len(sound) > 7000 and info.width is None
+    assert picture == "no video" and len(sound) > 7000 and info.width is None
 
 
 def test_a_header_that_claims_more_than_it_holds(whole, tmp_path):

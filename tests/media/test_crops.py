@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merc.media.crops import crop_faces, crop_squares, grey, mouth_crops, resample
+from merc.media.crops import crop_faces, crop_squares, grey, mouth_crops, resample, rows_to_crops
 from merc.media.decode import Frames
 from merc.media.tracks import FaceTrack, tracks_to_rows
 
@@ -120,14 +120,25 @@ def test_mouth_crops_are_rows_of_the_tracks(chunk):
     frames = [Frames(images[i : i + chunk], i, 25.0, 0.5) for i in range(0, 30, chunk)]
     tracks = [FaceTrack(track.first, track.boxes * 2, track.score) for track in tracks]  # source pixels
     crops = mouth_crops(frames, tracks, 12)
-    rows = tracks_to_rows(tracks)
-    assert crops.shape == (45, 144) and crops.dtype == torch.uint8
-    for row, crop in list(zip(rows, crops, strict=True))[::7]:
-        alone = crop_faces(grey(images[int(row[1]), None]), row[None, 2:6] / 2, 12, region="mouth")
-        assert (crop.view(12, 12).int() - alone[0, 0].int()).abs().max() <= 1
+    assert crops.shape == (len(tracks_to_rows(tracks)), 144) and crops.dtype == torch.uint8
+    for track, mouths in zip(tracks, rows_to_crops(crops, tracks), strict=True):
+        assert mouths.shape == (len(track), 12, 12)
+        alone = crop_faces(grey(images[track.first : track.end]), track.boxes / 2, 12, region="mouth")[:, 0]
+        assert (mouths.int() - alone.int()).abs().max() <= 1
     with pytest.raises(ValueError, match="give all frames"):
         mouth_crops(frames[:-1], tracks, 12)
-    assert mouth_crops(frames, [], 12).shape == (0, 144)
+    nothing = mouth_crops(frames, [], 12)
+    assert nothing.shape == (0, 144) and rows_to_crops(nothing, []) == []
+
+
+def test_rows_that_are_no_crops_of_the_tracks_are_refused():
+    tracks = [FaceTrack(0, torch.ones(3, 4), 1.0), FaceTrack(1, torch.ones(2, 4), 1.0)]
+    first, second = rows_to_crops(torch.arange(5).to(torch.uint8)[:, None].expand(5, 4), tracks)
+    assert first[:, 1, 1].tolist() == [0, 1, 2] and second[:, 1, 1].tolist() == [3, 4]
+    with pytest.raises(ValueError, match="one crop for every frame of a track, 5, got 4 crops"):
+        rows_to_crops(torch.zeros(4, 9, dtype=torch.uint8), tracks)
+    with pytest.raises(ValueError, match="got rows of width 8"):
+        rows_to_crops(torch.zeros(5, 8, dtype=torch.uint8), tracks)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_cut_leaves_the_old_film_and_nothing_else(tmp_path):
 
 
 def test_nothing_makes_no_film(tmp_path):
-    with pytest.raises(MediaError, match="no picture"):
+    with pytest.raises(MediaError, match="no frame"):
         write_film(tmp_path / "a.mp4", iter(()), fps=25)
     assert not list(tmp_path.iterdir())
     (tmp_path / "a.mp4").write_text("no film")

@@ -5,7 +5,8 @@ import pytest
 from merc.cli import main
 from merc.pipeline.problems import options_of
 
-TEACHER = ["fit", "--config", "simulated/teacher.yaml"]
+CONFIGS = ("systems/teacher.yaml", "simulated/teacher.yaml", "corpora/simulated.yaml")
+TEACHER = ["fit", *(word for name in CONFIGS for word in ("--config", name))]
 
 
 def error_of(capsys, *words):

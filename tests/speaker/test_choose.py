@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merc.speaker import choose_speaker
-from merc.speaker.choose import NOBODY
+from merc.speaker import NOBODY, SPEAKER_COLUMNS, SpeakerChoice, choose_speaker
 
 
 def slow(scores, visible, threshold):
@@ -74,6 +73,39 @@ def test_scores_where_a_track_is_not_visible_are_not_read():
     seen = torch.tensor([[True, False], [True, True]])
     assert choose_speaker(scores, seen, -1.0).track == 1 - 1
     assert choose_speaker(scores, seen, -1.0).scores == pytest.approx((-0.75, -0.9))
+
+
+@given(tables)
+def test_a_choice_comes_back_from_its_row(table):
+    scores, visible, threshold = table
+    width = len(scores[0]) if scores else 1
+    choice = choose_speaker(
+        torch.tensor(scores).view(-1, width), torch.tensor(visible, dtype=torch.bool).view(-1, width), threshold
+    )
+    row = choice.to_row()
+    assert row.dtype == torch.float32 and row.isfinite().all()
+    again = SpeakerChoice.from_row(row)
+    assert (again.track, again.scores) == (choice.track, ())
+    assert torch.equal(again.to_row(), row)
+    for name in ("score", "margin", "coverage"):
+        value = getattr(choice, name)
+        if math.isfinite(value):
+            assert getattr(again, name) == pytest.approx(value)
+
+
+def test_a_row_holds_what_its_columns_say_and_no_infinity():
+    choice = SpeakerChoice(3, -0.5, 0.25, 0.75, (1.0,))
+    assert dict(zip(SPEAKER_COLUMNS, choice.to_row().tolist(), strict=True)) == {
+        "track": 3.0,
+        "score": -0.5,
+        "margin": 0.25,
+        "coverage": 0.75,
+    }
+    assert SpeakerChoice(0, -0.5, math.inf, 1.0).to_row().tolist() == [0, -0.5, 2, 1]
+    assert SpeakerChoice(NOBODY, -math.inf, math.nan, 0.0).to_row().tolist() == [-1, -2, 0, 0]
+    for row in (torch.zeros(3), torch.zeros(1, 4)):
+        with pytest.raises(ValueError, match="track, score, margin, coverage, got the shape"):
+            SpeakerChoice.from_row(row)
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -161,9 +161,9 @@ def test_sequences_are_not_read_as_vectors(tmp_path):
 
 def test_an_empty_store_of_sequences(tmp_path):
     gone = UtteranceKey("val", "0", "0")
-    store = FeatureStore.write(tmp_path, [], torch.zeros(0, 7), kind="faces", lengths=[], missing={gone: "no picture"})
+    store = FeatureStore.write(tmp_path, [], torch.zeros(0, 7), kind="faces", lengths=[], missing={gone: "no video"})
     assert (len(store), store.dim, store.lengths.shape) == (0, 7, (0,))
-    with pytest.raises(KeyError, match="val/0/0: no picture"):
+    with pytest.raises(KeyError, match="val/0/0: no video"):
         store.sequence(gone)
 
 

@@ -5,13 +5,15 @@ import torch
 
 from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey
 from merc.labels import MELD
+from merc.media.tracks import FaceTrack, tracks_to_rows
+from merc.speaker import SpeakerChoice
 from merc.store import StoreWriter
 
 SIZE = 16
 
 
 def talk(seed, frames=48, lead=0, size=SIZE):
-    """Mouth crops ``(frames, size, size)`` and their log-mel ``(4 frames, 80)``, ``lead`` pictures late."""
+    """Mouth crops ``(frames, size, size)`` and their log-mel ``(4 frames, 80)``, ``lead`` frames late."""
     rng = np.random.default_rng(seed)
     loud = np.convolve(rng.random(frames + 20), np.ones(3) / 3, mode="same")[10 : 10 + frames]
     loud = (loud - loud.min()) / (loud.max() - loud.min())
@@ -42,18 +44,17 @@ def write_stores(folder, splits, size=SIZE):
         for number, (tracks, sound, speaker) in enumerate(clips):
             key = UtteranceKey(split, str(number), "0")
             conversations[split].append(Conversation(key.dialogue, (Utterance("0", "A", "hello"),), split))
-            rows = []
-            for index, (first, crops) in enumerate(tracks):
-                row = torch.zeros(len(crops), 7)
-                row[:, 0], row[:, 1], row[:, 6] = index, first + torch.arange(len(crops)), 1
-                row[:, 4:6] = 50 + 10 * index
-                rows.append(row)
-            rows = torch.cat(rows) if rows else torch.zeros(0, 7)
+            rows = tracks_to_rows(
+                [
+                    FaceTrack(first, torch.tensor([[0.0, 0, 50 + 10 * n, 50 + 10 * n]]).expand(len(crops), 4), 1.0)
+                    for n, (first, crops) in enumerate(tracks)
+                ]
+            )
             crops = torch.cat([crops.flatten(1) for _, crops in tracks]) if tracks else torch.zeros(0, size**2).byte()
             writers["faces"].add([key], rows, [len(rows)])
             writers["crops"].add([key], crops, [len(crops)])
             writers["sound"].add([key], sound, [len(sound)])
-            writers["speaker"].add([key], torch.tensor([[float(speaker), 0.0, 0.0, 1.0]]))
+            writers["speaker"].add([key], SpeakerChoice(speaker, 0.0, 0.0, 1.0).to_row()[None])
     for writer in writers.values():
         writer.commit()
     Corpus("lips", MELD, conversations).save(folder / "corpus.json")

@@ -12,8 +12,8 @@ EMOTIONS = ["anger", "joy", "neutral"]
 WORDS = {"anger": "no not why", "joy": "yes oh my", "neutral": "well okay here"}
 
 
-def _trainer(monitor="val/weighted_f1", mode="max"):
-    best = {"monitor": monitor, "mode": mode, "filename": "best-{epoch}"}
+def _trainer():
+    best = {"monitor": "val/weighted_f1", "mode": "max", "filename": "best-{epoch}"}
     return {
         "max_epochs": 1,
         "accelerator": "cpu",
@@ -69,15 +69,18 @@ def configs(folder):
     return {
         "faces": {**_extract({}, tracks), "model": _class("merc.tasks.FacesTask")},
         "lipsync": {
-            "trainer": _trainer("train/loss", "min"),
+            "trainer": {**_trainer(), "callbacks": []},
+            "best": {"monitor": "train/loss", "mode": "min"},
             "model": _class("merc.tasks.LipSyncTask", **lips),
             "data": _class(
                 "merc.datamodules.LipSyncDataModule", sources=[], window=24, batch_size=4, batches_per_epoch=2
             ),
         },
         "words": _extract(words, _class("merc.datamodules.TextDataModule", corpus="none")),
-        "voice": _extract(_class("tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
-        "face": _extract(_class("tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))),
+        "voice": _extract(_class("support.tiny_clips.Loudness"), _media(_class("merc.datamodules.SoundReader"))),
+        "face": _extract(
+            _class("support.tiny_clips.Colour"), _media(_class("merc.datamodules.FaceReader", faces="none"))
+        ),
         "teacher": _graph_task("TeacherTask", "text"),
         "audio_student": _graph_task("StudentTask", "audio"),
         "visual_student": _graph_task("StudentTask", "visual"),

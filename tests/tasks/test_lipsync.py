@@ -9,7 +9,7 @@ from merc.callbacks import StoreWriterCallback
 from merc.conversation import UtteranceKey
 from merc.datamodules import LipSyncDataModule, LipSyncSource
 from merc.losses import SyncLoss
-from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker import NOBODY, SPEAKER_COLUMNS, LipSyncNet, SpeakerChoice, SyncAugmentation, SyncScorer
 from merc.store import FeatureStore, StoreWriter
 from merc.tasks import LipSyncTask
 from support.quiet_trainer import trainer_in
@@ -77,6 +77,10 @@ def known(stores):
     return LipSyncDataModule([LipSyncSource(**source, speaker=str(folder / "speaker"))])
 
 
+def choices(store):
+    return {key: SpeakerChoice.from_row(store[key]) for key in store.keys}
+
+
 def test_own_lips_win_over_others_and_over_still_ones(trained):
     _, metrics, _ = trained
     assert metrics["val/pair_accuracy"] > 0.9
@@ -107,12 +111,13 @@ def test_prediction_writes_who_speaks(trained, stores, tmp_path):
         return_predictions=False,
     )
     store = FeatureStore(out)
-    store.require(kind="speaker", dim=4)
+    store.require(kind="speaker", dim=len(SPEAKER_COLUMNS))
     assert store.missing == {UtteranceKey("test", "13", "0"): "no face was found"}
-    truth, _ = FeatureStore(stores[1] / "speaker").gather(store.keys)
-    found, _ = store.gather(store.keys)
-    assert (found[:12, 0] == truth[:12, 0]).float().mean() > 0.8
-    assert (found[:, 0] >= 0).eq(found[:, 3] > 0).all()  # coverage is 0 for nobody only
+    truth = choices(FeatureStore(stores[1] / "speaker"))
+    found = choices(store)
+    right = [found[key].track == truth[key].track for key in store.keys[:12]]
+    assert sum(right) > 0.8 * len(right)
+    assert all((choice.track == NOBODY) == (choice.coverage == 0) for choice in found.values())
     assert store.provenance["trained_on"] == "lips/train"
     assert store.provenance["threshold"] == pytest.approx(float(model.threshold))
 
@@ -149,8 +154,7 @@ def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
         datamodule=LipSyncDataModule([LipSyncSource(**stores[0])], predict_splits=["val"]),
         return_predictions=False,
     )
-    rows, _ = FeatureStore(out).gather(FeatureStore(out).keys)
-    assert (rows[:, 0] == -1).all()
+    assert {choice.track for choice in choices(FeatureStore(out)).values()} == {NOBODY}
 
 
 def test_crops_of_another_size_are_refused(stores, tmp_path):

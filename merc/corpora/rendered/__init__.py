@@ -27,10 +27,10 @@ def render(
 ) -> Corpus:
     """Render a corpus of talking heads into a folder.
 
-    It holds ``corpus.json``, a clip an utterance (``clips/<split>/dia0_utt0.mp4``: H.264 and AAC), and the truth:
+    It holds ``corpus.json``, a clip per utterance (``clips/<split>/dia0_utt0.mp4``: H.264 and AAC), and the truth:
     the stores ``truth/faces`` and ``truth/speaker``, and ``truth/tracks.json``, which says of every true track whose
-    face it is, what the person feels and whether it speaks. The picture and sound of an utterance depend on the
-    config alone, not on ``workers`` nor on other utterances. A render that was cut goes on where it was.
+    face it is, what the person feels and whether it speaks. The frames and sound of an utterance depend on the
+    config alone, not on ``workers`` nor on other utterances. A render that was interrupted goes on where it was.
 
     Args:
         out: Folder of the corpus; created if need be.
@@ -58,14 +58,14 @@ def render(
 def talking_heads(
     count: int, seconds: float = 2.0, seed: int = 0, *, people: int | None = None, size: int = 128
 ) -> Iterator[Head]:
-    """Heads that talk, each alone in a small picture, straight into memory: training material without video files.
+    """Heads that talk, each alone in small frames, straight into memory: training material without video files.
 
     Args:
         count: How many clips.
         seconds: Duration of each.
         seed: Decides everything; other seeds give other people.
         people: How many different people take part. Default: a new one in every clip.
-        size: Width and height of the picture in pixels; a face is about 0.6 of it high.
+        size: Width and height of a frame in pixels; a face is about 0.6 of it high.
 
     Returns:
         The clips, each a :class:`~merc.corpora.rendered.heads.Head`: ``frames`` (T, 3, H, W) uint8, ``sound`` (S,) at

@@ -63,7 +63,7 @@ def write_clip(path: Path, frames: Iterable[Image], sound: Floats, size: tuple[i
         video = container.add_stream(codec, rate=FRAME_RATE, options=options)
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        video.codec_context.thread_count = 1  # more threads cut frames into other slices: other pictures
+        video.codec_context.thread_count = 1  # more threads cut frames into other slices: other pixels
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64000
         for frame in frames:

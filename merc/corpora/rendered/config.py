@@ -1,4 +1,4 @@
-"""What a rendered corpus is made of: sizes, pictures, casts, the emotion chain."""
+"""What a rendered corpus is made of: sizes, frames, casts, the emotion chain."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class RenderConfig:
         utterances: Fewest and most utterances of a dialogue.
         seconds: Shortest and longest duration of an utterance.
         cast: Fewest and most people of a dialogue, ``1..4``.
-        width: Width of the picture in pixels, even.
-        height: Height of the picture in pixels, even.
+        width: Width of a frame in pixels, even.
+        height: Height of a frame in pixels, even.
         emotions: Emotions of MELD and their relative frequencies (positive; any scale).
         same_speaker_stay: Probability that the emotion of the previous utterance is kept if the same speaker goes
-            on, ``0..1``; else it is drawn anew.
+            on, ``0..1``; else it is drawn again.
         other_speaker_stay: The same if another speaker takes the turn.
         keep_turn: Probability that a speaker goes on speaking, ``0..1``.
         cut: Probability that an utterance has a cut between two shots, ``0..1``.

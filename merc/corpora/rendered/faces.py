@@ -76,7 +76,7 @@ class Expression:
         return tuple(float(getattr(self, field.name)[frame]) for field in dataclasses.fields(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Look:
     """What tells a face from other variants of the photograph.
 

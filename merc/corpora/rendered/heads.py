@@ -22,7 +22,7 @@ class Head:
     """One face, what it says, and where it is.
 
     Args:
-        frames: ``(T, 3, H, W)`` uint8 RGB at 25 frames a second.
+        frames: ``(T, 3, H, W)`` uint8 RGB at 25 frames per second.
         sound: ``(S,)`` float32 at 16 kHz, as long as the frames; the noise of the room if the face is silent.
         boxes: ``(T, 4)`` float32, the face as x1, y1, x2, y2 in pixels.
         person: Who it is; equal names are equal faces and voices.
@@ -44,10 +44,10 @@ def draw_head(number: int, seconds: float, seed: int, *, people: int | None, siz
         seconds: Duration.
         seed: Decides everything.
         people: How many different people take part; ``None`` for a new one in every clip.
-        size: Width and height of the picture in pixels.
+        size: Width and height of a frame in pixels.
         silent: Whether the mouth does something else than talk.
     """
-    cv2.setNumThreads(1)  # pictures are small: threads would cost more than they save
+    cv2.setNumThreads(1)  # frames are small: threads would cost more than they save
     config = RenderConfig(seed=seed)
     name = f"head{number if people is None else number % people}"
     person = Person.draw(name, stream(config, "head", name))

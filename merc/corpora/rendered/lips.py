@@ -9,7 +9,6 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from merc.corpora.rendered.heads import draw_head
 from merc.corpora.rendered.rendering import end_with_parent
 from merc.labels import MELD
 from merc.media.rates import FRAME_RATE
+from merc.speaker.choose import NOBODY, SpeakerChoice
 from merc.store import Kind, StoreWriter
 
 TALKING = {"train": 160, "val": 24, "test": 40}
@@ -45,8 +45,8 @@ def render_lips(
 
     The folder gets ``corpus.json`` and the stores ``faces``, ``crops``, ``sound`` and ``speaker``, as extraction from
     clips would leave them, with the true boxes. Every clip shows one head; it talks, or it keeps still, smiles, chews
-    or parts its lips in a quiet room, and nobody speaks. Each head is another person. What was cut goes on where it
-    was.
+    or parts its lips in a quiet room, and nobody speaks. Each head is another person. What was interrupted goes
+    on where it was.
 
     Args:
         out: Folder to write to.
@@ -114,7 +114,7 @@ def _draw(job: _Job, *, seconds: float, crop_size: int, seed: int) -> tuple[Utte
         "faces": tracks_to_rows(tracks),
         "crops": mouth_crops([frames], tracks, crop_size),
         "sound": LogMel()(head.sound),
-        "speaker": torch.tensor([[-1.0 if silent else 0.0, 0.0, 0.0, 0.0 if silent else 1.0]]),
+        "speaker": SpeakerChoice(NOBODY if silent else 0, 0.0, 0.0, 0.0 if silent else 1.0).to_row()[None],
     }
 
 

@@ -28,7 +28,7 @@ class Shot:
 
     Args:
         first: Frame of the utterance at which the shot starts.
-        people: Names of those in the picture.
+        people: Names of those in the frame.
         emotions: What each of them feels.
         actors: What each of them does, all for the frames of the shot.
         view: Middle ``(x, y)`` and width of what the camera sees of the room, as shares of its width and height.
@@ -81,7 +81,7 @@ class Track:
         emotion: What the person feels.
         speaks: Whether it is the speaker of the utterance.
         first: First frame.
-        boxes: ``(T, 4)`` as x1, y1, x2, y2 in pixels, inside the picture.
+        boxes: ``(T, 4)`` as x1, y1, x2, y2 in pixels, inside the frame.
     """
 
     person: str

@@ -12,17 +12,17 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import track
 
 from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError, Utterance
-from merc.corpora.rendered.arrays import Floats, floats
 from merc.corpora.rendered.clips import clip_path, render_dialogue
 from merc.corpora.rendered.config import RenderConfig
 from merc.corpora.rendered.plan import Take, Track, plan_dialogue, true_tracks
 from merc.files import write_json
 from merc.media.rates import FRAME_RATE
+from merc.media.tracks import FaceTrack, tracks_to_rows
+from merc.speaker.choose import NOBODY, SpeakerChoice
 from merc.store import FeatureStore
 
 RENDER_FILE = "render.json"
@@ -123,34 +123,26 @@ def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conv
 def _write_truth(folder: Path, config: RenderConfig, takes: list[Take]) -> None:
     provenance = {"source": "merc.corpora.rendered", "config": dataclasses.asdict(config)}
     people: dict[str, list[dict[str, Any]]] = {}
-    rows, lengths, speakers = [], [], []
+    rows, speakers = [], []
     for take in takes:
         tracks = true_tracks(take, config.width, config.height)
-        rows += [_rows(number, found) for number, found in enumerate(tracks)]
-        lengths.append(sum(len(found.boxes) for found in tracks))
-        speakers.append(_speaker(take, tracks))
+        rows.append(tracks_to_rows([FaceTrack(t.first, torch.from_numpy(t.boxes), 1.0) for t in tracks]))
+        speakers.append(_speaker(take, tracks).to_row())
         people[str(take.key)] = [
             {"person": t.person, "emotion": t.emotion, "speaks": t.speaks, "first": t.first, "frames": len(t.boxes)}
             for t in tracks
         ]
     keys = [take.key for take in takes]
-    faces = torch.from_numpy(np.concatenate(rows))
-    FeatureStore.write(folder / "faces", keys, faces, kind="faces", lengths=lengths, provenance=provenance)
-    FeatureStore.write(folder / "speaker", keys, torch.tensor(speakers), kind="speaker", provenance=provenance)
+    lengths = [len(part) for part in rows]
+    FeatureStore.write(folder / "faces", keys, torch.cat(rows), kind="faces", lengths=lengths, provenance=provenance)
+    FeatureStore.write(folder / "speaker", keys, torch.stack(speakers), kind="speaker", provenance=provenance)
     write_json(folder / "tracks.json", people)
 
 
-def _rows(number: int, found: Track) -> Floats:
-    """The rows of a track in a store of faces: track, frame, box, score."""
-    length = len(found.boxes)
-    place = np.stack([np.full(length, number), found.first + np.arange(length)], axis=1)
-    return np.concatenate([floats(place), found.boxes, np.ones((length, 1), np.float32)], axis=1)
-
-
-def _speaker(take: Take, tracks: list[Track]) -> tuple[float, float, float, float]:
-    """The row of an utterance in a store of speakers: the longest track of the speaker, or that there is none."""
+def _speaker(take: Take, tracks: list[Track]) -> SpeakerChoice:
+    """The true choice for an utterance: the longest track of the speaker, or nobody if there is none."""
     seen = [number for number, found in enumerate(tracks) if found.speaks]
     if not seen:
-        return -1.0, 0.0, 0.0, 0.0
+        return SpeakerChoice(NOBODY, 0.0, 0.0, 0.0)
     longest = max(seen, key=lambda number: len(tracks[number].boxes))
-    return float(longest), 1.0, 1.0, len(tracks[longest].boxes) / take.frames
+    return SpeakerChoice(longest, 1.0, 1.0, len(tracks[longest].boxes) / take.frames)

@@ -23,7 +23,7 @@ from merc.media.rates import SAMPLE_RATE
 Response = Callable[["Speech", Floats, Floats], NDArray[Any]]
 
 _RATE = 200
-"""Steps a second at which phones become targets."""
+"""Steps per second at which phones become targets."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Manner:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """An utterance before it sounds: tracks of the vocal tract at 200 steps a second, and of lips and jaw.
+    """An utterance before it sounds: tracks of the vocal tract at 200 steps per second, and of lips and jaw.
 
     Args:
         formants: ``(T, 3)`` in Hz.
