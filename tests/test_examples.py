@@ -1,5 +1,6 @@
 """The examples run as their readers run them: as programs of their own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -61,7 +62,10 @@ def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
     options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
     short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
-    merc("fit", "--config", "simulated/fusion.yaml", *head, *short, cwd=simulated)
+    hidden = {"text": "teacher", "audio": "audio_student", "visual": "visual_student"}
+    stores = {name: f"runs/simulated/seed-0/{stage}/hidden" for name, stage in hidden.items()}
+    data = ["--data.corpus", "runs/simulated/data/corpus.json", "--data.stores", json.dumps(stores)]
+    merc("fit", "--config", "systems/hierarchical.yaml", *data, *head, *short, cwd=simulated)
     (config,) = (simulated / "out").rglob("config.yaml")
     trained = yaml.safe_load(config.read_text())["model"]["init_args"]
     assert trained["head"]["class_path"] == "my_fusion.TextFirst"

@@ -96,6 +96,9 @@ class FunctionStage(StageKind):
     takes_out: ClassVar[bool] = True
     """Whether the function writes into a folder, its argument ``out``."""
 
+    by_config: ClassVar[bool] = False
+    """Whether the stage's ``config`` names the function; if not, the stage has none."""
+
     @abstractmethod
     def function(self, stage: Stage) -> Callable[..., Any]:
         """What to call.
@@ -116,6 +119,11 @@ class FunctionStage(StageKind):
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the options."""
+        if run.stage.config and not self.by_config:
+            raise PipelineError(
+                f"Stage {run.stage.name!r} ({run.stage.command}) has the config {run.stage.config_names[0]!r}: "
+                "expected no config."
+            )
         self.parsed(run)
 
     def run(self, run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
@@ -127,6 +135,8 @@ class FunctionStage(StageKind):
 
 class ImportStage(FunctionStage):
     """Imports a corpus, or features of one (``merc import``)."""
+
+    by_config = True
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """The import that ``config`` names: a short name or an import path."""
@@ -161,6 +171,7 @@ class DoctorStage(FunctionStage):
     """Checks a corpus on disk and says what it found, which is for the user to judge (``merc doctor``)."""
 
     takes_out = False
+    by_config = True
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """The doctor that ``config`` names: a short name or an import path."""
@@ -264,7 +275,7 @@ class NetworkStage(StageKind):
             MercParser(self.arguments(run, trainer_options))
         except ArgumentError as error:
             text = explain(str(error))
-            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.configs)}: {text}") from error
+            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {text}") from error
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:
         """The stage as it would stand on the command line, with its results in the folder of the stage."""

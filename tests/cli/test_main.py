@@ -82,7 +82,8 @@ def test_configs_prints_the_named_one(capsys):
     assert main(["configs", "demo/simulated.yaml"]) == 0
     assert capsys.readouterr().out == find_config("demo/simulated.yaml").read_text()
     assert main(["configs", "demo/simulatd.yaml"]) == 1
-    assert "No config 'demo/simulatd.yaml'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "No config 'demo/simulatd.yaml'" in error and "Did you mean demo/simulated.yaml" in error
 
 
 @pytest.mark.parametrize("words", [["configs"], ["--help"], ["configs", "demo/simulated.yaml"]], ids=" ".join)

@@ -556,7 +556,7 @@ def test_a_head_without_embeddings_under_a_loss_that_contrasts_them_is_told_befo
     }
     write("fusion.yaml", config)
     error = one_line(capsys, ["fit", "--config", "fusion.yaml", "--data.corpus=out/data/corpus.json", *stores])
-    assert "FusionLoss contrasts embeddings" in error and "set lambda_cont to 0" in error
+    assert "FusionLoss contrasts embeddings" in error and "Set lambda_cont to 0" in error
     assert not list(Path("lightning_logs").rglob("*.ckpt"))
 
 
