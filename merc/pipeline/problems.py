@@ -108,8 +108,9 @@ def _causes(message: str) -> Iterator[_Cause]:
 
 def _advice(cause: _Cause, parser: ArgumentParser | None) -> Iterator[str]:
     """What would have been accepted."""
-    if found := re.search(r"Option '([\w.]+)' is not accepted", cause.text):
-        yield f"{cause.class_path} accepts {_like(found[1], options_of(cause.class_path)[cause.given :])}"
+    unknown = re.search(r"Option '([\w.]+)' is not accepted", cause.text)
+    if unknown and cause.class_path:
+        yield f"{cause.class_path} accepts {_like(unknown[1], options_of(cause.class_path)[cause.given :])}"
         root = cause.option.partition(".")[0]
         if parser is not None and cause.option == root:
             yield f"`{_command(parser)} --{root}.help {cause.class_path}` explains them."
@@ -118,6 +119,8 @@ def _advice(cause: _Cause, parser: ArgumentParser | None) -> Iterator[str]:
         yield f"{module} has {_like(name, _content(module, name))}"
     elif parser is None:
         return
+    elif unknown:  # of a function
+        yield f"Accepted: {_like(unknown[1], _names(parser))}"
     elif found := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", cause.text):
         name = found[1] or found[2].removesuffix(".class_path")
         group = name.rpartition(".")[0]

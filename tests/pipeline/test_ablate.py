@@ -197,7 +197,7 @@ REFUSED = {
     ),
     "of an option of an import that is not there": (
         {"changes": {"data": {"label_nose": 0.1}}},
-        "(?s)bad: data, .*label_nose",
+        "(?s)bad: Stage 'data', import: .*label_nose.*Accepted: .*Did you mean label_noise",
     ),
     "of what stands there": (
         {"changes": {"fusion": {"model.head.gating": True}}},
