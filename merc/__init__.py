@@ -1,37 +1,67 @@
 """Multimodal emotion recognition in conversation.
 
-Names are imported when they are first used, so that ``import merc`` takes no time. ``dir(merc)`` lists them.
+The chain from a corpus to a report, by the names that this package gives:
+
+- ``read_meld``, ``read_iemocap``, ``read_csv`` and ``read_transcript`` turn what is on disk into a :class:`Corpus` of
+  :class:`Conversation` and :class:`Utterance`; ``simulate`` draws one from a known model.
+- A :class:`FeatureStore` holds the vectors of one modality. A datamodule, such as :class:`ConversationDataModule`,
+  makes a :class:`ConversationBatch` of corpus and stores.
+- A task, such as :class:`TeacherTask`, :class:`StudentTask` or :class:`FusionTask`, is a LightningModule: a
+  ``lightning.Trainer`` fits, tests and predicts it. Subclass :class:`FusionHead`, which gives a
+  :class:`FusionOutput`, for a fusion of your own.
+- :func:`run` runs all stages of a pipeline, and :func:`annotate` applies a finished run to a new video.
+
+Names are imported when they are first used: ``import merc`` takes no time and imports no PyTorch.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("merc")
-except PackageNotFoundError:  # a copy of the sources that is not installed
-    __version__ = "0.0.0"
+from merc._lazy import lazy_names
 
 if TYPE_CHECKING:
     from merc.annotation import annotate
     from merc.batch import ConversationBatch
     from merc.conversation import Conversation, Corpus, Utterance
-    from merc.corpora import read_csv, read_iemocap, read_meld, read_transcript
-    from merc.datamodules import ConversationDataModule, LipSyncDataModule, MediaDataModule, TextDataModule
+    from merc.corpora import read_csv, read_iemocap, read_meld, read_transcript, simulate
+    from merc.datamodules import (
+        ConversationDataModule,
+        JointDataModule,
+        LipSyncDataModule,
+        MediaDataModule,
+        TextDataModule,
+    )
     from merc.fusion import FusionHead, FusionOutput
     from merc.pipeline.run import run_pipeline as run
     from merc.store import FeatureStore
-    from merc.tasks import FusionTask, JointTask, LipSyncTask, StudentTask, TeacherTask, TextEncoderTask
+    from merc.tasks import (
+        ExtractTask,
+        FacesTask,
+        FusionTask,
+        JointTask,
+        LipSyncTask,
+        StudentTask,
+        TeacherTask,
+        TextEncoderTask,
+    )
+
+try:
+    __version__ = version("merc")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "Conversation",
     "ConversationBatch",
     "ConversationDataModule",
     "Corpus",
+    "ExtractTask",
+    "FacesTask",
     "FeatureStore",
     "FusionHead",
     "FusionOutput",
     "FusionTask",
+    "JointDataModule",
     "JointTask",
     "LipSyncDataModule",
     "LipSyncTask",
@@ -48,30 +78,35 @@ __all__ = [
     "read_meld",
     "read_transcript",
     "run",
+    "simulate",
 ]
 
-_PLACES = {
-    "merc.annotation": ("annotate",),
-    "merc.batch": ("ConversationBatch",),
-    "merc.conversation": ("Conversation", "Corpus", "Utterance"),
-    "merc.corpora": ("read_csv", "read_iemocap", "read_meld", "read_transcript"),
-    "merc.datamodules": ("ConversationDataModule", "LipSyncDataModule", "MediaDataModule", "TextDataModule"),
-    "merc.fusion": ("FusionHead", "FusionOutput"),
-    "merc.store": ("FeatureStore",),
-    "merc.tasks": ("FusionTask", "JointTask", "LipSyncTask", "StudentTask", "TeacherTask", "TextEncoderTask"),
-}
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
-    """Import a name where it is first used."""
-    if name == "run":
-        return import_module("merc.pipeline.run").run_pipeline
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'merc' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    """What a user starts with."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "merc.annotation": ["annotate"],
+        "merc.batch": ["ConversationBatch"],
+        "merc.conversation": ["Conversation", "Corpus", "Utterance"],
+        "merc.corpora": ["read_csv", "read_iemocap", "read_meld", "read_transcript", "simulate"],
+        "merc.datamodules": [
+            "ConversationDataModule",
+            "JointDataModule",
+            "LipSyncDataModule",
+            "MediaDataModule",
+            "TextDataModule",
+        ],
+        "merc.fusion": ["FusionHead", "FusionOutput"],
+        "merc.pipeline.run": ["run_pipeline as run"],
+        "merc.store": ["FeatureStore"],
+        "merc.tasks": [
+            "ExtractTask",
+            "FacesTask",
+            "FusionTask",
+            "JointTask",
+            "LipSyncTask",
+            "StudentTask",
+            "TeacherTask",
+            "TextEncoderTask",
+        ],
+    },
+)

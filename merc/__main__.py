@@ -1,4 +1,4 @@
-"""``python -m merc``: the command line."""
+"""``python -m merc`` is the command ``merc``."""
 
 import sys
 

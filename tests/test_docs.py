@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import merc.cli.annotate
-import merc.cli.ensemble
+import merc.annotation
+import merc.evaluation
 import merc.pipeline.ablate
 import merc.pipeline.run
 from merc.annotation import Annotation
@@ -120,6 +120,12 @@ def test_code_runs(page, runs):
     exec(compile(code, name(page), "exec"), {"__name__": "docs"})
 
 
+def test_the_whole_chain_is_short_and_leaves_its_report(runs):
+    (code,) = blocks(ROOT / "docs/python.md", "python runnable")
+    assert sum(1 for line in code.splitlines() if line.strip()) < 40
+    assert "main(" not in code and "run_pipeline" not in code
+
+
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
     known = {"ablate", "annotate", "configs", "doctor", "ensemble", "fit", "import", "predict", "run", "test"}
@@ -197,7 +203,7 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
         asked.append((members, out))
         raise FileNotFoundError("the systems are those of the reader")
 
-    monkeypatch.setattr(merc.cli.ensemble, "ensemble_systems", average)
+    monkeypatch.setattr(merc.evaluation, "ensemble_systems", average)
     assert main(words) == 1 and len(asked) == 1
 
 
@@ -205,7 +211,7 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
 def test_commands_of_annotation_parse(words, monkeypatch):
     told = []
     nothing = Annotation([], MELD, [], {})
-    monkeypatch.setattr(merc.cli.annotate, "annotate", lambda *files, **options: told.append(options) or nothing)
+    monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
     assert main(words) == 0 and len(told) == 1
 
 

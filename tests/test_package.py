@@ -1,3 +1,4 @@
+import ast
 import importlib.metadata
 import importlib.resources
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import merc
+import merc.corpora
 
 HEAVY = [
     "torch",
@@ -50,18 +52,47 @@ def test_importing_merc_imports_nothing_heavy():
     assert loaded == []
 
 
-def test_every_name_of_the_front_door_is_there_and_a_wrong_one_is_named():
-    assert dir(merc) == sorted(merc.__all__) and {"annotate", "run", "Conversation", "FusionHead"} <= set(dir(merc))
-    assert all(getattr(merc, name) is not None for name in merc.__all__)
-    with pytest.raises(AttributeError, match="'merc' has no attribute 'anotate'"):
-        _ = merc.anotate
+def test_help_shows_what_a_user_starts_with():
+    start = "annotate run Conversation Utterance Corpus FeatureStore ConversationBatch FusionHead FusionOutput"
+    readers, others = "read_meld read_iemocap read_csv read_transcript", "TeacherTask TextDataModule"
+    assert {*f"{start} {readers} {others}".split()} <= {*dir(merc)}
+    assert dir(merc) == sorted(merc.__all__)
+    assert merc.run.__name__ == "run_pipeline"
+    page = python("import pydoc, merc; print(pydoc.plain(pydoc.render_doc(merc)))")
+    assert "class FusionHead" in page and "annotate(video" in page
 
 
-def test_merc_is_a_module_that_runs():
-    run = subprocess.run(
-        [sys.executable, "-m", "merc", "--version"], cwd="/", capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == merc.__version__
+@pytest.mark.parametrize("package", [merc, merc.corpora])
+def test_lazy_names_are_those_that_type_checkers_see(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname or alias.name: (line.module, alias.name) for line in block.body for alias in line.names}
+    assert {*package.__all__} - {"__version__"} == seen.keys() <= {*dir(package)}
+    for name, (module, attribute) in seen.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), attribute)
+
+
+def test_a_name_that_is_not_there_is_refused():
+    with pytest.raises(AttributeError, match="module 'merc' has no attribute 'nothing'"):
+        merc.nothing  # noqa: B018
+
+
+def test_lists_and_readers_need_no_torch():
+    code = "import sys, merc; dir(merc); merc.Corpus; merc.read_csv, merc.read_meld; print('torch' in sys.modules)"
+    assert python(code) == "False\n"
+
+
+def test_a_checkout_that_is_not_installed_has_a_version():
+    root = Path(__file__).resolve().parents[1]
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); import merc; print(merc.__version__)"
+    run = subprocess.run([sys.executable, "-S", "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    assert run.stdout == "0+unknown\n"
+
+
+def test_importing_merc_warns_of_nothing():
+    # The warnings of Python's own test runner and of other libraries do not count: one that merc can prevent does.
+    code = "import warnings; warnings.simplefilter('error', FutureWarning); import merc.tasks, merc.pipeline.lightning"
+    assert python(code) == ""
 
 
 def test_importing_merc_costs_less_than_a_fifth_of_a_second_beyond_torch():

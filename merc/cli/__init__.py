@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+
+import merc
+from merc.configs.lookup import find_config, shipped_configs
 
 USAGE = """\
 usage: merc COMMAND ...
@@ -15,10 +19,10 @@ Data:
   doctor     Check a corpus on disk against what is known of it.
 
 One stage (PyTorch Lightning; every option of the Trainer is there):
-  fit        Train:               merc fit --config simulated/teacher.yaml
-  validate   Score on val:        merc validate --config runs/teacher/config.yaml --ckpt_path best.ckpt
-  test       Score on test:       merc test --config runs/teacher/config.yaml --ckpt_path best.ckpt
-  predict    Write a store:       merc predict --config runs/teacher/config.yaml --ckpt_path best.ckpt --out out
+  fit        Train:               merc fit --config systems/lfvd.yaml --config corpora/meld_sdt.yaml --out runs/lfvd
+  validate   Score on val:        merc validate --config runs/lfvd/config.yaml --ckpt_path best.ckpt
+  test       Score on test:       merc test --config runs/lfvd/config.yaml --ckpt_path best.ckpt
+  predict    Write a store:       merc predict --config runs/lfvd/config.yaml --ckpt_path best.ckpt --out out
 
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
@@ -28,7 +32,7 @@ All stages:
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
 
-  configs    List the shipped configs.
+  configs    List the shipped configs, or print one: merc configs demo/simulated.yaml
 
 `merc COMMAND --help` explains a command. A --config is a file, or the short name of a shipped config.
 """
@@ -46,20 +50,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the ``merc`` command; returns the exit status."""
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
-    if command in ("--help", "-h"):
-        print(USAGE)
-        return 0
-    if command == "--version":
-        from merc import __version__
-
-        print(__version__)
-        return 0
-    if command == "configs":
-        from merc.configs.lookup import shipped_configs
-
-        print("\n".join(shipped_configs()))
-        return 0
     try:
+        if command in ("--help", "-h"):
+            return _show(USAGE)
+        if command == "--version":
+            return _show(merc.__version__)
+        if command == "configs":
+            return _configs(args[1:])
         return _dispatch(command, args)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
@@ -70,6 +67,24 @@ def main(args: Sequence[str] | None = None) -> int:
         # What the user can mend is told in one line; a defect of merc keeps its traceback.
         print(f"merc {command}: {error}", file=sys.stderr)
         return 1
+
+
+def _show(text: str) -> int:
+    """Print a text to a reader who may stop reading, as ``head`` does; returns the exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it exits
+    return 0
+
+
+def _configs(args: list[str]) -> int:
+    """List the shipped configs, or print some; returns the exit status."""
+    if args[:1] in (["--help"], ["-h"]):
+        return _show("usage: merc configs [NAME ...]\n\nList the shipped configs, or print those that are named.")
+    if not args:
+        return _show("\n".join(shipped_configs()))
+    return _show("\n".join(find_config(name).read_text(encoding="utf-8").rstrip() for name in args))
 
 
 def _dispatch(command: str, args: list[str]) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from jsonargparse import ArgumentParser
-
 from merc.cli.run import add_run_options, run_options, split_trainer_options
+from merc.pipeline.problems import ShortParser
 
 
 def ablate_command(args: list[str]) -> int:
     """Parse the arguments of ``merc ablate`` and run the ablations; returns the exit status."""
     own, extra = split_trainer_options(args)
-    parser = ArgumentParser(
+    parser = ShortParser(
         prog="merc ablate",
         description="Run a full model and its ablations, and write what each changes, with confidence intervals, next "
         "to the paper's own numbers. Stages that a row does not change are those of the full model. What is finished "

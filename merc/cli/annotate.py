@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-from rich.console import Console
-
-from merc.annotation import Annotation, annotate
 from merc.cli.run import split_trainer_options
 from merc.corpora.transcript import TranscriptColumns
+from merc.pipeline.problems import ShortParser
+
+if TYPE_CHECKING:
+    from merc.annotation import Annotation
 
 
 def annotate_command(args: list[str]) -> int:
     """Parse the arguments of ``merc annotate`` and annotate a video; returns the exit status."""
     own, extra = split_trainer_options(args)
-    parser = ArgumentParser(
+    parser = ShortParser(
         prog="merc annotate",
         description="Who speaks in every line of a video, and with which emotion: as JSON, CSV, subtitles and a film. "
         "What is finished and unchanged is skipped: after an interruption give the same command again. Options "
@@ -31,6 +32,8 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
     parser.add_class_arguments(TranscriptColumns, "columns")
     given = parser.parse_args(own)
+    from merc.annotation import annotate  # as in merc.cli.run
+
     annotation = annotate(
         given.video,
         given.transcript,
@@ -47,6 +50,8 @@ def annotate_command(args: list[str]) -> int:
 
 
 def _print(annotation: Annotation, out: Path) -> None:
+    from rich.console import Console
+
     console = Console(markup=False, highlight=False)
     emotions = Counter(line.emotion or "none" for line in annotation.lines)
     told = ", ".join(f"{name} {count}" for name, count in emotions.most_common())

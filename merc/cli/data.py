@@ -14,6 +14,7 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from merc.corpora import commands
+from merc.pipeline.problems import ShortParser
 
 _WITHOUT_VALUE = ("-h", "--help", "--print_config")
 
@@ -26,9 +27,7 @@ def data_command(command: str, args: list[str]) -> int:
         print(_usage(command, names, resolve))
         return 0 if args else 2
     function = resolve(args[0])
-    parser = ArgumentParser(
-        prog=f"merc {command} {args[0]}", description=parse(function.__doc__ or "").short_description
-    )
+    parser = ShortParser(prog=f"merc {command} {args[0]}", description=parse(function.__doc__ or "").short_description)
     parser.add_argument("--config", action="config", help="File with these options.")
     if command == "import":
         parser.add_argument("--out", type=Path, required=True, help="Folder to write to.")

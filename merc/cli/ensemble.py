@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-from rich.console import Console
-
-from merc.evaluation import compare_seeds, ensemble_systems
-from merc.evaluation.ensembles import metrics_of, names_of, report_of
+from merc.pipeline.problems import ShortParser
 
 
 def ensemble_command(args: list[str]) -> int:
     """Parse the arguments of ``merc ensemble``, average and print the scores; returns the exit status."""
-    parser = ArgumentParser(
+    parser = ShortParser(
         prog="merc ensemble",
         description="Average the probabilities of systems that were tested, each counting the same: other systems, or "
         "one trained with several seeds. A pipeline has a stage for it: `command: ensemble`.",
@@ -23,6 +19,11 @@ def ensemble_command(args: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the ensemble")
     given = parser.parse_args(args)
+    from rich.console import Console  # as in merc.cli.run
+
+    from merc.evaluation import compare_seeds, ensemble_systems
+    from merc.evaluation.ensembles import metrics_of, names_of, report_of
+
     found = ensemble_systems(given.members, out=given.out)
     names = names_of(given.members)
     scores = {name: [metrics_of(member)] for name, member in zip(names, given.members, strict=True)}

@@ -9,11 +9,13 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from merc.pipeline.problems import ShortParser
+
 
 def run_command(args: list[str]) -> int:
     """Parse the arguments of ``merc run`` and run the pipeline; returns the exit status."""
     own, extra = split_trainer_options(args)
-    parser = ArgumentParser(
+    parser = ShortParser(
         prog="merc run",
         description="Run the stages of a pipeline in order. Stages that are finished and unchanged are skipped, an "
         "interrupted one is resumed: after an interruption give the same command again. Options --trainer.* are "

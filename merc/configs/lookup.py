@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 CONFIGS = Path(__file__).parent
@@ -18,8 +19,10 @@ def find_config(name: str) -> Path:
     for path in (Path(name), CONFIGS / name):
         if path.is_file():
             return path
+    close = get_close_matches(name, shipped_configs(), n=3, cutoff=0.5)
+    meant = f" Did you mean {' or '.join(close)}?" if close else ""
     raise FileNotFoundError(
-        f"No config {name!r}: expected a file, or one of the shipped configs: {', '.join(shipped_configs())}."
+        f"No config {name!r}: expected a file, or a shipped config, which `merc configs` lists.{meant}"
     )
 
 

@@ -1,14 +1,22 @@
-"""Corpora: readers that turn what researchers have on disk into conversations and feature tables."""
+"""Corpora: readers that turn what researchers have on disk into conversations and feature tables.
 
-from merc.conversation import CORPUS_FILE
-from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
-from merc.corpora.iemocap import read_iemocap, speaker_half
-from merc.corpora.meld import read_meld
-from merc.corpora.pickles import LAYOUTS, import_pickle
-from merc.corpora.rendered import RenderConfig, render
-from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
-from merc.corpora.transcript import TranscriptColumns, read_transcript
-from merc.corpora.unpickle import UnsafePickleError
+Names are imported when they are first used: only the pickles and the rendered corpus need PyTorch.
+"""
+
+from typing import TYPE_CHECKING
+
+from merc._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from merc.conversation import CORPUS_FILE
+    from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
+    from merc.corpora.iemocap import read_iemocap, speaker_half
+    from merc.corpora.meld import read_meld
+    from merc.corpora.pickles import LAYOUTS, import_pickle
+    from merc.corpora.rendered import RenderConfig, render
+    from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
+    from merc.corpora.transcript import TranscriptColumns, read_transcript
+    from merc.corpora.unpickle import UnsafePickleError
 
 __all__ = [
     "CORPUS_FILE",
@@ -29,3 +37,18 @@ __all__ = [
     "simulate",
     "speaker_half",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "merc.conversation": ["CORPUS_FILE"],
+        "merc.corpora.csv_corpus": ["CsvColumns", "read_corpus", "read_csv"],
+        "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
+        "merc.corpora.meld": ["read_meld"],
+        "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],
+        "merc.corpora.rendered": ["RenderConfig", "render"],
+        "merc.corpora.simulated": ["SimulatedCorpus", "SimulationConfig", "simulate"],
+        "merc.corpora.transcript": ["TranscriptColumns", "read_transcript"],
+        "merc.corpora.unpickle": ["UnsafePickleError"],
+    },
+)

@@ -12,7 +12,7 @@ from merc.evaluation.comparison import (
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
 from merc.evaluation.plots import confusion_figure
-from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions
+from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "paired_bootstrap",
     "read_predictions",
     "scores",
+    "stored_predictions",
     "weighted_f1",
     "write_report",
 ]

@@ -252,7 +252,7 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     present: dict[str, Tensor] = {}
     for one in aligned:
         present |= {name: there | present.get(name, there) for name, there in one.present.items()}
-    return Predictions(first.labels, first.keys, first.gold, mean, present)
+    return Predictions(first.labels, first.keys, first.gold, mean, present, first.lines)
 
 
 def _aligned(reference: Predictions, other: Predictions) -> Predictions:

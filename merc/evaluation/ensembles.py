@@ -84,6 +84,7 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
         probabilities=together.probabilities,
         present=together.present,
         info=info_of_ensemble,
+        lines=together.lines,
     )
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from merc.conversation import UtteranceKey
+from merc.conversation import Corpus, Utterance, UtteranceKey
 from merc.evaluation.metrics import confusion_matrix, scores
 from merc.labels import IGNORE_INDEX, LabelSet
+from merc.store import FeatureStore
 
 _KEY = ("partition", "dialogue", "utterance")
+_SAID = ("speaker", "text")
 
 
 class PredictionsError(ValueError):
@@ -32,6 +34,7 @@ class Predictions:
         gold: ``(N,)`` label ids, -100 for unlabelled.
         probabilities: ``(N, C)``, finite.
         present: By modality, ``(N,)`` booleans: whether the utterance had it.
+        lines: Of N utterances the speaker and the text, for who reads the table; empty if they are not known.
 
     Raises:
         PredictionsError: The shapes do not match, keys are repeated, or probabilities are not finite.
@@ -42,6 +45,7 @@ class Predictions:
     gold: Tensor
     probabilities: Tensor
     present: Mapping[str, Tensor] = field(default_factory=dict)
+    lines: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         """Check that every part covers the same utterances."""
@@ -54,6 +58,8 @@ class Predictions:
         for name, there in self.present.items():
             if there.shape != (total,):
                 raise PredictionsError(f"Presence of {name!r} is {tuple(there.shape)}: expected ({total},).")
+        if len(self.lines) not in (0, total):
+            raise PredictionsError(f"{len(self.lines)} lines of {total} utterances: expected one each, or none.")
         if len(set(self.keys)) != total:
             twice = next(key for row, key in enumerate(self.keys) if key in self.keys[:row])
             raise PredictionsError(f"{UtteranceKey(*twice)} is predicted twice. Keys must be unique.")
@@ -82,27 +88,29 @@ class Predictions:
     def to_csv(self) -> str:
         """The text of ``predictions.csv``, which :func:`read_predictions` reads back unchanged.
 
-        Columns: partition, dialogue, utterance, gold (empty if unlabelled), predicted, ``p_<emotion>`` in the
-        column order of the published tables, ``has_<modality>`` (0 or 1).
+        Columns: partition, dialogue, utterance, speaker and text (where they are known), gold (empty if unlabelled),
+        predicted, ``p_<emotion>`` in the column order of the published tables, ``has_<modality>`` (0 or 1).
         """
         names, order = self.labels.names, self.labels.report_ids
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [*_KEY, "gold", "predicted", *(f"p_{names[c]}" for c in order), *(f"has_{name}" for name in self.present)]
-        )
+        said = _SAID if self.lines else ()
+        modalities = [f"has_{name}" for name in self.present]
+        writer.writerow([*_KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
+        lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
         rows = zip(
             self.keys,
+            lines,
             self.gold.tolist(),
             self.predicted.tolist(),
             self.probabilities[:, order].tolist(),
             *(there.int().tolist() for there in self.present.values()),
             strict=True,
         )
-        for key, gold, predicted, values, *there in rows:
+        for key, line, gold, predicted, values, *there in rows:
             label = "" if gold == IGNORE_INDEX else names[gold]
             # Nine digits represent every float32 exactly.
-            writer.writerow([*key, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
+            writer.writerow([*key, *line, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
         return text.getvalue()
 
 
@@ -134,21 +142,26 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
                 f"{path} is not a table of predictions: expected one column p_<emotion> per emotion."
             )
         labels = LabelSet("predictions", tuple(names))
-    expected = [*_KEY, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
+    said = _SAID if header[len(_KEY) : len(_KEY) + len(_SAID)] == list(_SAID) else ()
+    first = len(_KEY) + len(said)
+    expected = [*_KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
     modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
     if header != expected + [f"has_{name}" for name in modalities]:
         raise PredictionsError(
             f"{path} has the columns {', '.join(header)}: expected {', '.join(expected)}, has_<modality>... "
             "Use predictions of this label set."
         )
-    keys, gold, probabilities, present = [], [], [], []
+    keys, lines, gold, probabilities, present = [], [], [], [], []
     for line, row in enumerate(rows, start=2):
         try:
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells, expected {len(header)}")
-            keys.append(UtteranceKey(*row[:3]))
-            gold.append(labels.index(row[3] or None))
-            probabilities.append([float(cell) for cell in row[5 : len(expected)]])
+            keys.append(UtteranceKey(*row[: len(_KEY)]))
+            if said:
+                speaker, text = row[len(_KEY) : first]
+                lines.append((speaker, text))
+            gold.append(labels.index(row[first] or None))
+            probabilities.append([float(cell) for cell in row[first + 2 : len(expected)]])
             present.append([bool(int(cell)) for cell in row[len(expected) :]])
         except ValueError as error:
             raise PredictionsError(f"{path}, line {line}: {error}. Run the test again.") from error
@@ -161,4 +174,45 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
         torch.tensor(gold, dtype=torch.long),
         columns,
         {name: there[:, index] for index, name in enumerate(modalities)},
+        lines,
     )
+
+
+def lines_of(corpus: Corpus, keys: Iterable[UtteranceKey]) -> list[tuple[str, str]]:
+    """Speaker and text of some utterances.
+
+    Raises:
+        KeyError: The corpus does not have one of them.
+    """
+    said = {key: (utterance.speaker, utterance.text) for key, utterance in _utterances(corpus)}
+    return [said[key] for key in keys]
+
+
+def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
+    """The predictions that a store of logits holds of the utterances of a corpus, in the order of the corpus.
+
+    Args:
+        logits: A store of logits; an utterance that it lacks is left out.
+        corpus: The corpus, labelled or not.
+
+    Raises:
+        StoreError: The store holds something else, or has other emotions than the corpus.
+        PredictionsError: The logits are not finite.
+    """
+    logits.require(kind="logits", classes=corpus.labels.names)
+    known = [(key, utterance) for key, utterance in _utterances(corpus) if key in logits]
+    keys = [key for key, _ in known]
+    values, _ = logits.gather(keys)
+    return Predictions(
+        corpus.labels,
+        keys,
+        torch.tensor([corpus.labels.index(utterance.label) for _, utterance in known], dtype=torch.long),
+        values.float().softmax(-1),
+        lines=[(utterance.speaker, utterance.text) for _, utterance in known],
+    )
+
+
+def _utterances(corpus: Corpus) -> Iterator[tuple[UtteranceKey, Utterance]]:
+    for split in corpus:
+        for conversation in corpus[split]:
+            yield from zip(conversation.keys, conversation.utterances, strict=True)

@@ -81,6 +81,7 @@ def write_report(
     probabilities: Tensor | np.ndarray[Any, Any],
     present: Mapping[str, Tensor | np.ndarray[Any, Any]],
     info: ReportInfo,
+    lines: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Score predictions and write the report of a test.
 
@@ -95,6 +96,7 @@ def write_report(
         probabilities: ``(N, C)`` in the order of ids.
         present: By modality, ``(N,)`` booleans: whether the utterance had it.
         info: Description of the model and of its data.
+        lines: The speaker and the text of N utterances, for ``predictions.csv``; empty if they are not known.
 
     Returns:
         The contents of ``metrics.json``: the scores as fractions in 0..1 (``weighted_f1``, ``macro_f1``, ``accuracy``,
@@ -111,6 +113,7 @@ def write_report(
         torch.as_tensor(gold).cpu().long(),
         torch.as_tensor(probabilities).detach().cpu().float(),
         {name: torch.as_tensor(there).cpu().bool() for name, there in present.items()},
+        lines,
     )
     confusion = predictions.confusion.long()
     order = labels.report_ids

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv, GCNConv
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from merc.batch import Edges
 from merc.graphs.build import EDGE_ATTRIBUTES
 from merc.kernels import Dropout, graph_attention, graph_convolution
+
+with warnings.catch_warnings():
+    # PyTorch Geometric calls torch.jit.script while it is imported, which PyTorch has deprecated.
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script")
+    from torch_geometric.nn import GATv2Conv, GCNConv
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 
 class GraphOutput(NamedTuple):

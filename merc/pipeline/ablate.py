@@ -37,6 +37,7 @@ from merc.pipeline.ablation import (
 from merc.pipeline.kinds import FunctionStage, NetworkStage
 from merc.pipeline.lightning import MercParser, quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
+from merc.pipeline.problems import explain
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
@@ -381,7 +382,7 @@ class _Planner:
         try:
             return dict(self._parser(name, options).config.as_dict())
         except ArgumentError as error:
-            raise PipelineError(f"{name}, {', '.join(run.stage.config_names)}: {error}") from error
+            raise PipelineError(f"{name}, {', '.join(run.stage.config_names)}: {explain(str(error))}") from error
 
     def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
         """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""
@@ -403,6 +404,9 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
         return {key: _what(value) for key, value in config.items() if key not in _ONLY_HOW}
     return [_what(value) for value in config] if isinstance(config, list) else config
 
+
+_NO_NUMBER = "no number"
+"""Where a paper reports nothing of a row."""
 
 _EMOTIONS = tuple(f"emotion{index}" for index in range(7))
 
@@ -571,9 +575,9 @@ def _columns(results: Sequence[_Result]) -> list[tuple[str, list[str]]]:
             " / ".join(sorted({f"{number.full:.2f}" for against, number in found if number and against == name}))
             for name in fulls
         ]
-        cells = [f"{number.difference:+.2f}" if number else "no number" for _, number in found]
+        cells = [f"{number.difference:+.2f}" if number else _NO_NUMBER for _, number in found]
         columns.append(
-            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or "no number" for x in of_full), *cells])
+            (f"Paper: {corpus.upper()}" if corpora else "Paper", [*(x or _NO_NUMBER for x in of_full), *cells])
         )
     return columns
 
@@ -593,13 +597,11 @@ def _markdown(results: Sequence[_Result]) -> str:
 
 
 def _table(results: Sequence[_Result], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0), show_edge=False)
     columns = _columns(results)
-    for index, (name, _) in enumerate(columns):
-        if index:
-            table.add_column(name, justify="right", overflow="fold")
-        else:
-            table.add_column(name, min_width=20)
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        table.add_row(*map(escape, cells))
+    table.add_column("", overflow="fold")
+    for name, _ in columns[1:]:  # 80 characters are enough: numbers stay in one piece, titles wrap
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
+    for title_of_row, *cells in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(escape(title_of_row), *("-" if cell == _NO_NUMBER else cell for cell in cells))
     return table

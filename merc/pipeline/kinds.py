@@ -26,7 +26,8 @@ from merc.conversation import CORPUS_FILE, Corpus, CorpusError
 from merc.corpora.commands import import_evidence, import_kind, import_writing, resolve_doctor, resolve_import
 from merc.evaluation import ensemble_logits, ensemble_systems
 from merc.features import evidence_table
-from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, end_averaging
+from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, end_averaging, run_folder
+from merc.pipeline.problems import explain
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
 
@@ -113,7 +114,8 @@ class FunctionStage(StageKind):
         try:
             return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
         except ArgumentError as error:
-            raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {error}") from error
+            text = explain(str(error), parser)
+            raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {text}") from error
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the options."""
@@ -272,19 +274,16 @@ class NetworkStage(StageKind):
         try:
             MercParser(self.arguments(run, trainer_options))
         except ArgumentError as error:
-            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {error}") from error
+            text = explain(str(error))
+            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {text}") from error
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:
         """The stage as it would stand on the command line, with its results in the folder of the stage."""
         # Absolute: a run that goes on from another working directory must find its checkpoints again.
-        folder = str(run.folder.absolute())
+        folder = run.folder.absolute()
         options: dict[str, Any] = {
             "seed_everything": run.seed,
-            "trainer.default_root_dir": folder,
-            "trainer.logger": {
-                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                "init_args": {"save_dir": folder, "name": "", "version": ""},
-            },
+            **{f"trainer.{name}": value for name, value in run_folder(folder).items()},
             "trainer.enable_model_summary": False,
             **run.stage.options,
         }

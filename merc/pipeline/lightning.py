@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, WeightAveraging
@@ -18,6 +19,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from merc.callbacks import StoreWriterCallback
 from merc.configs.lookup import expand_configs
+from merc.conversation import Corpus
+from merc.evaluation import stored_predictions
+from merc.files import write_text
+from merc.pipeline.problems import ShortParser
+from merc.store import FeatureStore
 from merc.tasks.checkpoints import read_checkpoint
 
 # Warnings that need no action: loading from memory needs no workers, every value is logged once an
@@ -44,6 +50,17 @@ _DEFAULTS = {
     "trainer.log_every_n_steps": 10,
 }
 """What no config needs to repeat: a training keeps its best checkpoint and its last."""
+
+
+def run_folder(folder: str | Path) -> dict[str, Any]:
+    """Options of a Trainer that put all that a run leaves into one folder, not into numbered ones below it.
+
+    Args:
+        folder: Where logs, config, ``checkpoints/`` and ``report/`` go.
+    """
+    place = {"save_dir": str(folder), "name": "", "version": ""}
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": place}
+    return {"default_root_dir": str(folder), "logger": logger}
 
 
 @contextmanager
@@ -75,11 +92,16 @@ def quiet_lightning(quiet: bool = False) -> Iterator[None]:
                 handler.removeFilter(matters)
 
 
+class _Parser(ShortParser, LightningArgumentParser):
+    """Lightning's parser, with short errors."""
+
+
 class MercCLI(LightningCLI):
     """LightningCLI over any task and any datamodule.
 
-    Beyond LightningCLI it finds shipped configs by short name, says where results are, and ``--out FOLDER`` of
-    ``predict`` writes one feature store for each name in ``--outputs`` (features, hidden, logits) below FOLDER.
+    Beyond LightningCLI it finds shipped configs by short name and says where results are. ``--out FOLDER`` is the
+    folder of all results: of ``fit`` logs, config and ``checkpoints/``; of ``test`` the ``report/``; of ``predict`` one
+    feature store for each name in ``--outputs`` (features, hidden, logits), and with logits ``predictions.csv``.
 
     Args:
         args: Arguments to parse, the subcommand first; default: those of the process.
@@ -94,6 +116,7 @@ class MercCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            parser_class=_Parser,
             parser_kwargs={"prog": "merc", "exit_on_error": run},
         )
 
@@ -112,11 +135,11 @@ class MercCLI(LightningCLI):
         """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The checkpoints that a training keeps, and the two options that ``predict`` has beyond Lightning's."""
+        """The checkpoints that a training keeps, and the folder of the results."""
         for name in ("best", "last"):
             parser.add_lightning_class_args(ModelCheckpoint, name)
         parser.set_defaults(_DEFAULTS)
-        parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the feature stores")
+        parser.add_argument("--out", type=str | None, default=None, help="folder for all results")
         parser.add_argument(
             "--outputs",
             type=list[str],
@@ -136,7 +159,7 @@ class MercCLI(LightningCLI):
         return self._instantiate_trainer({**config, **kwargs}, [])
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a damaged checkpoint, and take the defaults that suit merc."""
+        """Refuse a damaged checkpoint, take the defaults that suit merc, and put all results into ``--out``."""
         if self.subcommand is None:
             return
         given = self.config[self.subcommand]
@@ -148,6 +171,32 @@ class MercCLI(LightningCLI):
             given["return_predictions"] = False  # they go into stores; nobody waits for them in memory
         if self.subcommand != "fit":
             self.save_config_callback = None  # what tests or predicts has its config from the training
+        if given.get("out"):
+            self._move_to(given["out"], given)
+
+    def _move_to(self, out: str, given: Namespace) -> None:
+        """Let the Trainer work in a folder.
+
+        Raises:
+            ValueError: A new training would mix with the one that is there.
+        """
+        last = Path(out, "checkpoints", "last.ckpt")
+        if self.subcommand == "fit" and last.parent.is_dir() and not given.get("ckpt_path"):
+            raise ValueError(
+                f"{out} holds a training already: expected another --out, or --ckpt_path {last} to go on with it."
+            )
+        options, trainer = run_folder(out), given["trainer"]
+        trainer["default_root_dir"] = options["default_root_dir"]
+        if trainer["logger"] in (None, True):
+            logger = options["logger"]
+            trainer["logger"] = Namespace(class_path=logger["class_path"], init_args=Namespace(**logger["init_args"]))  # type: ignore[no-untyped-call]
+        loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
+        for logger in filter(None, loggers):
+            in_files = logger["class_path"].endswith((".TensorBoardLogger", ".CSVLogger"))
+            moved = options["logger"]["init_args"] if in_files else {"save_dir": out}
+            init = logger["init_args"]
+            for name in moved.keys() & init.keys():
+                init[name] = moved[name]
 
     def after_instantiate_classes(self) -> None:
         """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
@@ -190,10 +239,18 @@ class MercCLI(LightningCLI):
             raise ValueError("Nothing would be kept of the predictions: expected --out FOLDER for the stores.")
 
     def after_predict(self) -> None:
-        """Say where the stores are."""
+        """Say where the stores are, and write a table of the predictions beside those of logits."""
+        corpus = getattr(self.datamodule, "corpus", None)
+        if not self.trainer.is_global_zero:
+            return
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, StoreWriterCallback):
                 print(f"Stores: {', '.join(callback.outputs.values())}")
+                for store in map(Path, callback.outputs.values()):
+                    if store.name == "logits" and isinstance(corpus, Corpus):
+                        file = store.with_name("predictions.csv")
+                        write_text(file, stored_predictions(FeatureStore(store), corpus).to_csv())
+                        print(f"Predictions: {file}")
 
 
 class MercParser(MercCLI):

@@ -21,6 +21,7 @@ from merc.conversation import UtteranceKey
 from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
+from merc.evaluation.predictions import lines_of
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.optimizers import scheduled
@@ -187,7 +188,8 @@ class EmotionTask(TermsTask):
         self._tested = []
         folder = self.report_folder
         if self.trainer.is_global_zero:
-            write_report(folder, labels=self.data.labels, info=self._report_info(), **rows)
+            lines = lines_of(self.data.corpus, rows["keys"])
+            write_report(folder, labels=self.data.labels, info=self._report_info(), lines=lines, **rows)
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,12 @@ def test_predictions_are_read_back_unchanged(tmp_path_factory, keys, seed):
         torch.randn(len(keys), 7, generator=generator).softmax(-1),
         {"audio": torch.rand(len(keys), generator=generator) < 0.5},
     )
+    if seed % 2:
+        predictions = replace(predictions, lines=[(key.dialogue, key.utterance) for key in predictions.keys])
     path = tmp_path_factory.mktemp("predictions") / "predictions.csv"
     path.write_text(predictions.to_csv(), encoding="utf-8", newline="")
     found = read_predictions(path, MELD)
+    assert found.lines == list(predictions.lines)
     assert found.keys == predictions.keys
     assert torch.equal(found.gold, predictions.gold)
     assert torch.equal(found.probabilities, predictions.probabilities)
@@ -113,6 +117,11 @@ def test_predictions_are_read_back_unchanged(tmp_path_factory, keys, seed):
     alone = read_predictions(path)
     assert alone.labels.names == MELD.report_order
     assert alone.metrics() == pytest.approx(predictions.metrics())
+
+
+def test_lines_are_those_of_all_utterances():
+    with pytest.raises(PredictionsError, match="1 lines of 8 utterances"):
+        Predictions(IEMOCAP4, KEYS, GOLD, PROBABILITIES, lines=[("Ann", "No.")])
 
 
 def test_a_report_is_read_by_its_folder(tmp_path):

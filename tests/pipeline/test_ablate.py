@@ -197,7 +197,7 @@ REFUSED = {
     ),
     "of an option of an import that is not there": (
         {"changes": {"data": {"label_nose": 0.1}}},
-        "(?s)bad: data, .*label_nose",
+        "(?s)bad: Stage 'data', import: .*label_nose.*Accepted: .*Did you mean label_noise",
     ),
     "of what stands there": (
         {"changes": {"fusion": {"model.head.gating": True}}},
@@ -343,6 +343,20 @@ def test_differences_are_those_of_the_reports(ran):
         assert line["p"] == expected.p
     assert lines["gating", "fusion"]["effect"] == {"fusion": "parameters"}
     assert lines["distillation", "fusion"]["effect"] == {"audio_student": "loss"}
+
+
+def test_the_table_fits_an_ordinary_terminal(done, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(COMMAND) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    for line in lines_of(done).values():
+        scores, (low, high) = line["weighted_f1"], line["interval"]
+        spread = f"{statistics.fmean(scores):.2f} ± {statistics.stdev(scores):.2f}"
+        for number in (spread, f"{line['difference']:+.2f}", f"{low:+.2f}, {high:+.2f}", f"{line['p']:.4f}"):
+            assert number in printed  # in one piece
+        assert all(word in printed for word in line["title"].split())
 
 
 def test_the_table_says_where_a_paper_has_no_number(ran):

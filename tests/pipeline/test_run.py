@@ -604,7 +604,8 @@ def test_single_stages_say_where_their_results_are(done, capsys):
     assert "best val/weighted_f1 = 0." in Path(report).read_text()
     given = test.split("merc test ")[1].split()
     assert main(["predict", *given, "--out", "stores"]) == 0
-    assert capsys.readouterr().out.strip().splitlines()[-1] == "Stores: stores/hidden, stores/logits"
+    stores, table = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert (stores, table) == ("Stores: stores/hidden, stores/logits", "Predictions: stores/predictions.csv")
 
 
 def test_bf16_runs_the_whole_demo_on_a_cpu(place, monkeypatch):

@@ -166,6 +166,8 @@ def test_every_stage_leaves_a_report_that_adds_up(data, chain, stage):
     with (folder / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(utterances) == metrics["utterances"]
+    said = [(row["speaker"], row["text"]) for row in rows]
+    assert said == [(u.speaker, u.text) for u in utterances.values()]
     names = corpus.labels.names
     gold = torch.tensor([names.index(u.label) for u in utterances.values()])
     store = FeatureStore(chain[0] / stage / "logits") if stage != "student" else None
