@@ -36,7 +36,6 @@ from typing import NamedTuple
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from merc.cli.lightning import MercCLI, add_store_writer
 from merc.corpora.table import import_table
 from merc.encoders.evidence import evidence_table
 
@@ -47,6 +46,7 @@ from merc.corpora.meld import read_meld
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.evaluation.metrics import confusion_matrix, weighted_f1
+from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.store import FeatureStore
 
 SYSTEMS = {

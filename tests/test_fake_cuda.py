@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from every_loss import LOSSES, total, unit_vectors
-from networks import NETWORKS, batch_of_three, loss
-from pretend_device import DEVICE, PretendDevice, move
 from torch import nn
 
 from merc.datamodules.lipsync import LipSyncBatch
@@ -13,6 +10,9 @@ from merc.labels import IEMOCAP4
 from merc.losses import FusionLoss, SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.speaker.score import MouthTrack
+from support.every_loss import LOSSES, total, unit_vectors
+from support.networks import NETWORKS, batch_of_three, loss
+from support.pretend_device import DEVICE, PretendDevice, move
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from networks import NETWORKS, batch_of_three, loss, outputs, to_dtype
 
 from merc.losses import SyncLoss
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.speaker.score import MouthTrack
+from support.networks import NETWORKS, batch_of_three, loss, outputs, to_dtype
 
 every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 import torch
-from every_loss import LOSSES, total, unit_vectors
 from torch import nn
 
 from merc import losses
+from support.every_loss import LOSSES, total, unit_vectors
 
 
 def test_every_public_loss_is_here():

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_batches import facts_of, make_batch
-from quiet_trainer import trainer_in
 from torch import nn
 
 from merc.fusion import ConcatFusion
@@ -17,6 +15,8 @@ from merc.losses import DistillationLoss, FusionLoss, LogitAdjusted, PolynomialC
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.tasks import FusionTask, JointTask, LipSyncTask, StudentTask, TeacherTask
 from merc.tasks.describe import Undescribed, describe
+from support.made_batches import facts_of, make_batch
+from support.quiet_trainer import trainer_in
 
 DIMS = {"text": 5, "audio": 6}
 

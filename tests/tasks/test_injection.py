@@ -8,19 +8,19 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from made_batches import facts_of, make_batch
-from quiet_trainer import trainer_in
 from torch import nn
 
 from merc.cli import main
-from merc.cli.lightning import MercCLI
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.fusion import ConcatFusion, FusionHead, FusionOutput
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import FusionLoss, LogitAdjusted
+from merc.pipeline.lightning import MercCLI
 from merc.store import StoreError
 from merc.tasks import FusionTask, TeacherTask
+from support.made_batches import facts_of, make_batch
+from support.quiet_trainer import trainer_in
 
 OWN = """
 import torch
@@ -74,7 +74,8 @@ def options_of(corpora, name):
         f"--data.corpus={corpora / name / 'corpus.json'}",
         f"--data.stores={stores}",
         "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=1",
     ]
 
 
@@ -89,7 +90,16 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
-    fit = ["fit", "--config", "simulated/concat.yaml", "--model.head", "own_head.Own", *options_of(corpora, name)]
+    fit = [
+        "fit",
+        "--config",
+        "systems/concat.yaml",
+        "--config",
+        "simulated/concat.yaml",
+        "--model.head",
+        "own_head.Own",
+        *options_of(corpora, name),
+    ]
     assert main(fit) == 0
     [run] = Path("lightning_logs").iterdir()
     kept = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["head"]
@@ -100,7 +110,8 @@ def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
 
 
 def parsed(*args):
-    return MercCLI(["--config", "simulated/concat.yaml", *args], run=False).model
+    configs = ("systems/concat.yaml", "simulated/concat.yaml", "corpora/simulated.yaml")
+    return MercCLI([*(f"--config={name}" for name in configs), *args], run=False).model
 
 
 def test_two_configs_merge_inside_the_head_and_the_loss(place):

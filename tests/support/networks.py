@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from made_batches import make_batch
 from torch import Tensor, nn
 
 from merc.batch import ConversationBatch
 from merc.fusion import CMATHFusion, ConcatFusion, HierarchicalFusion, LFVDFusion, TelMEFusion
 from merc.graphs import DAGEncoder, GATEncoder, GCNEncoder, GraphBuilder
+from support.made_batches import make_batch
 
 DIMS = {"text": 8, "audio": 6, "visual": 4}
 NETWORKS = {
