@@ -27,10 +27,11 @@ demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and pr
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/store -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(VENV)/dev.stamp  ## check style, format and types
+lint: $(VENV)/dev.stamp  ## check style, format, types and the order of rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/base.stamp  ## run the benchmarks (BENCH=benchmarks/store.py to choose one)
 	@for script in $(BENCH); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

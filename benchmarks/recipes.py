@@ -2,7 +2,7 @@
 
 A recipe counts its batches in utterances and its training in steps, so it should suit a corpus of many short dialogues
 and one of few long ones. This trains the shipped text teacher and the shipped early fusion of text and prosody
-(`meld/minilm_teacher.yaml`, `meld/minilm_concat.yaml`) on
+(`systems/teacher.yaml`, `systems/concat.yaml`) on
 
 - `meld`: MELD as it is, 1,038 training dialogues of about 10 utterances;
 - `joined`: MELD with its dialogues joined, within each split, to 95 training dialogues of about 100 utterances;
@@ -36,23 +36,23 @@ from typing import NamedTuple
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from merc.corpora.table import import_table
-from merc.encoders.evidence import evidence_table
 
 from merc.callbacks import WeightEMA
-from merc.cli import find_config
+from merc.configs.lookup import find_config
 from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey
 from merc.corpora.meld import read_meld
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.evaluation.metrics import confusion_matrix, weighted_f1
+from merc.features.evidence import evidence_table
+from merc.features.numbers import import_table
 from merc.pipeline.lightning import MercCLI, add_store_writer
 from merc.store import FeatureStore
 
 SYSTEMS = {
-    "teacher": "meld/minilm_teacher.yaml",
-    "concat": "meld/minilm_concat.yaml",
-    "hierarchical": "meld/minilm_fusion.yaml",
+    "teacher": "systems/teacher.yaml",
+    "concat": "systems/concat.yaml",
+    "hierarchical": "systems/hierarchical.yaml",
 }
 SMALL = {"teacher": ["--model.network.init_args.hidden_dim=128", "--model.network.init_args.num_layers=2"]}
 CORPORA = ("meld", "joined", "simulated")
@@ -101,7 +101,7 @@ def prepare(meld: Path, out: Path) -> None:
     corpus = read_meld(meld)
     corpus.save(out / "meld/corpus.json")
     options = ["--data.corpus", str(out / "meld/corpus.json"), "--trainer.enable_progress_bar=false"]
-    cli = MercCLI(["--config", "meld/minilm_text.yaml", *options, "--trainer.callbacks=[]"], run=False)
+    cli = MercCLI(["--config", "encoders/minilm.yaml", *options, "--trainer.callbacks=[]"], run=False)
     add_store_writer(cli.trainer, out / "meld/raw", ["features"])
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     text = FeatureStore(out / "meld/raw/features")
@@ -147,14 +147,9 @@ def train(
 ) -> Score:
     """Train a recipe, or the same with another number of steps, and score the checkpoint that is best on val."""
     recipe = yaml.safe_load(find_config(SYSTEMS[system]).read_text(encoding="utf-8"))["trainer"]
-    widths = {name: store.dim for name, store in data.stores.items()}
-    # What the data says is no part of the recipe; the number of steps is what the search changes.
-    options = [f"--data.corpus={data.corpus.name}", f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
-    if system == "teacher":
-        options.append(f"--model.network.init_args.dim={widths['text']}")
-    else:
-        options.append(f"--model.head.init_args.dims={json.dumps(widths)}")
-    options += network
+    options = [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}", *network]
+    unused = json.dumps(dict.fromkeys(data.stores, "none"))  # the datamodule is at hand
+    options += ["--data.corpus=none", f"--data.stores={unused}"]
     if length != 1:
         options += [
             f"--trainer.max_steps={round(length * recipe['max_steps'] / 10) * 10}",
@@ -169,7 +164,7 @@ def train(
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     batch = data.split("test")
     with torch.inference_mode():
-        predicted = task.eval().predict(batch).logits.argmax(1)
+        predicted = task.eval().step(batch).logits.argmax(1)
     known = batch.label >= 0
     counted = confusion_matrix(predicted[known], batch.label[known], len(data.labels))
     return Score(100 * float(best.best_model_score), 100 * weighted_f1(counted.double()).item())

@@ -7,6 +7,7 @@ of the user's), the test that fails says what to add, and to which table.
 import functools
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-import merc.pipeline.run
+import merc.pipeline.kinds
+from merc.configs.lookup import CONFIGS as FOLDER
 from merc.configs.lookup import find_config, shipped_configs
 from merc.conversation import Corpus
-from merc.corpora.commands import IMPORTS
+from merc.corpora.commands import IMPORTS, resolve_import
 from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
-from merc.pipeline.lightning import MercCLI, add_store_writer
+from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer
+from merc.pipeline.read import _merged, _spelled_out, read_pipeline
 from merc.pipeline.run import run_pipeline
 from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
@@ -45,7 +48,7 @@ LAYOUTS = {
     "sdt-meld": (7, {"text": 1024, "audio": 300, "visual": 342}),
     "sdt-iemocap": (6, {"text": 1024, "audio": 1582, "visual": 342}),
 }
-TABLES = {"audio_features.csv": 10}  # MELD's prosody: by the end of the file's name, columns of numbers
+TABLE_WIDTH = 10
 MEDIA_OPTIONS = {
     "data.workers": 0,
     "data.reader.init_args.tracker.init_args.detector": "support.tiny_clips.SquareDetector",
@@ -53,9 +56,22 @@ MEDIA_OPTIONS = {
 
 CONFIGS = {name: yaml.safe_load(find_config(name).read_text(encoding="utf-8")) for name in shipped_configs()}
 PIPELINES = [name for name, config in CONFIGS.items() if "stages" in config]
-STAGES = [name for name, config in CONFIGS.items() if "stages" not in config]
-FROM_CLIPS = ("merc.datamodules.MediaDataModule", "merc.datamodules.LipSyncDataModule")
-MEDIA_STAGES = [name for name in STAGES if CONFIGS[name]["data"]["class_path"] in FROM_CLIPS]
+NAMED = {tuple(s.configs) for name in PIPELINES for s in read_pipeline(name).stages if s.command in ("fit", "predict")}
+SYSTEMS = ["teacher", "hierarchical", "lfvd", "cmath", "concat", "telme", "telme_audio", "telme_visual"]
+APART = [
+    *(("systems/" + name + ".yaml", "simulated/" + name + ".yaml") for name in SYSTEMS),
+    ("systems/telme_visual.yaml",),
+    ("systems/visual_student.yaml",),
+    ("systems/teacher.yaml", "simulated/telme_teacher.yaml"),
+    ("paper/lfvd.yaml",),
+    ("paper/lfvd.yaml", "paper/lfvd_iemocap.yaml"),
+    ("paper/cmath.yaml",),
+    ("paper/cmath.yaml", "paper/cmath_iemocap.yaml"),
+]
+"""Stages that no pipeline has as they are."""
+DATA_ALONE = {name for name in CONFIGS if name.startswith("corpora/")}
+FEATURES = {"encoders/minilm_tuned.yaml"}
+"""A stage of text that no pipeline has: tests/tasks/test_text_encoder.py trains its like."""
 
 
 def tiny(classes, widths=None):
@@ -115,11 +131,13 @@ def standins(encoder, tmp_path_factory):
     }
 
 
-def standin(config, standins):
+def standin(configs, standins):
     """The options that put a stand-in into the place of pretrained weights."""
-    encoder = config.get("model", {}).get("init_args", {}).get("encoder", {})
-    model = standins.get(encoder.get("class_path"))
-    return {} if model is None else {"model.encoder.model": model}
+    for name in configs:
+        encoder = CONFIGS[name].get("model", {}).get("init_args", {}).get("encoder", {})
+        if model := standins.get(encoder.get("class_path")):
+            return {"model.encoder.model": model}
+    return {}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +157,7 @@ def clips(tmp_path_factory):
 
 def track(corpus, out):
     options = {"data.corpus": corpus, "trainer.default_root_dir": out, **MEDIA_OPTIONS}
-    cli = MercCLI(["--config", "rendered/faces.yaml", *quick(options)], run=False)
+    cli = MercCLI(["--config", "faces.yaml", *quick(options)], run=False)
     add_store_writer(cli.trainer, out, ["faces", "crops", "sound"])
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
 
@@ -150,86 +168,49 @@ def say_who_speaks(path, corpus):
     FeatureStore.write(path, keys, SpeakerChoice(0, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1), kind="speaker")
 
 
-def source_of(clips, like):
-    """The clips with the stores that a source of a config has, as an option."""
-    stores = {kind: str(clips / kind) for kind in like if kind != "corpus"}
-    return json.dumps([{"corpus": str(clips / "corpus.json"), **stores}])
-
-
 def quick(options):
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-@pytest.mark.parametrize("name", MEDIA_STAGES)
-def test_stage_on_clips(name, tmp_path, clips, standins, monkeypatch):
+def test_every_config_is_tested_here():
+    tested = {name for configs in [*NAMED, *APART] for name in configs} | DATA_ALONE | FEATURES | set(PIPELINES)
+    assert tested == set(CONFIGS)
+
+
+@pytest.mark.parametrize("configs", APART, ids=" ".join)
+def test_a_stage_that_no_pipeline_has(configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = CONFIGS[name]
-    data = config["data"]["init_args"]
-    options = standin(config, standins)
-    if "sources" in data:
-        options["data.sources"] = source_of(clips, data["sources"][0])
-    else:
-        options |= {"data.corpus": clips / "corpus.json", "data.workers": 0}
-        for store in {"faces", "speaker"} & data["reader"].get("init_args", {}).keys():
-            options[f"data.reader.init_args.{store}"] = clips / store
-    cli = MercCLI(
-        ["--config", name, *quick(options), "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False
+    classes = 6 if "iemocap" in configs[-1] else 7
+    tiny(classes, dict.fromkeys(("text", "audio", "visual"), WIDTH)).save(tmp_path / "data")
+    corpus = Corpus.load(tmp_path / "data")
+    random_store("teacher", corpus, classes, kind="logits")
+    modality = next(
+        (m for m in ("audio", "visual") if f"{m}_student" in configs[0] or f"telme_{m}" in configs[0]), None
     )
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
-    if hasattr(task, "make_optimizer"):
-        trainer.fit(task, datamodule=data)
-        trainer.test(task, datamodule=data, verbose=False)
-    add_store_writer(trainer, "out", config["outputs"])
-    trainer.predict(task, datamodule=data, return_predictions=False)
-    for output in config["outputs"]:
-        store = FeatureStore(tmp_path / "out" / output)
-        assert len(store) and store.kind == output
+    stores = {name: f"data/features/{name}" for name in ((modality,) if modality else ("text", "audio", "visual"))}
+    if modality is not None:
+        random_store("hidden", corpus, 256, kind="hidden")
+        stores |= {"teacher": "teacher", "teacher_hidden": "hidden"}
+    if configs[0] == "systems/teacher.yaml":
+        stores = {"text": "data/features/text"}
+    args = [word for name in configs for word in ("--config", name)]
+    args += ["--data.corpus=data/corpus.json", f"--data.stores={json.dumps(stores)}", "--trainer.accelerator=cpu"]
+    cli = MercCLI([*args, "--trainer.fast_dev_run=true"], run=False)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    add_store_writer(cli.trainer, "out", ["hidden", "logits"])
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    assert FeatureStore("out/logits").dim == classes and len(FeatureStore("out/hidden"))
 
 
-@pytest.mark.parametrize("name", [name for name in STAGES if name not in MEDIA_STAGES])
-def test_stage(name, tmp_path, standins, monkeypatch, request):
-    monkeypatch.chdir(tmp_path)
-    config = CONFIGS[name]
-    stores = config["data"]["init_args"].get("stores", {})
-    options = ["--data.corpus=data/corpus.json", *(f"--data.stores.{store}=stores/{store}" for store in stores)]
-    options += quick(standin(config, standins))
-    if "warm_start" in config["model"].get("init_args", {}):
-        options.append("--model.warm_start={}")  # pipelines start from what they have trained
-    if "lipsync" in config["data"]["init_args"]:
-        lips = config["data"]["init_args"]["lipsync"]["init_args"]["sources"][0]
-        options.append(f"--data.lipsync.init_args.sources={source_of(request.getfixturevalue('clips'), lips)}")
-    cli = MercCLI(["--config", name, *options, "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"], run=False)
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+def shown(corpus, out):
+    """The corpus with clips beside it, where clips can be written."""
+    if importlib.util.find_spec("av") is not None:
+        from support.tiny_clips import with_clips
 
-    classes = 6 if name.startswith("iemocap/") else 7
-    network = config["model"].get("init_args", {}).get("network", {}).get("init_args", {})
-    of_teacher = {getattr(task, "teacher", None): classes, getattr(task, "teacher_hidden", None): None}
-    if "students" in config["model"].get("init_args", {}):
-        of_teacher = {"teacher": classes}
-    drawn = dict.fromkeys(("text", "audio", "visual") & stores.keys(), WIDTH)
-    tiny(classes, drawn).save(tmp_path / "data")
-    corpus = Corpus.load(tmp_path / "data/corpus.json")
-    for store in stores:
-        if store in drawn:
-            (tmp_path / "stores").mkdir(exist_ok=True)
-            (tmp_path / "stores" / store).symlink_to(tmp_path / "data/features" / store)
-        elif store not in of_teacher:  # what the simulation has nothing of
-            random_store(tmp_path / "stores" / store, corpus, WIDTH)
-        elif of_teacher[store]:
-            random_store(tmp_path / "stores" / store, corpus, classes, kind="logits")
-        else:
-            random_store(tmp_path / "stores" / store, corpus, network["hidden_dim"], kind="hidden")
-
-    if hasattr(task, "facts"):
-        trainer.fit(task, datamodule=data)
-        trainer.test(task, datamodule=data, verbose=False)
-    outputs = config.get("outputs", ["hidden", "logits"])
-    add_store_writer(trainer, "out", outputs)
-    trainer.predict(task, datamodule=data, return_predictions=False)
-    for output in outputs:
-        store = FeatureStore(tmp_path / "out" / output)
-        assert len(store) and store.kind == output
-        assert output != "logits" or store.dim == classes
+        corpus = with_clips(corpus, out / "clips")
+    corpus.save(out / "corpus.json")
+    return corpus
 
 
 @pytest.fixture
@@ -241,81 +222,121 @@ def imports(monkeypatch):
         tiny(classes, widths).save(out)
 
     def table(*, files, corpus, out, **options):
-        (width,) = {TABLES[end] for end in TABLES for file in files if str(file).endswith(end)}
-        random_store(out, Corpus.load(corpus), width)
-
-    def shown(corpus, out):
-        """The corpus with clips beside it, where clips can be written."""
-        if importlib.util.find_spec("av") is not None:
-            from support.tiny_clips import with_clips
-
-            corpus = with_clips(corpus, out / "clips")
-        corpus.save(out / "corpus.json")
-        return corpus
+        random_store(out, Corpus.load(corpus), TABLE_WIDTH)
 
     def rendered(*, out, **options):
         corpus = shown(small(tiny_corpus(10)), out)
         track(out / "corpus.json", out / "truth")
         say_who_speaks(out / "truth/speaker", corpus)
 
-    standins = {
+    replaced = {
         "meld": lambda *, root, out: shown(small(on_disk(7)), out),
         "iemocap": lambda *, root, out, **options: shown(small(on_disk(6)), out),
         "pickle": pickled,
         "table": table,
         "rendered": rendered,
     }
-    real = {name: merc.pipeline.run.resolve_import(name) for name in IMPORTS}
+    real = {name: resolve_import(name) for name in IMPORTS}
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
-    wrapped = {name: functools.wraps(real[name])(standin) for name, standin in standins.items()}
-    known = {**{name: real[name] for name in ("simulated", "evidence", "lips", "writing")}, **wrapped}
-    monkeypatch.setattr(merc.pipeline.run, "resolve_import", known.__getitem__)
+    wrapped = {name: functools.wraps(real[name])(function) for name, function in replaced.items()}
+    known = {**{name: real[name] for name in ("simulated", "lips", "corpus")}, **wrapped}
+    monkeypatch.setattr(merc.pipeline.kinds, "resolve_import", known.__getitem__)
     return known
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+SLOW = {name for name in PIPELINES if name.startswith("iemocap/")} | {"meld/joint.yaml", "text_audio.yaml"}
+"""Pipelines that are another one with a stage more, or with another corpus."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PIPELINES]
+)
 def test_pipeline(name, tmp_path, standins, imports):
-    pipeline = CONFIGS[name]
-    if any(stage.get("config") in MEDIA_STAGES for stage in pipeline["stages"]):
+    stages = _spelled_out(_merged(find_config(name), ()))
+    if any(stage.get("config") == "faces.yaml" for stage in stages):
         for package in ("av", "torchaudio", "facenet_pytorch"):
             pytest.importorskip(package, reason="needs pip install 'merc[media]', and facenet-pytorch without deps")
     root = tmp_path / "root"
     root.mkdir()
-    for stage in pipeline["stages"]:
+    for stage in stages:
         if stage["command"] == "import":
             assert stage["config"] in imports, f"add a stand-in for the import {stage['config']!r} to `imports`"
             if stage["config"] == "simulated":
-                stage.setdefault("options", {}).update(dialogues=DIALOGUES)
+                stage["options"] |= {"dialogues": DIALOGUES}
             if stage["config"] == "lips":
                 stage["options"] |= {"talking": {"train": 2}, "silent": {"train": 1}, "seconds": 1.6, "workers": 0}
+            if stage["config"] == "corpus":
+                shown(small(on_disk(7)), root)
         elif stage["command"] in ("fit", "predict"):
-            stage["options"] |= standin(CONFIGS[stage["config"]], standins)
+            configs = [stage["config"]] if isinstance(stage["config"], str) else stage["config"]
+            stage["options"] |= standin(configs, standins)
             if stage.get("outputs") == ["faces", "crops", "sound"]:
                 stage["options"] |= MEDIA_OPTIONS
             if stage.get("outputs") == ["speaker"]:
                 # After two batches the network knows nothing: that nobody speaks must not be its answer.
                 stage["options"] |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.visible": 1.0}
-    given = yaml.safe_dump(pipeline)
     file = tmp_path / "pipeline.yaml"
-    file.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    file.write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     cpu = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
-    report = run_pipeline(file, out=tmp_path / "out", root=root if "{root}" in given else None, trainer_options=cpu)
+    report = run_pipeline(file, out=tmp_path / "out", root=root, corpus=root, trainer_options=cpu)
 
     scores = json.loads((tmp_path / "out/summary.json").read_text())
-    tested = [s["name"] for s in pipeline["stages"] if s["command"] in ("fit", "ensemble") and s.get("report", True)]
-    assert list(scores) == tested and {"fusion", "hierarchical"} & set(tested)
-    for stage in pipeline["stages"]:
-        folder = tmp_path / "out" / (stage["name"] if stage.get("once") else f"seed-0/{stage['name']}")
+    planned = read_pipeline(file).stages
+    tested = [stage.name for stage in planned if stage.tested]
+    assert list(scores) == tested and {"fusion", "hierarchical", "teacher"} & set(tested)
+    for stage in planned:
+        folder = tmp_path / "out" / (stage.name if stage.once else f"seed-0/{stage.name}")
         assert json.loads((folder / "stage.json").read_text())["finished"]
-        for output in stage.get("outputs", []):
+        for output in stage.outputs:
             assert len(FeatureStore(folder / output))
-        if stage["name"] in tested:
-            assert f"seed-0/{stage['name']}/report/report.md" in report.read_text()
+        if stage.tested:
+            assert f"seed-0/{stage.name}/report/report.md" in report.read_text()
 
 
-def test_every_stage_config_that_a_pipeline_names_is_shipped():
-    named = {s["config"] for name in PIPELINES for s in CONFIGS[name]["stages"] if s["command"] in ("fit", "predict")}
-    assert named <= set(STAGES)
+def test_an_overlay_changes_what_it_is_laid_over():
+    for configs in [*NAMED, *APART]:
+        for above in range(1, len(configs)):
+            args = [[word for name in configs[:n] for word in ("--config", name)] for n in (above, above + 1)]
+            data = ["--data.corpus=c.json", "--data.stores={}"]
+            under, over = (MercParser([*words, *data]).config for words in args)
+            assert under != over, configs[: above + 1]
+
+
+def test_the_data_of_a_corpus_lie_where_its_command_writes_them():
+    for name in DATA_ALONE:
+        data, text = CONFIGS[name]["data"], find_config(name).read_text(encoding="utf-8")
+        command = re.search(r"^# merc (import|run) (\S+).* --out (\S+)$", text, re.MULTILINE)
+        paths = [data["corpus"], *data["stores"].values()]
+        assert command is not None and all(path.startswith(f"{command[3]}/") for path in paths)
+        kept = [path.removeprefix(f"{command[3]}/") for path in paths]
+        if command[1] == "import":
+            assert kept == ["corpus.json", *(f"features/{store}" for store in data["stores"])]
+        else:
+            stages = {stage.name for stage in read_pipeline(command[2]).stages if stage.once}
+            assert {path.split("/")[0] for path in kept} <= stages
+
+
+class Unique(yaml.SafeLoader):
+    """A loader that refuses a key that is there twice."""
+
+
+def _unique(loader, node, deep=False):
+    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
+    assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
+
+
+def test_no_key_is_there_twice_and_all_of_them_together_are_short():
+    lines = 0
+    for file in FOLDER.rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        yaml.load(text, Unique)
+        lines += len(text.splitlines())
+        assert not re.search(r"num_classes|dims\b|dim_in", text), file
+    assert lines <= 1200
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -129,13 +129,13 @@ def outputs(task, batch):
         parts = [out.logits, out.embeddings, *out.aux_logits.values()]
         parts += [value[:, None] for value in out.uncertainty.values()]
     else:
-        prediction = task.predict(batch)
+        prediction = task.step(batch)
         parts = [prediction.logits, prediction.hidden]
     return torch.cat(parts, dim=1)
 
 
 def loss_of(task, batch):
-    return torch.stack([term.float() for term in task.predict(batch).terms.values()]).sum()
+    return torch.stack([term.float() for term in task.step(batch).terms.values()]).sum()
 
 
 def train(task, batches, autocast=False):
@@ -166,7 +166,7 @@ def subsets(names):
 
 def test_shapes(task):
     batch = batch_for([4, 1, 6])
-    prediction = task.predict(batch)
+    prediction = task.step(batch)
     assert prediction.logits.shape == (11, C)
     assert prediction.hidden.shape == (11, 16)
     assert all(term.shape == () for term in prediction.terms.values())
@@ -242,7 +242,7 @@ def test_training_without_a_modality_stays_finite(task):
 
 def test_batches_without_labels_give_no_loss_from_labels(task):
     batch = batch_for([5, 3], unlabelled=1.0)
-    terms = task.predict(batch).terms
+    terms = task.step(batch).terms
     # The teacher, the balance of the experts, contrast of modalities and variational distillation need no labels.
     unsupervised = {"kl", "head/balance", "head/self", "head/distillation"}
     unsupervised |= {"head/reconstruction", "head/low_level", "head/high_level"}
@@ -295,5 +295,5 @@ def test_a_head_needs_nothing_but_forward():
         def forward(self, batch: ConversationBatch):
             return FusionOutput(self.classify(batch.features["text"]))
 
-    prediction = FusionTask(Text).build(facts_of(DIMS)).predict(make_batch([3], DIMS))
+    prediction = FusionTask(Text).build(facts_of(DIMS)).step(make_batch([3], DIMS))
     assert prediction.logits.shape == (3, C) and prediction.hidden is None and set(prediction.terms) == {"ce"}

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from merc.annotation import Annotation
 from merc.cli import main
 from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
-from merc.pipeline.ablation import parts_of, shipped_rows
+from merc.pipeline.ablate import _shipped
+from merc.pipeline.ablation import parts_of
 from merc.pipeline.lightning import MercCLI
 from merc.pipeline.read import read_pipeline
 from support.made_batches import facts_of
@@ -24,14 +26,29 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+
+def complete_config():
+    """A config such as a training leaves: a system with its data."""
+    parts = [yaml.safe_load(find_config(name).read_text("utf-8")) for name in ("systems/hierarchical.yaml", DATA)]
+    parts[0]["data"]["init_args"] = parts[1]["data"]
+    file = Path(tempfile.mkdtemp(prefix="merc-docs-")) / "config.yaml"
+    file.write_text(yaml.safe_dump(parts[0]))
+    return str(file)
+
+
+DATA = "corpora/simulated.yaml"
+COMPLETE = complete_config()
+
 # What a reader replaces, and what stands for it here.
 PLACEHOLDERS = {
-    "RUN/config.yaml": "simulated/fusion.yaml",
-    "$RUN/config.yaml": "simulated/fusion.yaml",
-    "my_config.yaml": "simulated/fusion.yaml",
-    "frozen.yaml": "simulated/fusion.yaml",  # the two that docs/text.md shows
-    "finetune.yaml": "simulated/fusion.yaml",
+    "RUN/config.yaml": COMPLETE,
+    "$RUN/config.yaml": COMPLETE,
+    "my_config.yaml": COMPLETE,
+    "frozen.yaml": COMPLETE,  # the two that docs/text.md shows
+    "finetune.yaml": COMPLETE,
     "my_pipeline.yaml": "demo/simulated.yaml",
+    "emorynlp.yaml": str(ROOT / "examples/custom_corpus/emorynlp.yaml"),
+    "my_package.read_mine": "my_corpora.read_emorynlp",
     "my_package.MyHead": "my_fusion.TextFirst",
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
 }
@@ -59,7 +76,9 @@ COMMANDS = list(commands())
 
 
 def of(*names):
-    return [pytest.param(words, id=f"{page}: merc {' '.join(words)}") for page, words in COMMANDS if words[0] in names]
+    chosen = [(page, words) for page, words in COMMANDS if words[0] in names]
+    ids = [f"{page}: merc {' '.join(words)}".replace(COMPLETE, "config.yaml") for page, words in chosen]
+    return [pytest.param(words, id=one) for (_, words), one in zip(chosen, ids, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +95,17 @@ def parser():
         def _run_subcommand(self, subcommand):
             pass
 
-    return Parser(["fit", "--config", "simulated/teacher.yaml"])
+    return Parser(["fit", "--config", COMPLETE])
 
 
 @pytest.fixture
 def my_fusion(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples/custom_head/src"))
+
+
+@pytest.fixture
+def my_corpora(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_corpus/src"))
 
 
 @pytest.fixture
@@ -115,39 +139,41 @@ def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
 def options():
     """The options with a value that a page names in its text, with a config that has them."""
     configs = {
-        "docs/distillation.md": "simulated/audio.yaml",
-        "docs/graphs.md": "simulated/teacher.yaml",
-        "docs/cmath.md": "meld/cmath.yaml",
-        "docs/joint.md": "simulated/joint.yaml",
-        "docs/lfvd.md": "meld/lfvd.yaml",
+        "docs/distillation.md": ["systems/audio_student.yaml", DATA],
+        "docs/graphs.md": ["systems/teacher.yaml", DATA],
+        "docs/cmath.md": ["paper/cmath.yaml", DATA],
+        "docs/joint.md": ["simulated/joint.yaml", DATA],
+        "docs/lfvd.md": ["paper/lfvd.yaml", DATA],
     }
     for page in PAGES:
         for span in re.findall(r"`(--(?:model|data|trainer)\.[\w.]+ [^`\n]+)`", page.read_text(encoding="utf-8")):
             words = [PLACEHOLDERS.get(word, word) for word in shlex.split(span)]
-            config = configs.get(name(page), "simulated/fusion.yaml")
-            yield pytest.param(["fit", "--config", config, *words], id=f"{name(page)}: {span}")
+            given = [word for config in configs.get(name(page), [COMPLETE]) for word in ("--config", config)]
+            yield pytest.param(["fit", *given, *words], id=f"{name(page)}: {span}")
 
 
-@pytest.mark.parametrize("words", options())
+@pytest.mark.parametrize("words", list(options()))
 def test_options_in_the_text_parse(words, parser, my_fusion):
     parser.parser.parse_args(expand_configs(words))
 
 
 @pytest.mark.parametrize("words", of("import", "doctor"))
-def test_commands_of_data_parse(words, capsys):
+def test_commands_of_data_parse(words, my_corpora, capsys):
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])
     assert end.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", of("run"))
-def test_commands_of_pipelines_parse(words, monkeypatch):
+def test_commands_of_pipelines_parse(words, my_corpora, monkeypatch):
     ran = []
     monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
     assert main(words) == 0
     ((pipeline, options),) = ran
     stages = read_pipeline(pipeline).stages
-    assert ("{root}" in yaml.safe_dump([stage.options for stage in stages])) == (options["root"] is not None)
+    written = yaml.safe_dump([stage.options for stage in stages])
+    for source in ("root", "corpus"):
+        assert (f"{{{source}}}" in written) == (options[source] is not None)
 
 
 @pytest.mark.parametrize("words", of("ablate"))
@@ -158,9 +184,9 @@ def test_commands_of_ablations_parse(words, monkeypatch):
     )
     assert main(words) == 0
     ((pipeline, options),) = ran
-    assert find_config(pipeline) and options["seeds"]
+    assert all(map(find_config, pipeline)) and options["seeds"]
     for part in options["rows"]:
-        assert list(parts_of(list(shipped_rows()), part))
+        assert list(parts_of(list(_shipped()), part))
 
 
 @pytest.mark.parametrize("words", of("ensemble"))

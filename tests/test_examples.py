@@ -1,6 +1,8 @@
 """The examples run as their readers run them: as programs of their own."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,24 +10,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.evaluation import read_predictions
 from merc.store import FeatureStore
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CUSTOM = EXAMPLES / "custom_head"
+CORPUS = EXAMPLES / "custom_corpus"
 
 
 def run(*args, cwd, path=""):
     """What a Python process prints, started in a folder; its failure is the test's, with what it said."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(path), "COLUMNS": "200"}
+    places = os.pathsep.join(
+        [str(place) for place in (path, EXAMPLES.parent) if place]
+    )  # merc is that of this checkout
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places, "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def merc(*args, cwd):
-    return run("-c", "import sys; from merc.cli import main; sys.exit(main())", *args, cwd=cwd, path=CUSTOM / "src")
+def merc(*args, cwd, example=CUSTOM):
+    return run("-c", "import sys; from merc.cli import main; sys.exit(main())", *args, cwd=cwd, path=example / "src")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +62,10 @@ def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
     options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
     short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
-    merc("fit", "--config", "simulated/fusion.yaml", *head, *short, cwd=simulated)
+    hidden = {"text": "teacher", "audio": "audio_student", "visual": "visual_student"}
+    stores = {name: f"runs/simulated/seed-0/{stage}/hidden" for name, stage in hidden.items()}
+    data = ["--data.corpus", "runs/simulated/data/corpus.json", "--data.stores", json.dumps(stores)]
+    merc("fit", "--config", "systems/hierarchical.yaml", *data, *head, *short, cwd=simulated)
     (config,) = (simulated / "out").rglob("config.yaml")
     trained = yaml.safe_load(config.read_text())["model"]["init_args"]
     assert trained["head"]["class_path"] == "my_fusion.TextFirst"
@@ -73,5 +83,43 @@ def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
     assert FeatureStore(simulated / "stores/hidden").dim == 64
 
 
-def test_the_tests_of_the_custom_head_pass():
-    run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=CUSTOM)
+@pytest.fixture(scope="module")
+def emorynlp(tmp_path_factory):
+    """Files in the layout of EmoryNLP."""
+    root = tmp_path_factory.mktemp("custom_corpus") / "emorynlp"
+    made = "import sys; from pathlib import Path; from made_emorynlp import make_emorynlp; "
+    run("-c", f"{made}make_emorynlp(Path(sys.argv[1]))", str(root), cwd=root.parent, path=CORPUS / "tests")
+    return root
+
+
+def test_a_reader_of_ones_own_imports_by_its_import_path(emorynlp):
+    given = ["import", "my_corpora.read_emorynlp", str(emorynlp), "--out", "three", "--emotions", "three"]
+    printed = merc(*given, cwd=emorynlp.parent, example=CORPUS)
+    assert "EmoryNLP's own train, dev (called val) and test splits, three emotions" in printed
+    corpus = Corpus.load(emorynlp.parent / "three")
+    assert corpus.labels.names == ("negative", "neutral", "positive") and len(corpus["train"]) == 8
+
+
+def test_the_same_files_need_no_reader_and_no_option(emorynlp):
+    merc("import", "corpus", str(emorynlp), "--out", "plain", cwd=emorynlp.parent)
+    corpus = Corpus.load(emorynlp.parent / "plain")
+    assert len(corpus["train"]) == 8 and len(corpus.labels) == 7
+
+
+def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path):
+    shutil.copytree(CORPUS / "src", tmp_path / "src")
+    short = ["--trainer.max_steps=3", "--trainer.val_check_interval=1"]
+    given = ["run", str(CORPUS / "emorynlp.yaml"), "--root", str(emorynlp), "--out", "out", *short]
+    merc(*given, cwd=tmp_path, example=tmp_path)
+    assert Corpus.load(tmp_path / "out/data").name == "emorynlp"
+    assert (tmp_path / "out/report.md").is_file()
+    assert merc(*given, cwd=tmp_path, example=tmp_path).count("finished before, unchanged") == 3
+    # The reader is part of what decides the result.
+    source = tmp_path / "src/my_corpora/emorynlp.py"
+    source.write_text(source.read_text().replace("A & B", "A and B"))
+    assert "finished before, unchanged" not in merc(*given, cwd=tmp_path, example=tmp_path)
+
+
+@pytest.mark.parametrize("example", [CUSTOM, CORPUS], ids=lambda folder: folder.name)
+def test_the_tests_of_the_example_pass(example):
+    run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=example)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import merc
 
 HEAVY = [
@@ -46,6 +48,20 @@ def test_types_are_shipped():
 def test_importing_merc_imports_nothing_heavy():
     loaded = json.loads(python(f"import json, sys, merc; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"))
     assert loaded == []
+
+
+def test_every_name_of_the_front_door_is_there_and_a_wrong_one_is_named():
+    assert dir(merc) == sorted(merc.__all__) and {"annotate", "run", "Conversation", "FusionHead"} <= set(dir(merc))
+    assert all(getattr(merc, name) is not None for name in merc.__all__)
+    with pytest.raises(AttributeError, match="'merc' has no attribute 'anotate'"):
+        _ = merc.anotate
+
+
+def test_merc_is_a_module_that_runs():
+    run = subprocess.run(
+        [sys.executable, "-m", "merc", "--version"], cwd="/", capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == merc.__version__
 
 
 def test_importing_merc_costs_less_than_a_fifth_of_a_second_beyond_torch():

@@ -98,7 +98,7 @@ def test_pitfall_03_every_ablation_changes_the_loss_or_the_parameters(batch):
         return FusionTask(partial(HierarchicalFusion, dim=8, **switches), loss).build(facts_of(DIMS)).eval()
 
     def loss(task):
-        return sum(term.item() for term in task.predict(batch).terms.values())
+        return sum(term.item() for term in task.step(batch).terms.values())
 
     assert abs(loss(student(0.65)) - loss(student(1.0))) > 1e-3
     full = loss(fusion())

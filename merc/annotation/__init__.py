@@ -1,4 +1,4 @@
-"""Annotation: from a recording and its transcript to who speaks in every line, and with which emotion."""
+"""Annotation: the speaker and the emotion of every line, from a recording and its transcript."""
 
 from merc.annotation.files import as_csv, as_json, as_srt
 from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe

@@ -21,7 +21,7 @@ _GROUND: Colour = (24, 24, 28)
 _FAINT: Colour = (70, 70, 78)
 _WHITE: Colour = (235, 235, 235)
 _LEAST_TEXT = 9
-"""Pixels: smaller letters cannot be read, so there are none."""
+"""Pixels: smaller letters are unreadable and left out."""
 
 
 def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
@@ -55,7 +55,7 @@ def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "
 
 @lru_cache(maxsize=64)
 def _tag(label: str, colour: Colour, size: int) -> Tensor | None:
-    """A label in dark letters on its colour, unless they were too small to read."""
+    """A label in dark letters on its colour; ``None`` if they would be unreadable."""
     if size < _LEAST_TEXT:
         return None
     from PIL import Image, ImageDraw
@@ -75,17 +75,17 @@ def bar_panel(
     title: str = "",
     text: str = "",
 ) -> Tensor:
-    """A panel with a bar for every value, and to the right of the bars a title and text.
+    """A panel with a bar per value, and a title and text to the right of the bars.
 
-    What has no room is left out: first the text, then the names of the bars.
+    If there is not enough room, first the text and then the names of the bars are left out.
 
     Args:
         width: Pixels.
         height: Pixels.
-        values: By name, from 0 to 1; none gives a panel without bars.
+        values: By name, in 0..1; without values the panel has no bars.
         colours: By name.
         title: One line.
-        text: A few sentences, wrapped; what does not fit ends with an ellipsis.
+        text: A few sentences, wrapped; an ellipsis marks text that does not fit.
 
     Returns:
         ``(3, height, width)`` uint8.
@@ -127,7 +127,7 @@ def bar_panel(
 
 
 def _wrapped(text: str, font: FreeTypeFont, width: float, most: int) -> list[str]:
-    """The rows of a text; at most ``most``, the last of which may end early."""
+    """Wrap a text to at most ``most`` rows; the last one may end in an ellipsis."""
     rows: list[str] = []
     words = text.split()
     while words and len(rows) < most:

@@ -14,12 +14,12 @@ from merc.speaker.choose import SPEAKER_COLUMNS
 
 
 def as_srt(lines: Sequence[AnnotatedLine]) -> str:
-    """Subtitles in which every line begins with its emotion, as in ``[joy 83 %] Monica: Hi``."""
+    """Subtitles in which every line starts with its emotion, such as ``[joy 83 %] Monica: Hi``."""
     blocks = []
     for line in lines:
-        told = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
-        said = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
-        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{told} {said}\n")
+        emotion = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
+        text = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
+        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{emotion} {text}\n")
     return "\n".join(blocks)
 
 
@@ -29,7 +29,7 @@ def _clock(seconds: float) -> str:
 
 
 def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict[str, Any]:
-    """Everything that is known, as plain values."""
+    """The whole annotation, as plain values."""
     return {
         "format": "merc.Annotation",
         "version": 1,

@@ -21,7 +21,7 @@ FILM_HEIGHT = 1080
 """Pixels: higher frames are scaled down for the film."""
 
 PATIENCE = 3600.0
-"""Seconds by which a slow machine may lag behind the film."""
+"""Seconds by which decoding may lag behind the film on a slow machine."""
 
 _COLOURS: Mapping[str, Colour] = {
     "neutral": (158, 158, 158),
@@ -76,7 +76,7 @@ class AnnotatedFilm:
                 yield torch.cat([image, panel], dim=1)
 
     def _boxes(self, line: int) -> dict[int, list[float]]:
-        """The boxes of the speaking face of a line, by their place on the time grid."""
+        """The boxes of the speaking face of a line, by frame."""
         face = self.lines[line].face
         if face is None:
             return {}
@@ -95,6 +95,6 @@ class AnnotatedFilm:
             return bar_panel(width, tall, {}, self.colours)
         here = self.lines[line]
         values = {name: here.probabilities.get(name, 0.0) for name in self.labels.report_order}
-        used = "+".join(here.used) or "nothing to judge by"
+        used = "+".join(here.used) or "no modality"
         title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
         return bar_panel(width, tall, values, self.colours, title, here.text)

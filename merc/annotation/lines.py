@@ -1,4 +1,4 @@
-"""What is known of every line of a recording: who speaks, with which emotion, and from which modalities."""
+"""Annotated lines of a recording: speaker, emotion and modalities."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from merc.speaker.choose import NOBODY, SpeakerChoice
 
 @dataclass(frozen=True)
 class SpeakingFace:
-    """The face that speaks in a line. A track lives in one line only: it does not name a person.
+    """The speaking face of a line. A track belongs to one line only and does not identify a person.
 
     Args:
         track: Its track among the faces of the line.
-        chosen_by: ``lips`` if they were compared with the sound, ``first face`` where the run does without.
+        chosen_by: ``lips`` if they were compared with the sound, ``first face`` if the run does not use LipSyncNet.
         score: How well its lips fit the sound; ``None`` for the first face.
-        margin: By how much it fits better than the next candidate; likewise.
-        coverage: Share of the line in which it is visible; likewise.
+        margin: Difference to the score of the next candidate; ``None`` for the first face.
+        coverage: Share of the line in which it is visible; ``None`` for the first face.
         box: x1, y1, x2, y2 in pixels of the video, in the middle of the time in which it is visible.
     """
 
@@ -38,19 +38,19 @@ class SpeakingFace:
 
 @dataclass(frozen=True)
 class AnnotatedLine:
-    """What is known of one line of the transcript.
+    """One line of the transcript, with its emotion.
 
     Args:
         line: Its number, from 1.
         start: Seconds.
         end: Seconds.
-        speaker: As the transcript says, else ``unknown``.
-        text: What is said.
-        emotion: The most probable emotion; ``None`` if none of the modalities was there.
+        speaker: The speaker in the transcript, or ``unknown``.
+        text: The transcript of the line.
+        emotion: The most probable emotion; ``None`` if all modalities are missing.
         probabilities: By emotion; empty if there is none.
-        modalities: By name, ``None`` if it was used, else why it was not there.
-        face: Who speaks; ``None`` if nobody who is visible does, or the run does not look.
-        no_face: Why there is no face, unless there is one.
+        modalities: By name, ``None`` if it was used, otherwise why it is missing.
+        face: The speaking face; ``None`` if no visible person speaks, or the run does not use faces.
+        no_face: Why there is no face; ``None`` if there is one.
     """
 
     line: int
@@ -66,19 +66,19 @@ class AnnotatedLine:
 
     @property
     def used(self) -> list[str]:
-        """The modalities that the emotion rests on."""
-        return [name for name, lack in self.modalities.items() if lack is None]
+        """The modalities that were used for the emotion."""
+        return [name for name, reason in self.modalities.items() if reason is None]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """A video's lines with their emotions.
+    """The lines of a video with their emotions.
 
     Args:
-        lines: In the order of speech.
+        lines: The lines in order of time.
         labels: The emotions.
-        notes: What a reader of the results must know.
-        run: What told them, in plain values.
+        notes: Remarks for readers of the results.
+        run: The run that predicted them, as plain values.
         film: The annotated film, if there is one.
     """
 
@@ -90,10 +90,10 @@ class Annotation:
 
 
 def describe(applied: AppliedRun) -> list[AnnotatedLine]:
-    """What a run that was applied to one conversation says of each of its utterances.
+    """The annotated lines from a run that was applied to one conversation.
 
     Args:
-        applied: The run, applied to a corpus that :func:`merc.corpora.read_transcript` has read.
+        applied: The run, applied to a corpus from :func:`merc.corpora.read_transcript`.
     """
     [conversation] = [c for split in applied.corpus.values() for c in split]
     names = applied.corpus.labels.names
@@ -123,15 +123,15 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
 
 
 def _modalities(applied: AppliedRun, key: UtteranceKey) -> dict[str, str | None]:
-    """By modality, why it is missing, or ``None`` if it was used."""
-    if not applied.inputs:  # a text encoder that tells emotions itself
+    """For each modality, why it is missing, or ``None`` if it was used."""
+    if not applied.inputs:  # a text encoder that predicts emotions itself
         return {"text": applied.logits.why_missing([key]).get(key)}
-    lacks = {name: store.why_missing([key]).get(key) for name, store in applied.inputs.items()}
-    return {name: lack if lack is None else lack.removeprefix(f"{name}: ") for name, lack in lacks.items()}
+    reasons = {name: store.why_missing([key]).get(key) for name, store in applied.inputs.items()}
+    return {name: why if why is None else why.removeprefix(f"{name}: ") for name, why in reasons.items()}
 
 
 class SpeakingFaces:
-    """The speaking faces of a run that looks at them."""
+    """The speaking faces in the stores of a run."""
 
     def __init__(self, applied: AppliedRun) -> None:
         self.faces = applied.find("faces")
@@ -161,5 +161,5 @@ class SpeakingFaces:
 
 
 def shown_name(line: AnnotatedLine) -> str:
-    """The speaker as results show it: nothing where the transcript does not say."""
+    """The name of the speaker in results; empty if the transcript has none."""
     return "" if line.speaker == UNKNOWN else line.speaker

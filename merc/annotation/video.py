@@ -1,4 +1,4 @@
-"""Annotation: from a new video with its transcript to who speaks in every line, and with which emotion."""
+"""Annotation of a new video with its transcript: the speaker and the emotion of every line."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def annotate(
     film: bool = True,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
-    """Tell for every line of a video who speaks and with which emotion; ``merc annotate`` does the same.
+    """Find the speaker and the emotion of every line of a video; ``merc annotate`` does the same.
 
-    Any run that ``merc run`` has finished will do whose features come from encoders: of text alone, or of text,
-    sound and the speaking face. What is not there (nobody visible, no sound) is masked as in training, and recorded.
+    ``model`` can be any finished ``merc run`` whose features come from encoders: of text alone, or of text, sound and
+    the speaking face. A missing modality (nobody visible, no sound) is masked as in training, and recorded.
 
     ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
     which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
@@ -45,7 +45,7 @@ def annotate(
 
     Args:
         video: The recording.
-        transcript: Its lines with times (see :func:`merc.corpora.read_transcript`).
+        transcript: Lines with times (see :func:`merc.corpora.read_transcript`).
         model: The folder of the run.
         out: Folder for the results.
         seed: Which seed of the run. Default: the first.
@@ -56,7 +56,7 @@ def annotate(
 
     Raises:
         MediaError: The video cannot be read.
-        CorpusError: The transcript cannot be read, or is of another video.
+        CorpusError: The transcript cannot be read, or belongs to another video.
         PipelineError: The run is not finished, or cannot be applied to a new video.
     """
     video, out = Path(video), Path(out)
@@ -87,13 +87,13 @@ def _beyond(utterances: Sequence[Utterance], info: MediaInfo, video: Path, trans
     """A note about lines after the end of the video.
 
     Raises:
-        CorpusError: All of them are.
+        CorpusError: All lines are after the end.
     """
     late = sum(utterance.start is not None and utterance.start >= info.duration for utterance in utterances)
     if late == len(utterances):
         raise CorpusError(
-            f"All {late} lines of {transcript} begin after the end of {video}, {info.duration:.1f} s: expected the "
+            f"All {late} lines of {transcript} begin after the end of {video}, {info.duration:.1f} s. Expected the "
             "transcript of this video."
         )
     if late:
-        yield f"{late} lines begin after the end of the video, {info.duration:.1f} s: nothing is seen or heard there."
+        yield f"{late} lines begin after the end of the video, {info.duration:.1f} s, and have neither video nor sound."

@@ -76,7 +76,6 @@ def recomputable(function: _F) -> _F:
     return function
 
 
-@recomputable
 def import_evidence(
     features: Path,
     *,
@@ -87,6 +86,8 @@ def import_evidence(
     noisy_labels: bool = False,
 ) -> None:
     """Turn a feature store into the evidence of each emotion: linear discriminants, honest on the train split.
+
+    It is fitted to labels. In a pipeline write ``command: evidence``, which keeps the fit for new conversations.
 
     Args:
         features: The feature store of one modality.

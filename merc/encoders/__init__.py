@@ -1,4 +1,4 @@
-"""Encoders: raw inputs to vectors, one an utterance."""
+"""Encoders: from raw inputs to one vector per utterance."""
 
 from merc.encoders.audio import AudioEncoder
 from merc.encoders.face_statistics import FaceStatisticsEncoder

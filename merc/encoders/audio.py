@@ -1,4 +1,4 @@
-"""The audio encoder: an utterance's sound to a vector, by any Hugging Face speech encoder."""
+"""The audio encoder: one vector from the sound of an utterance, with any Hugging Face speech encoder."""
 
 from __future__ import annotations
 
@@ -18,37 +18,35 @@ from merc.media.rates import SAMPLE_RATE
 from merc.weights import weights_digest
 
 PADDABLE = frozenset({"data2vec-audio", "hubert", "unispeech", "unispeech-sat", "wav2vec2", "wavlm"})
-"""Families whose frames do not depend on padding, once the two places of :class:`_Padding` mind it."""
+"""Families whose frames do not depend on padding with the corrections of :class:`_Padding`."""
 
 
 class AudioEncoder(nn.Module):
     """Mean over time of a speech encoder's last hidden states (arXiv 2511.13731, section 3.3.2).
 
-    Any encoder that reads raw 16 kHz samples: wav2vec 2.0, data2vec-audio, HuBERT, WavLM and their kin. Samples are
-    normalised as the model's own ``preprocessor_config.json`` says, over the utterance's real samples.
+    Any encoder that reads raw 16 kHz samples: wav2vec 2.0, data2vec-audio, HuBERT, WavLM and similar. Samples
+    are normalised over the real samples of the utterance, as the model's ``preprocessor_config.json`` says.
 
-    The vector of an utterance is what the model gives for it alone, without padding, and does not depend on its
-    batch. An attention mask is not enough for that: models with ``feat_extract_norm: group`` (wav2vec2-base and
-    -large of LibriSpeech, HuBERT-base) normalise their first layer over all of time, and data2vec-audio runs
-    convolutions over convolved padding. Both places are given the real lengths here, so that the known families
-    (:data:`PADDABLE`) run padded batches; those of any other family, and models with adapter layers, run the sounds
-    of one length at a time.
+    The vector of an utterance is that of the model for this sound alone, without padding, and does not depend on the
+    batch. An attention mask is not enough: models with ``feat_extract_norm: group`` (wav2vec2-base and -large of
+    LibriSpeech, HuBERT-base) normalise their first layer over all of time, and data2vec-audio applies convolutions to
+    convolved padding. Both layers get the real lengths here, so the known families (:data:`PADDABLE`) run padded
+    batches. Other families, and models with adapter layers, run sounds of one length at a time.
 
-    Sounds shorter than the model's receptive field (25 ms for wav2vec 2.0) are filled with zeros on the right, after
+    Sounds shorter than the model's receptive field (25 ms for wav2vec 2.0) are padded with zeros on the right, after
     normalisation. Sounds longer than ``max_seconds`` are read in equal pieces, and the mean is over the frames of all
-    of them. The random masking of training (SpecAugment) is off: it is for pretraining, and refuses short sounds.
+    pieces. Random masking (SpecAugment) is off: it is meant for pretraining, and refuses short sounds.
 
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
             installed Python package. Folders need no network.
-        max_seconds: Longest piece that is read at once, in seconds; time and memory of attention grow with its
-            square.
+        max_seconds: Length of the longest piece, in seconds; time and memory of attention grow with its square.
 
     Attributes:
         dim: Width of the vectors.
 
     Raises:
-        FileNotFoundError: The model is neither a folder nor to be had from the hub.
+        FileNotFoundError: The model is neither a folder nor available on the hub.
         ValueError: The model does not read 16 kHz samples, or ``max_seconds`` is too short for its receptive field.
 
     Example:
@@ -66,16 +64,16 @@ class AudioEncoder(nn.Module):
         config = self.network.config
         if self.network.main_input_name != "input_values" or not hasattr(config, "conv_kernel"):
             raise ValueError(
-                f"Audio encoder {model!r} ({config.model_type}) does not read raw samples: expected one that does, "
-                "such as wav2vec 2.0, data2vec-audio, HuBERT or WavLM."
+                f"Audio encoder {model!r} ({config.model_type}) does not read raw samples. Expected a model such as "
+                " wav2vec 2.0, data2vec-audio, HuBERT or WavLM."
             )
         rate = settings.get("sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
-            raise ValueError(f"Audio encoder {model!r} reads {rate} samples a second: expected {SAMPLE_RATE}.")
+            raise ValueError(f"Audio encoder {model!r} reads {rate} samples per second, expected {SAMPLE_RATE}.")
         self.normalize = bool(settings.get("do_normalize", True))
         self.dim = int(config.hidden_size)
         self.receptive_field = _receptive_field(config)
-        if max_seconds * SAMPLE_RATE < 2 * self.receptive_field:  # pieces are at least half as long as that
+        if max_seconds * SAMPLE_RATE < 2 * self.receptive_field:  # pieces are at least half as long
             raise ValueError(
                 f"max_seconds is {max_seconds}, but one frame of {model!r} covers "
                 f"{self.receptive_field / SAMPLE_RATE} s: expected at least twice that, and about 30."
@@ -87,11 +85,10 @@ class AudioEncoder(nn.Module):
         """Encode a batch.
 
         Returns:
-            ``(B, dim)`` float32 vectors, one an utterance.
+            ``(B, dim)`` float32 vectors, one per utterance.
 
         Raises:
-            ValueError: The batch is not what :class:`~merc.encoders.SoundBatch` says, or holds a sound that is empty
-                or not finite.
+            ValueError: The batch is not a valid :class:`~merc.encoders.SoundBatch`, or a sound is empty or not finite.
         """
         pieces = [self._pieces(sound) for sound in batch.rows()]
         frames = self._frames([piece for row in pieces for piece in row])
@@ -111,14 +108,14 @@ class AudioEncoder(nn.Module):
     def _frames(self, sounds: list[Tensor]) -> list[Tensor]:
         """The last hidden states ``(frames, dim)`` of every sound."""
         lengths = [len(sound) for sound in sounds]
-        if self._padding.minded and len(set(lengths)) > 1:
+        if self._padding.supported and len(set(lengths)) > 1:
             return self._padded_frames(sounds)
         frames: dict[int, Tensor] = {}
         for length in set(lengths):
-            alike = [index for index, other in enumerate(lengths) if other == length]
-            samples = torch.stack([sounds[index] for index in alike]).to(self.network.dtype)
+            same_length = [index for index, other in enumerate(lengths) if other == length]
+            samples = torch.stack([sounds[index] for index in same_length]).to(self.network.dtype)
             hidden = self.network(input_values=samples).last_hidden_state.float()
-            frames.update(zip(alike, hidden, strict=True))
+            frames.update(zip(same_length, hidden, strict=True))
         return [frames[index] for index in range(len(sounds))]
 
     def _padded_frames(self, sounds: list[Tensor]) -> list[Tensor]:
@@ -131,19 +128,19 @@ class AudioEncoder(nn.Module):
         return [states[: self._padding.frames(length)] for states, length in zip(hidden, lengths, strict=True)]
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what a vector means, as plain values; the model's place is not among them."""
+        """The options that determine the meaning of a vector, as plain values, without the location of the model."""
         return {"normalize": self.normalize, "max_seconds": self.max_seconds}
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder: its model, a digest of its present weights, its settings."""
+        """The model, a digest of its current weights and the settings, for the provenance of a store."""
         return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
 
 
 class _Padding:
-    """Tells the layers of a speech encoder that would mix padding into real frames how long every sound is.
+    """Passes the real lengths to the layers of a speech encoder that would mix padding into real frames.
 
     Attributes:
-        minded: Whether all such layers of the network are known, so that it can run padded batches.
+        supported: Whether all such layers of the network are known, so that it can run padded batches.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -151,20 +148,20 @@ class _Padding:
         self._layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self._lengths: list[int] | None = None
         mixes = getattr(config, "add_adapter", False) or getattr(config, "conv_pos_batch_norm", False)
-        self.minded = config.model_type in PADDABLE and not mixes
-        if not self.minded:
+        self.supported = config.model_type in PADDABLE and not mixes
+        if not self.supported:
             return
         first: Any = network.get_submodule("feature_extractor.conv_layers.0")
         if getattr(config, "feat_extract_norm", None) == "group":
             first.layer_norm = _RealGroupNorm(first.layer_norm, self)
         if config.model_type == "data2vec-audio":
             stack: Any = network.get_submodule("encoder.pos_conv_embed.layers")
-            for layer in stack[1:]:  # what enters the first is zero beyond the real frames already
+            for layer in stack[1:]:  # the input of the first is already zero beyond the real frames
                 layer.register_forward_pre_hook(self._silence)
 
     @contextmanager
     def of(self, lengths: list[int]) -> Iterator[None]:
-        """The network runs rows of these many real samples."""
+        """Run the network on rows with these numbers of real samples."""
         self._lengths = lengths
         try:
             yield
@@ -172,13 +169,13 @@ class _Padding:
             self._lengths = None
 
     def frames(self, samples: int, layers: int | None = None) -> int:
-        """How many frames the convolutions, or the first ``layers`` of them, make of so many samples."""
+        """Number of frames after the convolutions, or after the first ``layers`` of them."""
         for kernel, stride in self._layers[:layers]:
             samples = (samples - kernel) // stride + 1
         return samples
 
     def real(self, layers: int | None = None) -> list[int] | None:
-        """The frames of every row behind so many layers; ``None`` where no row is padded."""
+        """Number of frames of every row after so many layers; ``None`` if no row is padded."""
         return None if self._lengths is None else [self.frames(length, layers) for length in self._lengths]
 
     def _silence(self, _: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
@@ -211,7 +208,7 @@ class _RealGroupNorm(nn.Module):
 
 
 def _receptive_field(config: Any) -> int:  # noqa: ANN401 - transformers is untyped
-    """The fewest samples that make a frame."""
+    """Number of samples that one frame needs."""
     samples = int(getattr(config, "squeeze_factor", 1))  # SEW makes one frame of several
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel

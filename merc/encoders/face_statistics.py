@@ -1,4 +1,4 @@
-"""Face statistics: what can be measured of a face's crops without any weights, as named numbers."""
+"""Face statistics: measures of face crops, as named numbers, without pretrained weights."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ REGIONS = {
     "mouth": (0.30, 0.62, 0.70, 0.86),
     "face": (0.0, 0.0, 1.0, 1.0),
 }
-"""Where the parts are, as x1, y1, x2, y2 in shares of a square crop around a face box with a margin of a fifth."""
+"""The parts, as x1, y1, x2, y2 in shares of a square crop around a face box with a margin of a fifth."""
 
 UNIFORM = 10
-"""Rotation-invariant uniform local binary patterns of 8 neighbours: 0 to 8 brighter ones in one arc, and the rest."""
+"""Rotation-invariant uniform local binary patterns: 0 to 8 brighter neighbours in one arc, and all others."""
 
 
 class FaceStatisticsEncoder(nn.Module):
     """Colour, gradients, texture and motion of a face as named numbers; no weights, no download.
 
-    Measured in every frame, then over the frames of the utterance; :attr:`names` tells the order:
+    Measured in every frame, then over the frames of the utterance; :attr:`names` lists them in order:
 
     - ``colour``: mean of red, green and blue (0..1), brightness, contrast (standard deviation of grey), skewness of
       grey, saturation; mean and standard deviation over time.
@@ -47,15 +47,15 @@ class FaceStatisticsEncoder(nn.Module):
       clip's contrast, by region; mean, standard deviation and maximum over time, 0 for a single frame. The frames
       are spread over the utterance, so that the time between them is its duration divided by their number.
 
-    Every utterance is measured alone, over its real frames, in float32 whatever the precision of the run.
+    Every utterance is measured alone, over its real frames, in float32 for any precision of the run.
 
     Args:
-        frames: How many frames a datamodule samples, evenly; all that come are measured.
+        frames: Number of evenly spaced frames that a datamodule samples; all frames of the input are measured.
         size: Height and width in pixels at which crops are measured, a multiple of 4; others are resized.
 
     Attributes:
-        names: What each number is.
-        dim: How many numbers there are.
+        names: The name of each number.
+        dim: Number of numbers.
 
     Raises:
         ValueError: ``frames`` or ``size`` is out of range.
@@ -109,7 +109,7 @@ class FaceStatisticsEncoder(nn.Module):
             }
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder; it has no weights."""
+        """The settings, for the provenance of a store; there are no weights."""
         return {
             "encoder": type(self).__name__,
             "version": 1,
@@ -136,7 +136,7 @@ def _gradients(grey: Tensor) -> dict[str, Tensor]:
     padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     x = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     y = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-    # A gradient counts for the two bins next to it, so that no number jumps when a face turns a little.
+    # A gradient contributes to its two nearest bins, so that numbers change smoothly when a face turns.
     place = torch.atan2(y, x) * (ORIENTATIONS / torch.pi)  # bins; a whole turn is 2 ORIENTATIONS
     bins = torch.arange(ORIENTATIONS, device=grey.device).view(1, -1, 1, 1)
     away = (place[:, None] - bins + ORIENTATIONS / 2).remainder(ORIENTATIONS) - ORIENTATIONS / 2
@@ -168,7 +168,7 @@ def _texture(grey: Tensor) -> dict[str, Tensor]:
 
 
 def _motion(grey: Tensor) -> dict[str, Tensor]:
-    # One contrast for the whole clip: scaled frame by frame, an opening mouth would move everything else.
+    # One contrast for the whole clip: scaled per frame, an opening mouth would change everything else.
     change = (grey[1:] - grey[:-1]).abs() / grey.std((1, 2), correction=0).mean().clamp(min=1e-2)
     measures = {}
     for region in REGIONS:
@@ -185,7 +185,7 @@ def _part(images: Tensor, region: str) -> Tensor:
 
 
 def _over_time(tracks: dict[str, Tensor]) -> dict[str, Tensor]:
-    values = torch.stack(list(tracks.values()))  # all at once: hundreds of small reductions would be slow on a GPU
+    values = torch.stack(list(tracks.values()))  # in one reduction: hundreds of small ones would be slow on a GPU
     means = zip(tracks, values.mean(1), strict=True)
     spreads = zip(tracks, values.std(1, correction=0), strict=True)
     return {f"{name}_mean": value for name, value in means} | {f"{name}_std": value for name, value in spreads}

@@ -20,7 +20,7 @@ class SoundBatch(FlatBatch):
     Args:
         keys: The B utterance keys.
         sound: ``(B, S)`` float samples in -1..1, mono, 16 kHz.
-        mask: ``(B, S)``, true at real samples. What ``sound`` holds elsewhere is never read.
+        mask: ``(B, S)``, true at real samples. Other values of ``sound`` are never read.
     """
 
     keys: Sequence[UtteranceKey]
@@ -29,26 +29,26 @@ class SoundBatch(FlatBatch):
 
     @classmethod
     def pad(cls, keys: Sequence[UtteranceKey], sounds: Sequence[Tensor]) -> SoundBatch:
-        """Put sounds ``(S_i,)`` into a batch."""
+        """Pad sounds ``(S_i,)`` to a batch."""
         return cls(keys, pad_sequence(list(sounds), batch_first=True), _mask([len(sound) for sound in sounds]))
 
     def rows(self) -> list[Tensor]:
         """The real samples of every utterance, float32.
 
         Raises:
-            ValueError: The tensors are not of the shapes and types above, padding is not on the right, or an utterance
-                has no sample, or one that is not a finite number.
+            ValueError: Shapes or types are not those above, padding is not on the right, or an utterance has no sample
+                or one that is not finite.
         """
         if self.sound.ndim != 2 or not self.sound.is_floating_point():
             raise ValueError(
                 f"Sound must be floating-point samples (utterances, samples), found {self.sound.dtype} of shape "
-                f"{tuple(self.sound.shape)}: mix channels into one, and divide integer samples by their largest value."
+                f"{tuple(self.sound.shape)}. Average the channels, and divide integer samples by their largest value."
             )
         lengths = _lengths(self.keys, self.mask, self.sound, "sample")
         broken = ((~self.sound.isfinite()) & self.mask).any(1)
         if broken.any():
             key = self.keys[int(broken.int().argmax())]
-            raise ValueError(f"The sound of {key} holds NaN or infinite samples: record the utterance as missing.")
+            raise ValueError(f"The sound of {key} contains NaN or infinite samples. Record the utterance as missing.")
         return [sound[:length].float() for sound, length in zip(self.sound, lengths, strict=True)]
 
 
@@ -59,7 +59,7 @@ class FaceBatch(FlatBatch):
     Args:
         keys: The B utterance keys.
         frames: ``(B, T, 3, H, W)`` uint8, RGB.
-        mask: ``(B, T)``, true at real frames. What ``frames`` holds elsewhere is never read.
+        mask: ``(B, T)``, true at real frames. Other values of ``frames`` are never read.
     """
 
     keys: Sequence[UtteranceKey]
@@ -68,15 +68,14 @@ class FaceBatch(FlatBatch):
 
     @classmethod
     def pad(cls, keys: Sequence[UtteranceKey], clips: Sequence[Tensor]) -> FaceBatch:
-        """Put clips ``(T_i, 3, H, W)`` of one size into a batch."""
+        """Pad clips ``(T_i, 3, H, W)`` of one size to a batch."""
         return cls(keys, pad_sequence(list(clips), batch_first=True), _mask([len(clip) for clip in clips]))
 
     def rows(self) -> list[Tensor]:
         """The real frames of every utterance.
 
         Raises:
-            ValueError: The tensors are not of the shapes and types above, padding is not on the right, or an utterance
-                has no frame.
+            ValueError: Shapes or types are not those above, padding is not on the right, or an utterance has no frame.
         """
         shape = tuple(self.frames.shape)
         if len(shape) != 5 or shape[2] != 3 or self.frames.dtype != torch.uint8:
@@ -95,7 +94,7 @@ def _mask(lengths: list[int]) -> Tensor:
 
 
 def _lengths(keys: Sequence[UtteranceKey], mask: Tensor, values: Tensor, unit: str) -> list[int]:
-    """How many real samples or frames every row has."""
+    """The number of real samples or frames of every row."""
     if mask.shape != values.shape[:2] or mask.dtype != torch.bool or len(keys) != len(mask):
         raise ValueError(
             f"A batch of {len(keys)} keys with values of shape {tuple(values.shape)} needs a boolean mask of shape "
@@ -103,10 +102,10 @@ def _lengths(keys: Sequence[UtteranceKey], mask: Tensor, values: Tensor, unit: s
         )
     length = mask.sum(1)
     ragged = (mask != (torch.arange(mask.shape[1], device=mask.device) < length[:, None])).any(1)
-    for bad, problem in ((ragged, "padding before or between real {}s: padding goes to the right"), (length == 0, "")):
+    for bad, problem in ((ragged, "padding before or between real {}s. Pad on the right"), (length == 0, "")):
         if bad.any():
             key = keys[int(bad.int().argmax())]
-            problem = problem or "no {} at all: leave it out of the batch and record it as missing"
+            problem = problem or "no {} at all. Leave it out of the batch and record it as missing"
             raise ValueError(f"Utterance {key} has {problem.format(unit)}.")
     lengths: list[int] = length.tolist()
     return lengths

@@ -13,25 +13,25 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from transformers.image_processing_base import ImageProcessingMixin
 
 UNUSED = ("pooler", "masked_spec_embed")
-"""Parts of networks that no vector of ours passes through: they would only be parameters without a gradient."""
+"""Parts of networks that are not used here; their parameters would never get a gradient."""
 
 
 def load_pretrained(model: str, kind: str, beside: str, read: Callable[..., Any]) -> tuple[Any, Any]:
-    """A network and what prepares its input, in float32, in training mode as any new module, without :data:`UNUSED`.
+    """Load a network and its input preparation, in float32 and training mode, without the parts :data:`UNUSED`.
 
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an installed
             Python package. Folders need no network.
-        kind: What to call the encoder in messages, as ``Text encoder``.
-        beside: What the folder must hold beside ``config.json`` and the weights, for messages.
-        read: Reads that from a folder or a name, with the option ``local_files_only``.
+        kind: Name of the encoder in messages, such as ``Text encoder``.
+        beside: Files that the folder needs beside ``config.json`` and the weights, for messages.
+        read: Reads these from a folder or a name, with the option ``local_files_only``.
 
     Returns:
-        What ``read`` gave, and the network.
+        The result of ``read``, and the network.
 
     Raises:
-        FileNotFoundError: The model is neither a folder nor to be had from the hub.
-        ValueError: Its file of weights lacks some, which would stay random.
+        FileNotFoundError: The model is neither a folder nor available on the hub.
+        ValueError: Weights are missing in its file, and would stay random.
     """
     folder = local_folder(model)
     place, local = (str(folder), True) if folder else (model, False)
@@ -44,7 +44,7 @@ def load_pretrained(model: str, kind: str, beside: str, read: Callable[..., Any]
         raise FileNotFoundError(
             f"{kind} {model!r} could not be loaded: expected a folder with config.json, {beside} and weights, "
             f"package:folder of an installed package, or a name on the Hugging Face hub ({error}). Without a network, "
-            "download the model elsewhere, copy it here and give its folder."
+            "download the model elsewhere, copy it here and pass its folder."
         ) from error
     for name in UNUSED:
         if getattr(network, name, None) is not None:
@@ -53,19 +53,19 @@ def load_pretrained(model: str, kind: str, beside: str, read: Callable[..., Any]
     if lacking:
         raise ValueError(
             f"{kind} {model!r} has no weights for {', '.join(lacking[:3])} ({len(lacking)} in all), which would stay "
-            "random: its config.json and its weights do not belong together."
+            "random. Its config.json and its weights do not match."
         )
     return prepare, network.train()
 
 
 def read_sound_settings(place: str, **options: bool) -> dict[str, Any]:
-    """What a speech model's folder or name says of its input: ``sampling_rate``, ``do_normalize``."""
+    """The input settings of a speech model, from its folder or name: ``sampling_rate``, ``do_normalize``."""
     settings: dict[str, Any] = FeatureExtractionMixin.get_feature_extractor_dict(place, **options)[0]
     return settings
 
 
 def read_image_settings(place: str, **options: bool) -> dict[str, Any]:
-    """What a video model's folder or name says of its input: ``image_mean``, ``image_std``, ``rescale_factor``."""
+    """The input settings of a video model, from its folder or name: ``image_mean``, ``image_std`` and others."""
     settings: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(place, **options)[0]
     return settings
 
@@ -74,7 +74,7 @@ def local_folder(model: str) -> Path | None:
     """The folder that ``model`` names by its path or as ``package:folder``; ``None`` for a name on the hub.
 
     Raises:
-        FileNotFoundError: ``package:folder`` names none.
+        FileNotFoundError: ``package:folder`` does not exist.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -86,4 +86,4 @@ def local_folder(model: str) -> Path | None:
     for place in (spec and spec.submodule_search_locations) or ():
         if (Path(place) / inside).is_dir():
             return Path(place) / inside
-    raise FileNotFoundError(f"No folder {inside!r} in Python package {package!r}: install the package (pip) first.")
+    raise FileNotFoundError(f"No folder {inside!r} in Python package {package!r}. Install the package (pip) first.")

@@ -1,4 +1,4 @@
-"""openSMILE: the feature sets of the paralinguistic literature, by its own package."""
+"""openSMILE: the feature sets of the paralinguistic literature, from its own package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from merc.encoders.inputs import SoundBatch
 from merc.media.rates import SAMPLE_RATE
 
 SHORTEST = SAMPLE_RATE // 4
-"""Samples to which shorter sounds are filled; openSMILE gives NaN for less than about 60 ms."""
+"""Samples to which shorter sounds are padded; openSMILE returns NaN for less than about 60 ms."""
 
 
 class OpenSmileEncoder(nn.Module):
@@ -21,12 +21,12 @@ class OpenSmileEncoder(nn.Module):
 
     **Licence:** the ``opensmile`` package is not open source. Its audEERING Research License Agreement allows
     non-commercial use such as research, teaching and personal experiments; commercial use needs another licence from
-    audEERING. It is therefore neither part of merc nor of its extras: ``pip install opensmile`` if its terms suit you.
+    audEERING. It is therefore not in merc's extras; run ``pip install opensmile`` if you accept its terms.
     :class:`~merc.encoders.ProsodyEncoder` has no such terms.
 
-    It runs on the CPU whatever the device of the batch, each utterance alone. Sounds under a quarter of a second are
-    filled with zeros on the right, and numbers that openSMILE cannot give are 0. Scales differ widely: standardize the
-    columns by the training split before you train on them.
+    It runs on the CPU for any device of the batch, utterance by utterance. Sounds under a quarter of a second are
+    padded with zeros on the right, and numbers that openSMILE cannot compute are 0. Scales differ widely: standardize
+    the columns by the training split before you train on them.
 
     Args:
         feature_set: A member of ``opensmile.FeatureSet``: ``eGeMAPSv02`` (88 numbers), ``IS10`` (1582, as in the
@@ -34,7 +34,7 @@ class OpenSmileEncoder(nn.Module):
 
     Attributes:
         names: openSMILE's name of each number.
-        dim: How many numbers there are.
+        dim: Number of numbers.
 
     Raises:
         ImportError: The package is not installed.
@@ -66,15 +66,14 @@ class OpenSmileEncoder(nn.Module):
             ``(B, dim)`` float32 numbers in the order of :attr:`names`.
 
         Raises:
-            ValueError: The batch is not what :class:`~merc.encoders.SoundBatch` says, or holds a sound that is empty
-                or not finite.
+            ValueError: The batch is not a valid :class:`~merc.encoders.SoundBatch`, or a sound is empty or not finite.
         """
         rows = [F.pad(sound, (0, max(0, SHORTEST - len(sound)))) for sound in batch.to("cpu").rows()]
         numbers = torch.stack([torch.from_numpy(self._smile(row.numpy(), SAMPLE_RATE)).flatten() for row in rows])
         return numbers.float().nan_to_num(0.0, 0.0, 0.0).to(batch.sound.device)
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder; it has no weights."""
+        """The feature set and version, for the provenance of a store; there are no weights."""
         return {
             "encoder": type(self).__name__,
             "feature_set": self.feature_set,

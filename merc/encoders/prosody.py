@@ -1,4 +1,4 @@
-"""Prosody: what can be measured of an utterance's voice without any weights, as named numbers."""
+"""Prosody: measures of the voice in an utterance, as named numbers, without pretrained weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from merc.encoders.inputs import SoundBatch
 from merc.media.rates import SAMPLE_RATE
 
 HOP = SAMPLE_RATE // 100
-"""Samples between frames: 100 frames a second."""
+"""Samples between frames: 100 frames per second."""
 
 FRAME = SAMPLE_RATE // 20
 """Samples in a frame: 50 ms, three periods of the lowest pitch."""
@@ -24,16 +24,16 @@ PITCH_RANGE = (60.0, 600.0)
 """Lowest and highest pitch in Hz."""
 
 FLOOR_DB = -120.0
-"""What silence measures, in dB of full scale."""
+"""The level of silence, in dB of full scale."""
 
 ACTIVE_DB = 35.0
-"""How far below an utterance's loud frames (95th percentile) a frame still counts as speech."""
+"""Difference to the loud frames of the utterance (95th percentile) up to which a frame counts as speech."""
 
 SPAN_DB = 60.0
-"""How far below the whole a part of the spectrum may be; beyond it lie codecs and rounding, not voices."""
+"""Difference to the whole up to which a part of the spectrum counts; below are codecs and rounding, not voices."""
 
 APERIODIC = 0.3
-"""The aperiodicity (YIN's d') from which on a frame has no pitch; 0.1 to 0.3 in the literature."""
+"""The aperiodicity (YIN's d') above which a frame has no pitch; 0.1 to 0.3 in the literature."""
 
 MEL_BANDS = 16
 PERCENTS = (5, 25, 50, 75, 95)
@@ -48,29 +48,29 @@ class ProsodyEncoder(nn.Module):
 
     - ``duration_s``.
     - ``pitch``: fundamental frequency of the voiced frames by YIN (de Cheveigné and Kawahara 2002) in 60..600 Hz:
-      statistics in Hz, spread and range in semitones, trend in semitones a second, and how fast it moves.
-    - ``voice``: share of voiced frames, voiced stretches a second and their length; aperiodicity (0 for a pure period,
-      1 for noise); jitter- and shimmer-like measures: mean change of period and of peak amplitude from one voiced
-      frame to the next, 10 ms on, relative to their means. (True jitter compares single periods.)
-    - ``level``: RMS level in dB of full scale, its trend, and how fast it moves.
+      statistics in Hz, spread and range in semitones, trend in semitones per second, and how fast it changes.
+    - ``voice``: share of voiced frames, voiced stretches per second and their length; aperiodicity (0 for a pure
+      period, 1 for noise); jitter- and shimmer-like measures: mean change of period and of peak amplitude from one
+      voiced frame to the next, 10 ms on, relative to their means. (True jitter compares single periods.)
+    - ``level``: RMS level in dB of full scale, its trend, and how fast it changes.
     - ``pause``: share and rate of the pauses inside speech, and their mean length.
-    - ``rate``: syllable-like peaks of the loudness envelope a second; the strongest modulation of the envelope between
-      1 and 16 Hz, and the shares of the modulation in five bands.
+    - ``rate``: syllable-like peaks of the loudness envelope per second; the strongest modulation of the envelope
+      between 1 and 16 Hz, and the shares of the modulation in five bands.
     - ``spectrum``: centroid and bandwidth, 85 % roll-off, slope, flux, flatness, zero crossings, and energy below
-      against above 1 kHz, each as mean and standard deviation.
+      relative to above 1 kHz, each as mean and standard deviation.
     - ``mel``: 16 mel bands from 60 Hz to 8 kHz in dB relative to the utterance's mean level: mean, standard deviation,
       10th and 90th percentile.
 
-    Levels, spectrum and mel statistics are over the active frames, those not more than 35 dB below the loud ones; of
-    silence they are over all. Measures without a frame to measure are 0, so silence gives finite numbers. Gain moves
-    the ``level`` statistics and nothing else (until the floor of -120 dB is reached).
+    Level, spectrum and mel statistics are over the active frames, those at most 35 dB below the loud ones, or over all
+    frames of silence. Measures without any frame are 0, so silence gives finite numbers. Gain changes the ``level``
+    statistics and nothing else (until the floor of -120 dB is reached).
 
-    Every utterance is measured alone, over its real samples, in float32 whatever the precision of the run. Scales
+    Every utterance is measured alone, over its real samples, in float32 for any precision of the run. Scales
     differ widely (Hz, shares): standardize the columns by the training split before you train on them.
 
     Attributes:
-        names: What each number is.
-        dim: How many numbers there are.
+        names: The name of each number.
+        dim: Number of numbers.
 
     Example:
         >>> encoder = ProsodyEncoder()
@@ -101,7 +101,7 @@ class ProsodyEncoder(nn.Module):
         """The numbers of one utterance by name.
 
         Args:
-            sound: ``(S,)`` samples in -1..1 at 16 kHz; less than one frame (50 ms) is filled with zeros.
+            sound: ``(S,)`` samples in -1..1 at 16 kHz; less than one frame (50 ms) is padded with zeros.
 
         Returns:
             Scalars.
@@ -133,7 +133,7 @@ class ProsodyEncoder(nn.Module):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder; it has no weights and no options."""
+        """The name of the encoder, for the provenance of a store; it has no weights and no options."""
         return {"encoder": type(self).__name__, "version": 1, "names": list(self.names)}
 
 
@@ -232,7 +232,7 @@ def _pause_measures(active: Tensor) -> dict[str, Tensor]:
 def _rate_measures(sound: Tensor) -> dict[str, Tensor]:
     envelope = _envelope(sound)
     db = _db(envelope.square())
-    # A syllable-like peak is the highest point of 150 ms and rises 3 dB above the lowest of the half second around.
+    # A syllable-like peak is the maximum of 150 ms, and 3 dB above the minimum of the surrounding half second.
     summit = db == _around(db, 7, torch.amax)
     risen = db - _around(db, 25, torch.amin) > 3.0
     peaks = summit & risen & (db > db.amax() - ACTIVE_DB)
@@ -244,7 +244,7 @@ def _rate_measures(sound: Tensor) -> dict[str, Tensor]:
     power = torch.fft.rfft(shares * window, n=size).abs().square()
     hz = torch.arange(len(power), device=sound.device) * (100 / size)
     bands = torch.stack([power[(hz >= low) & (hz < high)].sum() for low, high in MODULATION_BANDS])
-    moving = bands.sum() > 1e-6 * len(shares)  # else rounding would decide on the strongest modulation
+    moving = bands.sum() > 1e-6 * len(shares)  # otherwise rounding would determine the strongest modulation
     syllabic = power * ((hz >= 1) & (hz < 16))
     measures = {
         "peaks_per_s": 100 * _stretches(peaks) / len(db),
@@ -257,7 +257,7 @@ def _rate_measures(sound: Tensor) -> dict[str, Tensor]:
 
 
 def _envelope(sound: Tensor) -> Tensor:
-    """RMS of 20 ms windows at 100 a second, smoothed over 50 ms: what rises and falls with syllables."""
+    """RMS of 20 ms windows, 100 per second, smoothed over 50 ms, which rises and falls with syllables."""
     power = F.pad(sound, (0, max(0, 2 * HOP - len(sound)))).unfold(0, 2 * HOP, HOP).square().mean(1)
     weights = torch.hann_window(9, periodic=False, device=sound.device)[1:-1]
     padded = F.pad(power[None, None], (3, 3), mode="replicate")
@@ -299,7 +299,7 @@ def _mel_measures(power: Tensor, level: Tensor) -> dict[str, Tensor]:
 
 
 def grouped(name: str, measures: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The measures with the name of their group before their own."""
+    """Prefix the names of measures with that of their group."""
     return {f"{name}/{measure}": value for measure, value in measures.items()}
 
 
@@ -312,7 +312,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _std(values: Tensor) -> Tensor:
-    """Standard deviation along the first axis; 0 of nothing."""
+    """Standard deviation along the first axis; 0 without values."""
     return values.std(0, correction=0) if len(values) else values.new_zeros(values.shape[1:])
 
 
@@ -322,7 +322,7 @@ def _percentiles(values: Tensor) -> Tensor:
 
 
 def _trend(values: Tensor, chosen: Tensor) -> Tensor:
-    """Slope of the least-squares line through the chosen frames, in units a second."""
+    """Slope of the least-squares line through the chosen frames, in units per second."""
     time = chosen.nonzero()[:, 0] / 100
     time = time - _mean(time)
     return (time * values[chosen]).sum() / time.square().sum().clamp(min=1e-4)
@@ -338,19 +338,19 @@ def _relative_change(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _relative_bend(values: Tensor, chosen: Tensor) -> Tensor:
-    """As the change, but from the mean of both neighbours, so that an even glide counts for nothing."""
+    """Like the relative change, but from the mean of both neighbours, so that an even glide gives 0."""
     bend = values[1:-1] - (values[:-2] + values[2:]) / 2
     bend = bend[chosen[:-2] & chosen[1:-1] & chosen[2:]]
     return _mean(bend.abs()) / _mean(values[chosen]).clamp(min=1e-9)
 
 
 def _stretches(chosen: Tensor) -> Tensor:
-    """How many stretches of chosen frames there are."""
+    """Number of runs of chosen frames."""
     return chosen[:1].sum() + (chosen[1:] & ~chosen[:-1]).sum()
 
 
 def _around(values: Tensor, reach: int, reduce: Any) -> Tensor:  # noqa: ANN401 - torch.amax or torch.amin
-    """The largest or smallest of the values up to ``reach`` frames away."""
+    """The maximum or minimum of the values up to ``reach`` frames away."""
     padded = F.pad(values[None], (reach, reach), mode="replicate")[0]
     result: Tensor = reduce(padded.unfold(0, 2 * reach + 1, 1), 1)
     return result

@@ -1,4 +1,4 @@
-"""The text encoder: an utterance in its conversation to a vector, by any Hugging Face encoder."""
+"""The text encoder: one vector from an utterance in its conversation, with any Hugging Face encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from merc.labels import IGNORE_INDEX
 from merc.weights import weights_digest
 
 Context = Literal["none", "past", "symmetric"]
-"""Which other utterances of the conversation the encoder reads beside the target."""
+"""The other utterances of the conversation that the encoder reads beside the target."""
 
 Pooling = Literal["mean", "mask"]
 """Mean over all real tokens, or the hidden state at the mask token of the prompt."""
@@ -32,7 +32,7 @@ class TextInput:
     Args:
         key: The target utterance.
         ids: ``(T,)`` int32 token ids with their special tokens, at most ``max_tokens``.
-        mask_position: Where in ``ids`` the prompt's mask is; 0 if there is none.
+        mask_position: Position of the prompt's mask in ``ids``; 0 if there is none.
     """
 
     key: UtteranceKey
@@ -66,24 +66,24 @@ class TextEncoder(nn.Module):
     the context grows around the target by whole utterances, alternately left and right, until the next one on
     a side does not fit; with ``"past"`` there is no R (TelME, arXiv 2401.12987), with ``"none"`` neither L
     nor R; without a prompt its part is absent. In a context every utterance carries its speaker, as
-    ``"Monica: text"``; an utterance without context is its bare text.
+    ``"Monica: text"``. Without context the target is its bare text.
 
-    Target and prompt are always there: context is left out first; a target that is too long by itself
-    is cut at its end; the prompt is never cut. The text of an utterance never becomes a special token, even
-    if it spells one.
+    Target and prompt are always kept, and context is dropped first. A target that is too long by itself is truncated at
+    its end; the prompt is never truncated. The text of an utterance never becomes a special token, even if it spells
+    one.
 
-    Text is tokenised apart from encoding: :meth:`tokenize` once for all conversations, :meth:`collate`
-    for a batch, then ``forward``. The vector of an utterance does not depend on its batch.
+    Tokenise separately from encoding: call :meth:`tokenize` once for all conversations, :meth:`collate` for a batch,
+    then ``forward``. The vector of an utterance does not depend on its batch.
 
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
             installed Python package. Folders need no network.
-        context: Which other utterances the encoder reads.
+        context: The other utterances that the encoder reads.
         prompt: Text with ``{speaker}`` and ``{mask}``, put at the end; the paper's is
             ``"{speaker} feels {mask}"``.
         pooling: ``mean`` over all real tokens, or the hidden state at the ``mask`` of the prompt.
-        speaker_tokens: 0 to call speakers by name; n for n added tokens ``<s1>`` to ``<sn>``, given in order of
-            first appearance in the conversation. Later speakers share ``<sn>``.
+        speaker_tokens: 0 to use the names of speakers; n for n added tokens ``<s1>`` to ``<sn>``, assigned in order of
+            first appearance in the conversation. Further speakers share ``<sn>``.
         max_tokens: Limit of the whole input, special tokens included. Default: the limit of the model.
         projection: Width of a linear layer behind the pooling, to be fine-tuned (the paper: 768).
 
@@ -92,8 +92,8 @@ class TextEncoder(nn.Module):
         max_tokens: The limit in use.
 
     Raises:
-        FileNotFoundError: The model is neither a folder nor to be had from the hub.
-        ValueError: An option does not fit the model or another option.
+        FileNotFoundError: The model is neither a folder nor available on the hub.
+        ValueError: An option does not match the model or another option.
 
     Example:
         >>> encoder = TextEncoder("roberta-large", "symmetric", "{speaker} feels {mask}", "mask")  # doctest: +SKIP
@@ -123,7 +123,7 @@ class TextEncoder(nn.Module):
         )
         limit = _position_limit(self.tokenizer, self.network)
         if max_tokens is None and limit is None:
-            raise ValueError(f"Model {model!r} states no limit of its input: set max_tokens.")
+            raise ValueError(f"Model {model!r} states no limit of its input. Set max_tokens.")
         if max_tokens is not None and limit is not None and max_tokens > limit:
             raise ValueError(f"max_tokens is {max_tokens}, but model {model!r} reads at most {limit} tokens.")
         self.max_tokens: int = limit if max_tokens is None else max_tokens  # type: ignore[assignment]  # see above
@@ -137,7 +137,7 @@ class TextEncoder(nn.Module):
     def _special(self, name: str) -> int:
         token = getattr(self.tokenizer, f"{name}_token_id")
         if token is None:
-            raise ValueError(f"The tokenizer of {self.model!r} has no {name} token: give an encoder such as BERT.")
+            raise ValueError(f"The tokenizer of {self.model!r} has no {name} token. Use an encoder such as BERT.")
         return int(token)
 
     def _add_speakers(self, count: int) -> list[int]:
@@ -151,20 +151,20 @@ class TextEncoder(nn.Module):
         if max(ids) >= len(old):
             self.network.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
             table = self.network.get_input_embeddings()
-        # The same start in every run, near the known words, whatever the seed: frozen features can be repeated.
+        # The same initial values for every seed, near those of known words, so that frozen features are reproducible.
         noise = torch.randn(count, old.shape[1], generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             table.weight[ids] = old.mean(0) + noise * old.std(0)
         return ids
 
     def tokenize(self, conversations: Sequence[Conversation]) -> list[TextInput]:
-        """Token ids of every utterance with its context and prompt; each text is tokenised once.
+        """Token ids of every utterance with its context and prompt; tokenises each text once.
 
         Args:
             conversations: Whole conversations.
 
         Returns:
-            One input for every utterance, in order.
+            One input per utterance, in order.
 
         Raises:
             ValueError: The prompt leaves no room for the target within ``max_tokens``.
@@ -189,7 +189,7 @@ class TextEncoder(nn.Module):
         utterance = conversation.utterances[index]
         if self.context == "none":
             return utterance.text
-        # The leading space is a word boundary for byte-level vocabularies, where turns are put together.
+        # The leading space is a word boundary for byte-level vocabularies when turns are concatenated.
         return f" {utterance.text}" if self._speakers else f" {utterance.speaker}: {utterance.text}"
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -214,19 +214,19 @@ class TextEncoder(nn.Module):
             if field == "speaker" and isinstance(speaker, str):
                 text += speaker
             elif field is not None:
-                # Inserted by id; the mask token of byte-level vocabularies swallows the space before it.
+                # Inserted by id; the mask token of byte-level vocabularies includes the space before it.
                 ids += self._ids([text.rstrip()])[0]
                 ids.append(self._mask if field == "mask" else speaker)  # type: ignore[arg-type]
                 text = ""
         return [*ids, *self._ids([text])[0], self._sep]
 
     def _assemble(self, turns: list[list[int]], target: int, prompt: list[int], key: UtteranceKey) -> list[int]:
-        separators = {"none": 2, "past": 3, "symmetric": 4}[self.context]  # [CLS] among them
+        separators = {"none": 2, "past": 3, "symmetric": 4}[self.context]  # including [CLS]
         room = self.max_tokens - separators - len(prompt)
         if room < 1:
             raise ValueError(
                 f"The prompt of {key} takes {len(prompt)} tokens and leaves no room for the utterance within "
-                f"{self.max_tokens}: raise max_tokens or shorten the prompt."
+                f"{self.max_tokens}. Raise max_tokens or shorten the prompt."
             )
         spoken = turns[target][:room]
         first, last = self._window([len(turn) for turn in turns], target, room - len(spoken))
@@ -256,7 +256,7 @@ class TextEncoder(nn.Module):
         return first, last
 
     def collate(self, inputs: Sequence[TextInput]) -> TextBatch:
-        """Put inputs into a batch, padded to the longest of them; labels are left at -100."""
+        """Pad inputs to a batch; labels stay -100."""
         lengths = torch.tensor([len(item.ids) for item in inputs])
         ids = pad_sequence([item.ids for item in inputs], batch_first=True, padding_value=self._pad).long()
         return TextBatch(
@@ -271,7 +271,7 @@ class TextEncoder(nn.Module):
         """Encode a batch.
 
         Returns:
-            ``(B, dim)`` vectors, one an utterance.
+            ``(B, dim)`` vectors, one per utterance.
         """
         output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long())
         hidden: Tensor = output.last_hidden_state
@@ -284,7 +284,7 @@ class TextEncoder(nn.Module):
         return projected
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what a vector means, as plain values; the model's place is not among them."""
+        """The options that determine the meaning of a vector, as plain values, without the location of the model."""
         return {
             "context": self.context,
             "prompt": self.prompt,
@@ -295,7 +295,7 @@ class TextEncoder(nn.Module):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder: its model, a digest of its present weights, its settings."""
+        """The model, a digest of its current weights and the settings, for the provenance of a store."""
         return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
 
 
@@ -316,7 +316,7 @@ def _prompt_fields(prompt: str | None, pooling: Pooling) -> list[str]:
 
 
 def _position_limit(tokenizer: Any, network: nn.Module) -> int | None:  # noqa: ANN401 - transformers is untyped
-    """What both the tokenizer and the position embeddings allow; models such as RoBERTa lose padding_idx + 1."""
+    """The limit of tokenizer and position embeddings; models such as RoBERTa lose padding_idx + 1 positions."""
     limits = [limit for limit in (tokenizer.model_max_length,) if limit < 10**9]
     for name, module in network.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):

@@ -1,4 +1,4 @@
-"""The visual encoder: an utterance's face crops to a vector, by any Hugging Face video encoder."""
+"""The visual encoder: one vector from the face crops of an utterance, with any Hugging Face video encoder."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ class VisualEncoder(nn.Module):
     """Mean over the tokens of a video encoder's last hidden states (arXiv 2511.13731, section 3.3.3).
 
     Any encoder that takes a fixed number of RGB frames: TimeSformer, VideoMAE, ViViT. Pixels are scaled and
-    normalised by the mean and standard deviation of the model's own ``preprocessor_config.json``; crops of another
-    size than ``size`` are resized (bilinear, antialiased).
+    normalised with the mean and standard deviation in the model's ``preprocessor_config.json``. Crops of another size
+    than ``size`` are resized (bilinear, antialiased).
 
     The network always reads ``frames`` frames. From a clip of T real frames it reads, for i = 0 to frames - 1, the
-    frame ``floor((i + 1/2) T / frames)``: all once if T is ``frames``, evenly spread ones if there are more, each
-    repeated about equally often if there are fewer. So there is no padding, and the vector of an utterance does not
-    depend on its batch.
+    frame ``floor((i + 1/2) T / frames)``: all of them if T is ``frames``, evenly spaced ones if there are
+    more, each repeated about equally often if there are fewer. There is no padding, so the vector of an utterance does
+    not depend on its batch.
 
     Args:
         model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
             installed Python package. Folders need no network.
-        frames: How many frames the network reads. Default: the number that it was trained with.
-        size: Height and width that it reads, in pixels. Default: the size that it was trained with. TimeSformer and
-            its like stretch their position embeddings to other numbers; VideoMAE refuses them.
+        frames: Number of frames that the network reads. Default: that of its training.
+        size: Height and width that it reads, in pixels. Default: those of its training. TimeSformer and similar models
+            interpolate their position embeddings to other values; VideoMAE refuses them.
 
     Attributes:
         dim: Width of the vectors.
-        frames: Frames an utterance that a datamodule samples, evenly.
-        size: Height and width of the crops that a datamodule cuts.
+        frames: Frames per utterance that a datamodule samples, evenly spaced.
+        size: Height and width of the crops of a datamodule.
 
     Raises:
-        FileNotFoundError: The model is neither a folder nor to be had from the hub.
-        ValueError: The model does not read videos, or not of so many frames or of this size.
+        FileNotFoundError: The model is neither a folder nor available on the hub.
+        ValueError: The model does not read videos, or not with these ``frames`` or this ``size``.
 
     Example:
         >>> encoder = VisualEncoder("facebook/timesformer-base-finetuned-k400").eval()  # doctest: +SKIP
@@ -55,7 +55,7 @@ class VisualEncoder(nn.Module):
         config = self.network.config
         if self.network.main_input_name != "pixel_values" or not hasattr(config, "num_frames"):
             raise ValueError(
-                f"Visual encoder {model!r} ({config.model_type}) does not read a number of frames: expected a video "
+                f"Visual encoder {model!r} ({config.model_type}) does not read a number of frames. Expected a video "
                 "encoder such as TimeSformer or VideoMAE."
             )
         trained = int(config.num_frames), _side(config.image_size)
@@ -65,14 +65,14 @@ class VisualEncoder(nn.Module):
         scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
         normalize = settings.get("do_normalize", True)
         mean, std = (settings["image_mean"], settings["image_std"]) if normalize else ([0.0] * 3, [1.0] * 3)
-        # In units of the bytes that come in, so that one subtraction and one division do all of it.
+        # In units of the input bytes, so that one subtraction and one division are enough.
         self.pixel_mean = [value / scale for value in mean]
         self.pixel_std = [value / scale for value in std]
         if (self.frames, self.size) != trained:
             self._reshape(*trained)
 
     def _reshape(self, frames: int, size: int) -> None:
-        """Tell a network that was trained with ``frames`` and ``size`` of others; refuse them if it cannot do that."""
+        """Change the ``frames`` and ``size`` of a trained network; refuse them if it does not support others."""
         config = self.network.config
         config.num_frames, config.image_size = self.frames, self.size
         try:
@@ -88,10 +88,10 @@ class VisualEncoder(nn.Module):
         """Encode a batch.
 
         Returns:
-            ``(B, dim)`` float32 vectors, one an utterance.
+            ``(B, dim)`` float32 vectors, one per utterance.
 
         Raises:
-            ValueError: The batch is not what :class:`~merc.encoders.FaceBatch` says, or an utterance has no frame.
+            ValueError: The batch is not a valid :class:`~merc.encoders.FaceBatch`, or an utterance has no frame.
         """
         return self._encode(torch.stack([clip[evenly(len(clip), self.frames)] for clip in batch.rows()]))
 
@@ -102,7 +102,7 @@ class VisualEncoder(nn.Module):
         return hidden.float().mean(1)
 
     def settings(self) -> dict[str, Any]:
-        """The options that decide what a vector means, as plain values; the model's place is not among them."""
+        """The options that determine the meaning of a vector, as plain values, without the location of the model."""
         return {
             "frames": self.frames,
             "size": self.size,
@@ -111,12 +111,12 @@ class VisualEncoder(nn.Module):
         }
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about this encoder: its model, a digest of its present weights, its settings."""
+        """The model, a digest of its current weights and the settings, for the provenance of a store."""
         return {"encoder": self.model, "weights": weights_digest(self), **self.settings()}
 
 
 def evenly(found: int, wanted: int) -> list[int]:
-    """Indices into ``found`` frames, spread evenly: ``floor((i + 1/2) found / wanted)`` for i in ``range(wanted)``."""
+    """Evenly spaced indices into ``found`` frames: ``floor((i + 1/2) found / wanted)`` for i in ``range(wanted)``."""
     return [(2 * i + 1) * found // (2 * wanted) for i in range(wanted)]
 
 

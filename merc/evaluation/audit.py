@@ -1,4 +1,4 @@
-"""Audit: does a prediction depend on its own conversation and on nothing else in the batch?"""
+"""Audit: checks that a prediction depends on its own conversation and on nothing else in the batch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from merc.batch import ConversationBatch
 
 
 class BatchDependenceError(AssertionError):
-    """A prediction changes with the company its conversation keeps in the batch."""
+    """A prediction depends on other conversations in the batch."""
 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What :func:`audit_batch_independence` found.
+    """The result of :func:`audit_batch_independence`.
 
     Args:
-        largest: Largest absolute difference from the outputs of the conversation alone; infinite where one
-            of them is not finite and the other is not the same.
-        setting: The batch in which it occurred.
-        conversation: Index of the conversation that differs most, in ``0..B-1``.
-        utterance: Position of the utterance in that conversation.
-        tolerance: What is allowed.
+        largest: Largest absolute difference from the outputs of the conversation alone; infinite if one
+            of them is not finite and the other differs.
+        setting: The batch with this difference.
+        conversation: Index of the conversation with this difference, in ``0..B-1``.
+        utterance: Position of the utterance in this conversation.
+        tolerance: Largest allowed difference.
     """
 
     largest: float
@@ -40,10 +40,10 @@ class AuditResult:
         return self.largest <= self.tolerance
 
     def require(self) -> None:
-        """Do nothing if the audit passed.
+        """Raise an error if the audit failed.
 
         Raises:
-            BatchDependenceError: It did not; the message says where.
+            BatchDependenceError: The audit failed; the message says where.
         """
         if not self.passed:
             raise BatchDependenceError(
@@ -57,37 +57,37 @@ class AuditResult:
 def audit_batch_independence(
     predict: Callable[[ConversationBatch], Tensor], batch: ConversationBatch, tolerance: float = 1e-5, seed: int = 0
 ) -> AuditResult:
-    """Compare the outputs for every conversation alone with those in other company.
+    """Compare the outputs for every conversation alone with those in other batches.
 
-    The settings are: every conversation alone once more (which finds a forgotten ``eval()``), the whole batch
-    in its order, reversed, and shuffled, and each conversation between other companions.
+    The batches are: every conversation alone again (which detects a forgotten ``eval()``); the whole batch in its
+    order, reversed and shuffled; and smaller batches of shuffled conversations.
 
     Args:
-        predict: Gives outputs ``(N, ...)`` for the N utterances of a batch; a network in evaluation mode.
-        batch: At least two conversations, best of different lengths.
-        tolerance: Largest absolute difference that is allowed.
+        predict: Returns outputs ``(N, ...)`` for the N utterances of a batch; a network in evaluation mode.
+        batch: At least two conversations, preferably of different lengths.
+        tolerance: Largest allowed absolute difference.
         seed: Seed of the shuffles.
 
     Returns:
-        The largest difference and where it is; call ``require()`` to raise if it is too large.
+        The largest difference and where it is; ``require()`` raises an error if it is too large.
 
     Raises:
-        ValueError: The batch has fewer than two conversations, or ``predict`` gives another number of rows.
+        ValueError: The batch has fewer than two conversations, or ``predict`` returns a wrong number of rows.
     """
     count = batch.num_conversations
     if count < 2:
-        raise ValueError(f"The audit was given {count} conversations: expected at least two to keep company.")
+        raise ValueError(f"The audit got {count} conversations, expected at least two.")
 
     def outputs(chosen: list[int]) -> list[Tensor]:
         part = batch.select(chosen)
         found = predict(part)
         if len(found) != part.num_utterances:
-            raise ValueError(f"predict gave {len(found)} rows for {part.num_utterances} utterances.")
+            raise ValueError(f"predict returned {len(found)} rows for {part.num_utterances} utterances.")
         return list(torch.split(found.double(), part.lengths.tolist()))
 
     alone = [outputs([index])[0] for index in range(count)]
     worst = AuditResult(0.0, "the conversation alone again", 0, 0, tolerance)
-    for setting, chosen in _companies(count, seed):
+    for setting, chosen in _test_batches(count, seed):
         for conversation, found in zip(chosen, outputs(chosen), strict=True):
             expected = alone[conversation]
             gap = torch.where(found == expected, 0.0, (found - expected).abs()).nan_to_num(torch.inf, torch.inf)
@@ -98,8 +98,8 @@ def audit_batch_independence(
     return worst
 
 
-def _companies(count: int, seed: int) -> Iterator[tuple[str, list[int]]]:
-    """The batches to try: their description, and the conversations in them."""
+def _test_batches(count: int, seed: int) -> Iterator[tuple[str, list[int]]]:
+    """The batches to test: their description, and the conversations in them."""
     generator = torch.Generator().manual_seed(seed)
     for index in range(count):
         yield "the conversation alone again", [index]
@@ -110,4 +110,4 @@ def _companies(count: int, seed: int) -> Iterator[tuple[str, list[int]]]:
         shuffled = torch.randperm(count, generator=generator).tolist()
         size = max(2, count // 3)
         for start in range(0, count, size):
-            yield "a smaller batch of other companions", shuffled[start : start + size]
+            yield "a smaller batch of other conversations", shuffled[start : start + size]

@@ -1,4 +1,4 @@
-"""Comparison of systems: over seeds, by paired bootstrap over dialogues, and as an ensemble."""
+"""Comparison of systems: over seeds, with a paired bootstrap over dialogues, and as an ensemble."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row:
     optimum: float | None = None
 
     def cell(self, score: str) -> str:
-        """A score as ``mean ± deviation``, or the mean alone for a single run."""
+        """A score as ``mean ± deviation``, or only the mean for a single run."""
         spread = f" ± {self.deviation[score]:.2f}" if score in self.deviation else ""
         return f"{self.mean[score]:.2f}{spread}"
 
@@ -78,7 +78,7 @@ class Comparison:
         return [*columns, ("Accuracy", [row.cell("accuracy") for row in self.rows])]
 
     def markdown(self) -> str:
-        """The comparison as a table in Markdown: all scores in percent, every class, with deviations."""
+        """The comparison as a Markdown table: all scores and classes in percent, with deviations."""
         columns = [*self._columns(), ("Macro F1", [row.cell("macro_f1") for row in self.rows])]
         columns += [(name.capitalize(), [row.cell(_CLASS + name) for row in self.rows]) for name in self.classes]
         return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
@@ -88,7 +88,7 @@ class Comparison:
 
         Args:
             title: Printed above.
-            per_class: Also the mean F1 of every class; seven of them want a terminal of 110 columns.
+            per_class: Also the mean F1 of every class; seven classes need a terminal of 110 columns.
         """
         table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         columns = self._columns()
@@ -114,16 +114,16 @@ def compare_seeds(
     """Mean and standard deviation over seeds, for several stages or systems.
 
     Args:
-        runs: By system, the metrics of each of its runs: what :func:`merc.evaluation.write_report` returns, or a
+        runs: By system, the metrics of each of its runs, from :func:`merc.evaluation.write_report`, a
             ``metrics.json``, or ``Predictions.metrics()``.
-        optimum: By system, the best weighted F1 that any model can reach, in percent, where it is known.
+        optimum: By system, the best weighted F1 that any model can reach, in percent, if known.
 
     Raises:
         ValueError: There are no runs, a system has none, or their classes differ.
     """
     if not runs or not all(runs.values()):
         empty = [name for name, found in runs.items() if not found]
-        raise ValueError(f"Nothing to compare: expected at least one run a system, none for {empty or 'any'}.")
+        raise ValueError(f"Nothing to compare. Expected at least one run per system, found none for {empty or 'any'}.")
     columns: dict[str, list[str]] = {
         f"{name}, run {index + 1}": [key for key in run if key.startswith(_CLASS)]
         for name, found in runs.items()
@@ -132,7 +132,9 @@ def compare_seeds(
     first, *others = columns.items()
     for other, keys in others:
         if set(keys) != set(first[1]):
-            raise ValueError(f"{first[0]} has the scores {first[1]}, {other} has {keys}: compare one label set only.")
+            raise ValueError(
+                f"{first[0]} has the scores {first[1]}, {other} has {keys}. Compare systems with the same label set."
+            )
     rows = []
     for name, found in runs.items():
         values = {score: [100 * float(run[score]) for run in found] for score in (*_SUMMARY, *first[1])}
@@ -168,22 +170,22 @@ def paired_bootstrap(
     samples: int = 10_000,
     seed: int = 0,
 ) -> BootstrapResult:
-    """Whether one system's weighted F1 differs from another's on the same dialogues.
+    """Test whether the weighted F1 of two systems differs on the same dialogues.
 
     Dialogues, not utterances, are drawn with replacement, because the utterances of a dialogue are not
     independent. Each sample scores both systems on the same draw. The p-value is twice the smaller share of
     samples with a difference on either side of 0, each with one sample added (Davison and Hinkley 1997, sec. 4.2),
     so it is never below ``2 / (samples + 1)``.
 
-    Of systems that were trained with several seeds, the difference is the mean over the seeds, and every sample
-    draws seeds with replacement too, both systems the same ones: the interval covers other dialogues and other seeds.
-    With a few seeds it is too narrow for the latter, since what n draws out of n seeds vary is
-    (n - 1) / n of the variance.
+    If systems were trained with several seeds, the difference is the mean over the seeds, and every sample also draws
+    seeds with replacement, the same ones for both systems. The interval then covers other dialogues and other seeds.
+    With few seeds it is too narrow for the latter, because n draws out of n seeds have only (n - 1) / n of the
+    variance.
 
     Args:
-        a: Predictions of the first system, or a sequence of them, one a seed.
-        b: Predictions of the second system for the same utterances, in any order; with as many seeds as the first,
-            in the order of the first.
+        a: Predictions of the first system, or a sequence with one per seed.
+        b: Predictions of the second system for the same utterances, in any order; with the same seeds in the same
+            order.
         samples: Number of draws.
         seed: Seed of the draws.
 
@@ -191,20 +193,19 @@ def paired_bootstrap(
         The difference ``b - a``, its 95 % interval, and the p-value.
 
     Raises:
-        PredictionsError: Two differ in classes, utterances or gold labels, or nothing is labelled.
-        ValueError: ``samples`` is below 1, or the systems have no seeds or not as many as each other.
+        PredictionsError: Classes, utterances or gold labels differ, or nothing is labelled.
+        ValueError: ``samples`` is below 1, or the numbers of seeds are 0 or differ.
     """
     if samples < 1:
-        raise ValueError(f"The bootstrap was given samples={samples}: expected at least 1.")
+        raise ValueError(f"The bootstrap got samples={samples}, expected at least 1.")
     firsts, seconds = ([x] if isinstance(x, Predictions) else list(x) for x in (a, b))
     if not firsts or len(firsts) != len(seconds):
         raise ValueError(
-            f"The bootstrap was given {len(firsts)} and {len(seconds)} sets of predictions: expected one of each "
-            "system for every seed."
+            f"The bootstrap got {len(firsts)} and {len(seconds)} sets of predictions, expected one per system and seed."
         )
     reference = firsts[0]
     if not (reference.gold != IGNORE_INDEX).any():
-        raise PredictionsError("The bootstrap has no labelled utterance to score: expected at least one.")
+        raise PredictionsError("The bootstrap got no labelled utterance, expected at least one.")
     tables = torch.stack(
         [torch.stack([_by_dialogue(_aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
     )
@@ -225,7 +226,7 @@ def paired_bootstrap(
 
 
 def _drawn(generator: np.random.Generator, items: int, size: int) -> Tensor:
-    """How often each of some items is among as many draws with replacement, ``(size, items)``."""
+    """Counts ``(size, items)`` of each item in as many draws with replacement."""
     return torch.from_numpy(generator.multinomial(items, np.full(items, 1 / items), size=size)).double()
 
 
@@ -236,12 +237,12 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
         predictions: At least one, for the same utterances in any order.
 
     Returns:
-        The ensemble's predictions in the order of the first, to be scored by ``.metrics()``; a modality is present
-        where any of them had it.
+        The predictions of the ensemble in the order of the first; ``.metrics()`` scores them. A modality is present if
+        any member had it.
 
     Raises:
-        PredictionsError: They differ in classes, utterances or gold labels.
-        ValueError: There are none.
+        PredictionsError: Classes, utterances or gold labels differ.
+        ValueError: There are no predictions.
     """
     if not predictions:
         raise ValueError("An ensemble needs at least one set of predictions.")
@@ -261,11 +262,11 @@ def _aligned(reference: Predictions, other: Predictions) -> Predictions:
             f"Predictions of the classes {reference.labels.names} and {other.labels.names}: expected the same ones."
         )
     row = {key: index for index, key in enumerate(other.keys)}
-    lacking = [UtteranceKey(*key) for key in reference.keys if key not in row]
-    if lacking or len(row) != len(reference.keys):
+    missing = [UtteranceKey(*key) for key in reference.keys if key not in row]
+    if missing or len(row) != len(reference.keys):
         raise PredictionsError(
-            f"Predictions of {len(reference.keys)} and of {len(row)} utterances, {len(lacking)} of the first not in "
-            f"the second{f' (first: {lacking[0]})' if lacking else ''}: expected the same utterances of one split."
+            f"Predictions of {len(reference.keys)} and of {len(row)} utterances, {len(missing)} of the first not in "
+            f"the second{f' (first: {missing[0]})' if missing else ''}: expected the same utterances of one split."
         )
     rows = torch.tensor([row[key] for key in reference.keys], dtype=torch.long)
     different = (other.gold[rows] != reference.gold).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Ensembles: the mean of what several systems say, with a report and a store like those of one."""
+"""Ensembles: averaged predictions of several systems, with a report and a store like those of one system."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ LOGITS = "logits"
 def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
     """Average the probabilities of systems that were tested: other systems, or one trained with several seeds.
 
-    Every member counts the same: nothing is chosen on any split. The test is reported in ``out/report``. If every
-    member left a store of its logits, the ensemble's, the log of its probabilities, are stored in ``out/logits`` for
-    whoever reads logits.
+    Every member has the same weight, so nothing is chosen on any split. The report is in ``out/report``. If every
+    member has a store of logits, the ensemble's logits, the log of its probabilities, are stored in ``out/logits``.
 
     Args:
-        members: Two or more folders of stages that ``merc run`` has finished, or of their reports.
+        members: Two or more folders of finished stages of ``merc run``, or of their reports.
         out: Folder of the ensemble.
 
     Returns:
-        What ``out/report/metrics.json`` holds.
+        The contents of ``out/report/metrics.json``.
 
     Raises:
-        ValueError: There are fewer than two members, or one is twice among them.
+        ValueError: There are fewer than two members, or a member is repeated.
         FileNotFoundError: A member was not tested.
         PredictionsError: The members were tested on different utterances, emotions or labels.
         StoreError: A store of logits is damaged, or has other emotions.
@@ -45,22 +44,22 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
             f"An ensemble of {', '.join(map(str, folders)) or 'nothing'}: expected two different members or more."
         )
     infos = [metrics_of(folder)["info"] for folder in folders]
-    ours = infos[0]
+    first = infos[0]
     for folder, info in zip(folders, infos, strict=True):
-        if differing := [name for name in ("corpus", "split", "protocol") if info[name] != ours[name]]:
-            found = "; ".join(f"{name}: {ours[name]!r} and {info[name]!r}" for name in differing)
+        if differing := [name for name in ("corpus", "split", "protocol") if info[name] != first[name]]:
+            found = "; ".join(f"{name}: {first[name]!r} and {info[name]!r}" for name in differing)
             raise PredictionsError(f"{folders[0]} and {folder} were tested on different data ({found}).")
     together = ensemble([read_predictions(report_of(folder)) for folder in folders])
     names = names_of(folders)
     stores = {name: folder / LOGITS for name, folder in zip(names, folders, strict=True)}
     if all((path / MANIFEST).is_file() for path in stores.values()):
         ensemble_logits({name: FeatureStore(path) for name, path in stores.items()}, out=out / LOGITS)
-    story = ReportInfo(
-        corpus=ours["corpus"],
-        split=ours["split"],
-        protocol=ours["protocol"],
-        notes=ours["notes"],
-        seed=ours["seed"] if all(info["seed"] == ours["seed"] for info in infos) else None,
+    info_of_ensemble = ReportInfo(
+        corpus=first["corpus"],
+        split=first["split"],
+        protocol=first["protocol"],
+        notes=first["notes"],
+        seed=first["seed"] if all(info["seed"] == first["seed"] for info in infos) else None,
         model=f"Mean of the probabilities of {', '.join(names)}",
         selected_on="; ".join(f"{name}: {info['selected_on']}" for name, info in zip(names, infos, strict=True)),
         stores={
@@ -84,21 +83,21 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
         gold=together.gold,
         probabilities=together.probabilities,
         present=together.present,
-        info=story,
+        info=info_of_ensemble,
     )
 
 
 def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> FeatureStore:
     """The log of the mean probability of several systems, as a store of logits.
 
-    An utterance of which some members say nothing has the mean of the others.
+    If some members lack an utterance, it has the mean of the others.
 
     Args:
         members: Stores of logits by name.
         out: Folder of the new store.
 
     Raises:
-        StoreError: A member holds something else than logits, or has other emotions than the first.
+        StoreError: A member does not contain logits, or has other emotions than the first.
     """
     first = next(iter(members.values()))
     for store in members.values():
@@ -122,7 +121,7 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
 
 
 def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey]) -> Tensor:
-    """``(N, C)``, over the stores that have the utterance."""
+    """Mean probabilities ``(N, C)`` over the stores that have the utterance."""
     total, there = torch.zeros(len(keys), stores[0].dim, dtype=torch.double), torch.zeros(len(keys), 1)
     for store in stores:
         logits, present = store.gather(keys)
@@ -137,16 +136,16 @@ def report_of(folder: Path) -> Path:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    """The scores in the report of a finished stage, and its story under ``info``."""
+    """The scores in the report of a finished stage, with its description under ``info``."""
     file = report_of(folder) / METRICS
     if not file.is_file():
-        raise FileNotFoundError(f"No report in {folder}: expected a stage that `merc run` tested, or its report.")
+        raise FileNotFoundError(f"No report in {folder}, expected a stage that `merc run` tested, or its report.")
     metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return metrics
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell the members apart."""
+    """The last parts of the paths, as many as needed to distinguish the members."""
     for depth in range(1, max(len(folder.resolve().parts) for folder in folders) + 1):
         names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
         if len(set(names)) == len(names):

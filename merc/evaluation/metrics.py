@@ -1,4 +1,4 @@
-"""Metrics: every score of the published tables from one confusion matrix."""
+"""Metrics: all scores of the published tables, from one confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def confusion_matrix(predicted: Tensor, label: Tensor, num_classes: int) -> Tens
     """Count utterances by label and prediction.
 
     Args:
-        predicted: ``(N,)`` ids, or ``(N, C)`` logits or probabilities, of which the largest counts.
+        predicted: ``(N,)`` ids, or ``(N, C)`` logits or probabilities, of which the largest is the prediction.
         label: ``(N,)`` ids in ``0..C-1``; -100 is not counted.
         num_classes: C.
 
@@ -27,7 +27,7 @@ def confusion_matrix(predicted: Tensor, label: Tensor, num_classes: int) -> Tens
 
 
 def class_scores(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Precision, recall and F1 of every class, 0 where a class has nothing to divide by.
+    """Precision, recall and F1 of every class; 0 for a division by zero.
 
     Args:
         confusion: ``(..., C, C)`` counts in floating point; rows are labels.
@@ -48,7 +48,7 @@ def weighted_f1(confusion: Tensor) -> Tensor:
         confusion: ``(..., C, C)`` counts in floating point; rows are labels.
 
     Returns:
-        ``(...)`` in 0..1; 0 where nothing was counted.
+        ``(...)`` in 0..1; 0 for an empty matrix.
     """
     support = confusion.sum(-1)
     return (class_scores(confusion)[2] * support).sum(-1) / support.sum(-1).clamp(min=1)
@@ -57,12 +57,12 @@ def weighted_f1(confusion: Tensor) -> Tensor:
 def scores(confusion: Tensor, labels: LabelSet) -> dict[str, Tensor]:
     """All scores of a confusion matrix, as fractions in 0..1.
 
-    They equal scikit-learn's with ``labels=range(C)`` and ``zero_division=0``: macro F1 is over all classes of
-    the label set, also over those that do not occur.
+    They equal scikit-learn's with ``labels=range(C)`` and ``zero_division=0``: macro F1 is the mean over all classes of
+    the label set, including those that do not occur.
 
     Args:
         confusion: ``(C, C)`` counts in floating point; rows are labels.
-        labels: Names the classes.
+        labels: Names of the classes.
 
     Returns:
         ``weighted_f1``, ``macro_f1``, ``accuracy``, and ``f1/<emotion>`` in the order of the published tables.
@@ -77,7 +77,7 @@ def scores(confusion: Tensor, labels: LabelSet) -> dict[str, Tensor]:
 
 
 class EmotionMetrics(Metric):
-    """The metrics of emotion recognition, gathered batch by batch and over processes.
+    """The metrics of emotion recognition, accumulated over batches and processes.
 
     Args:
         labels: The label set of the corpus.
@@ -102,7 +102,7 @@ class EmotionMetrics(Metric):
 
     @property
     def update_called(self) -> bool:
-        """Always true: counts of no utterance are counts, and torchmetrics need not warn of them."""
+        """Always true: zero counts are valid, so torchmetrics should not warn about them."""
         return True
 
     def update(self, logits: Tensor, label: Tensor) -> None:
@@ -118,7 +118,7 @@ class EmotionMetrics(Metric):
         """The scores of all utterances so far; 0 if there are none.
 
         Returns:
-            Those of :func:`scores`, and ``confusion``, ``(C, C)`` long with rows as labels, both in the order
+            The scores of :func:`scores`, and ``confusion``, ``(C, C)`` long with rows as labels, both in the order
             of ids.
         """
         return {**scores(self.confusion.float(), self.labels), "confusion": self.confusion}

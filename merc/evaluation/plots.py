@@ -1,4 +1,4 @@
-"""Plots: figures that a report or TensorBoard shows, drawn without pyplot's global state."""
+"""Plots: figures for reports and TensorBoard, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def confusion_figure(confusion: Tensor, labels: LabelSet, title: str = "") -> Fi
 
     Args:
         confusion: ``(C, C)`` counts in the order of ids; rows are labels, columns predictions.
-        labels: Names the classes; they are drawn in the column order of the published tables.
+        labels: Names of the classes, which are drawn in the column order of the published tables.
         title: Printed above the matrix.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Predictions: what a model says of every utterance, as it is written to and read from predictions.csv."""
+"""Predictions of a model for every utterance, and their file predictions.csv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY = ("partition", "dialogue", "utterance")
 
 
 class PredictionsError(ValueError):
-    """Predictions are damaged or do not fit each other; the message says where and what to do."""
+    """Predictions are damaged or do not match; the message says where and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Predictions:
         present: By modality, ``(N,)`` booleans: whether the utterance had it.
 
     Raises:
-        PredictionsError: The parts do not fit each other, keys repeat, or probabilities are not finite.
+        PredictionsError: The shapes do not match, keys are repeated, or probabilities are not finite.
     """
 
     labels: LabelSet
@@ -56,18 +56,18 @@ class Predictions:
                 raise PredictionsError(f"Presence of {name!r} is {tuple(there.shape)}: expected ({total},).")
         if len(set(self.keys)) != total:
             twice = next(key for row, key in enumerate(self.keys) if key in self.keys[:row])
-            raise PredictionsError(f"{UtteranceKey(*twice)} is predicted twice: keys must be unique.")
+            raise PredictionsError(f"{UtteranceKey(*twice)} is predicted twice. Keys must be unique.")
         finite = self.probabilities.isfinite().all(dim=1)
         if not finite.all():
             bad = UtteranceKey(*self.keys[int(finite.int().argmin())])
             raise PredictionsError(
                 f"Probabilities of {int((~finite).sum())} utterances are not finite (first: {bad}). "
-                "Training has diverged: lower the learning rate or check the features."
+                "Training has diverged. Lower the learning rate or check the features."
             )
 
     @property
     def predicted(self) -> Tensor:
-        """``(N,)`` the most probable class; of equals, the first in the order of ids."""
+        """``(N,)`` the most probable class; for ties, that with the smallest id."""
         return self.probabilities.argmax(dim=1)
 
     @property
@@ -101,27 +101,27 @@ class Predictions:
         )
         for key, gold, predicted, values, *there in rows:
             label = "" if gold == IGNORE_INDEX else names[gold]
-            # Nine digits give every float32 back exactly.
+            # Nine digits represent every float32 exactly.
             writer.writerow([*key, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
         return text.getvalue()
 
 
 def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
-    """Read a ``predictions.csv`` that a report wrote.
+    """Read the ``predictions.csv`` of a report.
 
     Args:
-        path: The file, or the folder of the report that holds it.
-        labels: The label set that it was written with. Default: the emotions that the file has, with ids
-            in the order of its columns.
+        path: The file, or the folder of the report.
+        labels: The label set that it was written with. Default: the emotions in the file, with ids in the order of its
+            columns.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        PredictionsError: It is something else, damaged, or of other classes.
+        FileNotFoundError: The file does not exist.
+        PredictionsError: The file has another format, is damaged, or has other classes.
     """
     path = Path(path)
     path = path / "predictions.csv" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"No predictions at {path}: expected a file that `merc test` wrote.")
+        raise FileNotFoundError(f"No predictions at {path}, expected a file from `merc test`.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
@@ -130,14 +130,16 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
     if labels is None:
         names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
         if not names or len(set(names)) != len(names):
-            raise PredictionsError(f"{path} is not a table of predictions: expected a column p_<emotion> for each.")
+            raise PredictionsError(
+                f"{path} is not a table of predictions: expected one column p_<emotion> per emotion."
+            )
         labels = LabelSet("predictions", tuple(names))
     expected = [*_KEY, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
     modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
     if header != expected + [f"has_{name}" for name in modalities]:
         raise PredictionsError(
             f"{path} has the columns {', '.join(header)}: expected {', '.join(expected)}, has_<modality>... "
-            "Give predictions of this label set."
+            "Use predictions of this label set."
         )
     keys, gold, probabilities, present = [], [], [], []
     for line, row in enumerate(rows, start=2):

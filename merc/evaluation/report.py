@@ -1,4 +1,4 @@
-"""The report of a test: metrics.json, predictions.csv, confusion.png and report.md, all or none."""
+"""The report of a test: metrics.json, predictions.csv, confusion.png and report.md."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from merc.files import write_aside
 from merc.labels import IGNORE_INDEX, LabelSet
 
 REPORT = "report"
-"""Folder of a report, in that of its stage or of the logs of its trainer."""
+"""Folder of a report, inside the folder of its stage or of the trainer's logs."""
 
 METRICS = "metrics.json"
-"""File of a report that is written last: where it is, the report is whole."""
+"""The file of a report that is written last: if it exists, the report is complete."""
 
-_LISTED = 5  # missing utterances that report.md names for each modality; predictions.csv has them all
+_LISTED = 5  # missing utterances per modality in report.md; predictions.csv has all of them
 
 
 class StoreInfo(NamedTuple):
@@ -41,17 +41,17 @@ class StoreInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class ReportInfo:
-    """What a reader of results must know beside the numbers.
+    """Information for readers of the results, beside the numbers.
 
     Args:
         corpus: Name of the corpus.
         protocol: Its split rule and label source.
-        notes: What the corpus discloses: stray or missing files, leaks.
-        split: Split that was predicted.
+        notes: Remarks about the corpus: stray or missing files, leaks.
+        split: The predicted split.
         seed: Seed of the training, if one was set.
-        model: What predicts, in words.
-        checkpoint: File whose weights predict.
-        selected_on: What was chosen on what, for example ``best weighted F1 on val, epoch 12``.
+        model: Description of the model.
+        checkpoint: File with the weights.
+        selected_on: How the checkpoint was selected, for example ``best weighted F1 on val, epoch 12``.
         stores: The feature stores that were read, by name.
         missing: By modality, the utterances without features and why.
         merc_version: Version of merc.
@@ -84,26 +84,26 @@ def write_report(
 ) -> dict[str, Any]:
     """Score predictions and write the report of a test.
 
-    All files are written aside before the first is renamed, and ``metrics.json`` is renamed last: a full disk
-    leaves the earlier report as it was, and where ``metrics.json`` is new, so is everything else.
+    All files are written to temporary names before the first one is renamed, and ``metrics.json`` is renamed last. A
+    full disk leaves the previous report as it was; if ``metrics.json`` is new, all other files are too.
 
     Args:
-        folder: Where ``metrics.json``, ``predictions.csv``, ``confusion.png`` and ``report.md`` go.
+        folder: Folder of ``metrics.json``, ``predictions.csv``, ``confusion.png`` and ``report.md``.
         labels: The label set of the corpus.
         keys: N utterance keys, each once.
-        gold: ``(N,)`` label ids, -100 for unlabelled: those are predicted, but not scored.
+        gold: ``(N,)`` label ids, -100 for unlabelled; these have a prediction but no score.
         probabilities: ``(N, C)`` in the order of ids.
         present: By modality, ``(N,)`` booleans: whether the utterance had it.
-        info: The story of the model and of its data.
+        info: Description of the model and of its data.
 
     Returns:
-        What ``metrics.json`` holds: the scores as fractions in 0..1 (``weighted_f1``, ``macro_f1``, ``accuracy``,
+        The contents of ``metrics.json``: the scores as fractions in 0..1 (``weighted_f1``, ``macro_f1``, ``accuracy``,
         ``f1/<emotion>``), ``support/<emotion>``, the number of ``utterances`` and of those ``scored``, the
         ``missing`` ones by modality, the ``confusion`` matrix with its ``classes``, and ``info``.
 
     Raises:
-        PredictionsError: The parts do not fit each other, keys repeat, or probabilities are not finite.
-        OSError: The files cannot be written; the earlier report is intact.
+        PredictionsError: The shapes do not match, keys are repeated, or probabilities are not finite.
+        OSError: The files cannot be written; the previous report is unchanged.
     """
     predictions = Predictions(
         labels,
@@ -127,7 +127,7 @@ def write_report(
     figure = confusion_figure(confusion, labels, f"{info.corpus}, {info.split}")
     folder = Path(folder)
     with ExitStack() as files:
-        # Renamed in reverse: the metrics last, since their being there says that the test is done.
+        # Renamed in reverse order: the metrics come last, because they mark the report as complete.
         aside = {
             name: files.enter_context(write_aside(folder / name))
             for name in (METRICS, "report.md", "confusion.png", "predictions.csv")
@@ -141,7 +141,7 @@ def write_report(
 
 
 def _plain(info: ReportInfo) -> dict[str, Any]:
-    """``info`` as JSON values; of missing utterances the reasons with their counts."""
+    """``info`` as JSON values, with the reasons for missing utterances and their counts."""
     plain = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
     plain["notes"] = list(info.notes)
     plain["stores"] = {
@@ -152,7 +152,7 @@ def _plain(info: ReportInfo) -> dict[str, Any]:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, the first column to the left and the others to the right."""
+    """A Markdown table, with the first column left-aligned and the others right-aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
@@ -174,7 +174,7 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
         "## Scores",
         "All in percent; the order of the columns is that of the published tables.",
         _score_table(predictions),
-        f"Macro F1 is the mean over all {len(predictions.labels)} classes, also those without an utterance.",
+        f"Macro F1 is the mean over all {len(predictions.labels)} classes, including those without an utterance.",
         "![Confusion matrix](confusion.png)",
         "## Data",
         _bullets(
@@ -188,7 +188,7 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
         ),
     ]
     if info.notes:
-        sections += ["What to know of this corpus:", "\n".join(f"- {note}" for note in info.notes)]
+        sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
     sections += ["## Missing modalities", "\n".join(_missing(predictions, info)) or "No modality was recorded."]
     if info.stores:
         sections += ["## Features", "\n".join(_stores(info.stores))]
@@ -214,7 +214,7 @@ def _score_table(predictions: Predictions) -> str:
 
 
 def _missing(predictions: Predictions, info: ReportInfo) -> Iterator[str]:
-    """How many utterances lack each modality, the first few by name and with the reason."""
+    """The number of utterances without each modality, and the first few with their reasons."""
     for name, there in predictions.present.items():
         lacking = [predictions.keys[row] for row in (~there).nonzero().flatten().tolist()]
         yield f"- {name}: {len(lacking)} of {len(predictions.keys)} utterances"

@@ -1,4 +1,4 @@
-"""How well lips and sound are matched: every sound against every face."""
+"""Evaluation of lip synchrony: every sound against every face."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SyncTrial:
         video: ``(W, d)`` of the face in W windows.
         activity: ``(W,)`` log-odds that its lips speak.
         audio: ``(W, L, d)`` of the sound, at L lags.
-        frozen: ``(W, d)`` of the face when it stands still.
+        frozen: ``(W, d)`` of the still face.
         frozen_activity: ``(W,)`` log-odds that the still lips speak.
     """
 
@@ -41,7 +41,7 @@ class SyncTrial:
 
         Args:
             network: In evaluation mode.
-            scorer: Its windows and lags are used.
+            scorer: Defines windows and lags.
             track: The talking face.
             sound: ``(M, 80)`` log-mel of the clip.
             frames: Frames to use.
@@ -57,15 +57,15 @@ class SyncTrial:
 
 
 def pair_scores(scorer: SyncScorer, trials: Sequence[SyncTrial]) -> tuple[Tensor, Tensor]:
-    """Play every sound against every face.
+    """Score every sound against every face.
 
     Args:
-        scorer: How windows become a score.
+        scorer: Combines windows to a score.
         trials: N trials of one length.
 
     Returns:
         ``(N, N)``: row i holds the score of each face with sound i; ``(N,)`` the score of each sound with its own
-        face standing still.
+        still face.
     """
     video, frozen = (torch.stack([getattr(t, name) for t in trials]) for name in ("video", "frozen"))
     activity, still = (torch.stack([getattr(t, name) for t in trials]) for name in ("activity", "frozen_activity"))
@@ -81,7 +81,7 @@ def _score(scorer: SyncScorer, video: Tensor, activity: Tensor, audio: Tensor) -
 
 
 def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> float:
-    r"""The score that best tells true speakers from other faces, both taken for Gaussians: there are few of them.
+    r"""The threshold that best separates true speakers from other faces, if the scores of both are Gaussian.
 
     .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
 
@@ -91,7 +91,7 @@ def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> fl
     Args:
         own: Scores of faces with their own sound, at least two.
         others: Scores of faces with a sound that is not theirs, at least two.
-        visible: :math:`\pi`, how often the speaker is to be seen, in 0..1.
+        visible: :math:`\pi`, how often the speaker is visible, in 0..1.
     """
     low, high = float(others.min()), float(own.max())
     values = torch.linspace(min(low, high), max(low, high), 1001, dtype=torch.double)

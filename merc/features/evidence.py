@@ -1,4 +1,4 @@
-"""Evidence: what a modality's vector says of each emotion, in closed form and honest on the training split."""
+"""Evidence: calibrated scores of each emotion from the vectors of a modality, in closed form."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from merc.labels import IGNORE_INDEX
 from merc.store import FeatureStore, StoreError
 
 _ROUNDS = 20
-_SETTLED = 1e-3
-"""Most rounds of expectation and maximisation, and the change of a probability at which they end."""
+_TOLERANCE = 1e-3
+"""Maximal rounds of expectation-maximisation, and the change of the memberships below which it stops."""
 
 _FIRST_NOISE = 0.1
-_PARTS = 3
-"""The share of wrong labels with which the search begins; the parts in which it is tried whether it helps."""
+_FOLDS = 3
+"""Initial share of wrong labels, and the folds of the cross-validation of the noise estimate."""
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianEvidence:
-    r"""Calibrated log-posteriors of a Gaussian for each emotion with one shared covariance.
+    r"""Calibrated log-posteriors of one Gaussian per emotion, with a shared covariance.
 
     Linear discriminant analysis: with class means :math:`\mu_c` and the covariance :math:`\Sigma` within classes,
     shrunk towards a multiple of the identity (Ledoit and Wolf, 2004), the evidence of a vector x is
@@ -33,31 +33,32 @@ class GaussianEvidence:
     .. math:: p_c(x) = \mathrm{softmax}_c(b_c - t \, (x - \mu_c)^T \Sigma^{-1} (x - \mu_c) / 2), \qquad
         e_c(x) = \log((1 - \epsilon) \, p_c(x) + \epsilon \, \pi_c)
 
-    with temperature t and offsets b fitted by maximum likelihood, minus its mean over the classes. Without label noise
+    minus its mean over the classes. Temperature t and offsets b are fitted by maximum likelihood. Without label noise,
     :math:`\epsilon` is 0.
 
-    With label noise an annotation is the emotion with probability :math:`1 - \epsilon`, and else drawn from the
-    frequencies :math:`\pi` of the annotations. Which ones are wrong is hidden: expectation and maximisation (Lawrence
-    and Schölkopf, 2001) take turns at the probability :math:`\gamma_c` that a vector belongs to class c, given its
-    annotation, and at means, covariance, t, b and :math:`\epsilon`. Without it :math:`\gamma` is 1 for the annotated
-    class. Classes that are no Gaussians, and weak modalities, look like noise that is not there: therefore the trial
-    of :meth:`fit`.
+    With label noise, an annotation is the true emotion with probability :math:`1 - \epsilon`, and otherwise drawn from
+    the frequencies :math:`\pi` of the annotations. Expectation-maximisation (Lawrence and Schölkopf, 2001) alternates
+    between the probability :math:`\gamma_c` that a vector belongs to class c, given its annotation, and the parameters:
+    means, covariance, t, b and :math:`\epsilon`. Without label noise, :math:`\gamma` is 1 for the annotated class.
+    Classes that are not Gaussian, and weak modalities, look like label noise where there is none; :meth:`fit` therefore
+    validates the estimate.
 
-    A classifier looks better on the vectors that it was fitted on than on new ones, and whatever is trained on its
-    outputs there learns to trust it too much and its context too little. So the evidence of a training vector leaves
-    that vector out of the class means and of the covariance, in closed form: with :math:`n_c` the sum of
+    A classifier scores better on the vectors that it was fitted on than on new ones. A network trained on its outputs
+    would learn to trust it too much and the context too little. The evidence of a training vector therefore leaves
+    this vector out of the class means and of the covariance, in closed form: with :math:`n_c` the sum of
     :math:`\gamma_c` over the vectors, :math:`k_c = n_c / (n_c - \gamma_c)`, :math:`u_c = x - \mu_c` and :math:`w` the
     weight of one vector in :math:`\Sigma`,
 
     .. math:: x - \mu_c^{(-x)} = k_c u_c, \qquad \Sigma^{(-x)} = \Sigma - w \sum_c \gamma_c k_c \, u_c u_c^T,
 
-    the latter inverted after Woodbury (1950). Temperature, offsets and :math:`\epsilon` are fitted on this evidence,
-    and :math:`\gamma` comes from it. With label noise the memberships of the other vectors still know x.
+    where the latter is inverted with the identity of Woodbury (1950). Temperature, offsets, :math:`\epsilon` and
+    :math:`\gamma` are fitted on this evidence. With label noise, the memberships of the other vectors still depend
+    on x.
 
     Args:
         mean: ``(C, d)`` class means.
         whiten: ``(d, d)`` with ``whiten @ whiten.T`` the inverse covariance.
-        membership: ``(N, C)`` :math:`\gamma` of the vectors that it was fitted on, 0 for those without a label.
+        membership: ``(N, C)`` :math:`\gamma` of the vectors of the fit, 0 for those without a label.
         weight: w.
         temperature: t.
         offset: ``(C,)`` b.
@@ -88,75 +89,77 @@ class GaussianEvidence:
 
         Args:
             features: ``(N, d)``.
-            label: ``(N,)`` ids in ``0..C-1``; -100 takes no part.
+            label: ``(N,)`` ids in ``0..C-1``; -100 is ignored.
             num_classes: C.
-            standardize: Measure every column by its deviation within the emotions, so that the covariance is shrunk
-                towards its own diagonal: for numbers with units, such as hertz beside shares.
-            noisy_labels: Estimate how many annotations are wrong, and how likely each is. The estimate is kept if it
-                makes the annotations of vectors that it has not seen more probable: of each third of the vectors, in
-                their order, from the others. Too few vectors for that have no noise.
+            standardize: Scale every column by its deviation within the emotions, so that the covariance is shrunk
+                towards its own diagonal. Use it for numbers with units, such as hertz beside shares.
+            noisy_labels: Estimate how many annotations are wrong, and the probability of each. The estimate is kept
+                only if it makes held-out annotations more probable, in a cross-validation over three consecutive
+                folds. If there are too few vectors for this, the noise is 0.
 
         Raises:
-            ValueError: A class has fewer than two labelled vectors, so that none can be left out, or the vectors of
-                every class are all the same.
+            ValueError: A class has fewer than two labelled vectors, so that none can be left out, or all vectors of
+                every class are equal.
         """
         labelled = label != IGNORE_INDEX
         x, y = features[labelled].double(), label[labelled]
         count = torch.bincount(y, minlength=num_classes)
         if int(count.min()) < 2:
             raise ValueError(
-                f"Evidence needs at least 2 labelled training vectors of every emotion, found {count.tolist()}: "
-                "merge rare emotions or leave the evidence out."
+                f"Evidence needs at least 2 labelled training vectors per emotion, found {count.tolist()}. "
+                "Merge rare emotions or leave the evidence out."
             )
-        fitted = cls._plain(x, y, num_classes, standardize)
-        if noisy_labels and cls._foretells(x, y, num_classes, standardize):
-            fitted = fitted._denoised(x, y, standardize)
+        fitted = cls._fit_without_noise(x, y, num_classes, standardize)
+        if noisy_labels and cls._noise_helps(x, y, num_classes, standardize):
+            fitted = fitted._fit_with_noise(x, y, standardize)
         rows = x.new_zeros(len(label), num_classes)
         rows[labelled] = fitted.membership
         return replace(fitted, membership=rows)
 
     @classmethod
-    def _foretells(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> bool:
-        """Whether an estimate of the noise makes labels that it has not seen more probable."""
-        gain, part = 0.0, torch.arange(len(y)) * _PARTS // len(y)
-        for aside in (part == number for number in range(_PARTS)):
-            seen, labels = x[~aside], y[~aside]
+    def _noise_helps(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> bool:
+        """Whether the noise estimate makes held-out labels more probable."""
+        gain, fold = 0.0, torch.arange(len(y)) * _FOLDS // len(y)
+        for held_out in (fold == number for number in range(_FOLDS)):
+            seen, labels = x[~held_out], y[~held_out]
             if int(torch.bincount(labels, minlength=num_classes).min()) < 2:
                 return False
-            plain = cls._plain(seen, labels, num_classes, standardize)
-            gain += plain._denoised(seen, labels, standardize)._log_likelihood(x[aside], y[aside])
-            gain -= plain._log_likelihood(x[aside], y[aside])
+            plain = cls._fit_without_noise(seen, labels, num_classes, standardize)
+            gain += plain._fit_with_noise(seen, labels, standardize)._log_likelihood(x[held_out], y[held_out])
+            gain -= plain._log_likelihood(x[held_out], y[held_out])
         return gain > 0
 
     @classmethod
-    def _plain(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> GaussianEvidence:
-        """The fit that believes every label."""
-        return cls._of(x, y, F.one_hot(y, num_classes).double(), standardize, noisy_labels=False)
+    def _fit_without_noise(cls, x: Tensor, y: Tensor, num_classes: int, standardize: bool) -> GaussianEvidence:
+        """Fit without label noise."""
+        return cls._fit_memberships(x, y, F.one_hot(y, num_classes).double(), standardize, noisy_labels=False)
 
-    def _denoised(self, x: Tensor, y: Tensor, standardize: bool) -> GaussianEvidence:
-        """Expectation and maximisation, from the fit to all labels."""
-        fitted = self._of(x, y, self.membership, standardize, noisy_labels=True)
+    def _fit_with_noise(self, x: Tensor, y: Tensor, standardize: bool) -> GaussianEvidence:
+        """Fit with label noise by expectation-maximisation, starting from this fit."""
+        fitted = self._fit_memberships(x, y, self.membership, standardize, noisy_labels=True)
         for _ in range(_ROUNDS):
-            membership = fitted._membership_of(x, y)
-            settled = float((membership - fitted.membership).abs().max()) < _SETTLED
-            if float(membership.sum(0).min()) < 2:  # a class that dies out has no mean to leave a vector out of
+            membership = fitted._memberships(x, y)
+            converged = float((membership - fitted.membership).abs().max()) < _TOLERANCE
+            if float(membership.sum(0).min()) < 2:  # an empty class has no mean to leave a vector out of
                 break
-            fitted = self._of(x, y, membership, standardize, noisy_labels=True)
-            if settled:
+            fitted = self._fit_memberships(x, y, membership, standardize, noisy_labels=True)
+            if converged:
                 break
         return fitted
 
     def _log_likelihood(self, x: Tensor, y: Tensor) -> float:
-        """Of the labels of new vectors."""
-        return float(self._of_labels(x, None).gather(1, y[:, None]).sum())
+        """The log-likelihood of the labels of new vectors."""
+        return float(self._label_log_probability(x, None).gather(1, y[:, None]).sum())
 
     @classmethod
-    def _of(cls, x: Tensor, y: Tensor, membership: Tensor, standardize: bool, noisy_labels: bool) -> GaussianEvidence:
-        """Maximum likelihood for vectors ``(N, d)`` with labels ``(N,)`` and memberships ``(N, C)``."""
+    def _fit_memberships(
+        cls, x: Tensor, y: Tensor, membership: Tensor, standardize: bool, noisy_labels: bool
+    ) -> GaussianEvidence:
+        """Maximum-likelihood fit to vectors ``(N, d)`` with labels ``(N,)`` and memberships ``(N, C)``."""
         count = membership.sum(0)
         mean = membership.T @ x / count[:, None]
         centred = x - membership @ mean
-        # What the variance of the class within a vector adds: nothing if it belongs to one class.
+        # The variance of the class means within a vector: 0 if it belongs to one class.
         between = mean.T @ (count.diag() - membership.T @ membership) @ mean / len(x)
         unit = (centred.square().mean(0) + between.diag()).sqrt() if standardize else torch.ones_like(x[0])
         unit = torch.where(unit > 0, unit, 1.0)
@@ -173,21 +176,21 @@ class GaussianEvidence:
 
         Args:
             features: Vectors.
-            left_out: ``(N, C)`` for vectors that it was fitted on, their rows of ``membership``; 0 for others.
+            left_out: ``(N, C)``: the rows of ``membership`` for vectors of the fit; 0 for others.
         """
-        evidence = self._of_labels(features.double(), left_out)
+        evidence = self._label_log_probability(features.double(), left_out)
         return (evidence - evidence.mean(-1, keepdim=True)).float()
 
-    def _of_labels(self, x: Tensor, left_out: Tensor | None) -> Tensor:
+    def _label_log_probability(self, x: Tensor, left_out: Tensor | None) -> Tensor:
         """The log-probability of every label ``(N, C)``."""
-        right = self._posterior(x, left_out) + math.log1p(-self.noise)
-        return torch.logaddexp(right, (self.noise * self.frequency).log())
+        correct = self._posterior(x, left_out) + math.log1p(-self.noise)
+        return torch.logaddexp(correct, (self.noise * self.frequency).log())
 
     def _posterior(self, x: Tensor, left_out: Tensor | None) -> Tensor:
         """Log p ``(N, C)``."""
         return (self.temperature * self._score(x, left_out) + self.offset).log_softmax(-1)
 
-    def _membership_of(self, x: Tensor, y: Tensor) -> Tensor:
+    def _memberships(self, x: Tensor, y: Tensor) -> Tensor:
         """The probability of every class ``(N, C)``, given vector and label."""
         annotated = self.noise * self.frequency[y, None] + (1 - self.noise) * F.one_hot(y, len(self.frequency))
         return (self._posterior(x, self.membership) + annotated.log()).softmax(-1)
@@ -198,7 +201,7 @@ class GaussianEvidence:
             return -torch.cdist(vectors, centres).square() / 2
         count = self.membership.sum(0)
         stretch = count / (count - left_out)
-        # Inner products (N, C, C) of the whitened x - mu_c: all that the inverse of a covariance without x needs.
+        # Inner products (N, C, C) of the whitened x - mu_c, which determine the inverse of a covariance without x.
         across = vectors @ centres.T
         inner = vectors.square().sum(-1)[:, None, None] - across[:, :, None] - across[:, None] + centres @ centres.T
         scale = (self.weight * left_out * stretch).sqrt()
@@ -217,26 +220,26 @@ def evidence_table(
     noisy_labels: bool = False,
     fitted_on: tuple[FeatureStore, Corpus] | None = None,
 ) -> FeatureTable:
-    """The evidence (:class:`merc.features.GaussianEvidence`) of every utterance of a corpus that a store holds.
+    """The evidence (:class:`merc.features.GaussianEvidence`) for every utterance of a corpus in a store.
 
-    It is fitted on the labels of the train split alone. A training utterance is left out of its own evidence, so
-    that what is trained on it meets the same quality of evidence there as on new utterances.
+    It is fitted on the labels of the train split only. Each training utterance is left out of its own evidence, so that
+    the evidence is as good on the training split as on new utterances.
 
     Args:
         store: Encoder features of one modality.
         corpus: The corpus, with the labels.
         append: Keep the features in front of the evidence.
         standardize: Whether the columns have units (see :meth:`GaussianEvidence.fit`).
-        noisy_labels: Whether to estimate which annotations are wrong, if that helps (likewise).
-        fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. No utterance
-            of ``corpus`` may be among theirs.
+        noisy_labels: Whether to estimate which annotations are wrong, if this helps (see :meth:`GaussianEvidence.fit`).
+        fitted_on: Features and corpus to fit on instead, for a corpus of new utterances without labels. It must not
+            contain any utterance of ``corpus``.
 
     Returns:
         Features ``(N, C)``, or ``(N, d + C)`` with ``append``.
 
     Raises:
-        StoreError: The store holds something else than features, or no utterance of the corpus, or features of
-            another width than those that are fitted on.
+        StoreError: The store does not contain features, or no utterance of the corpus, or features of another width
+            than those of the fit.
         CorpusError: The corpus has no train split.
         ValueError: An emotion has fewer than two training utterances.
     """
@@ -248,8 +251,8 @@ def evidence_table(
     left_out = None
     if fitted_on is None:
         row = {key: index for index, key in enumerate(train)}
-        nobody = fitted.membership.new_zeros(1, len(corpus.labels))
-        left_out = torch.cat([fitted.membership, nobody])[[row.get(key, -1) for key in there]]
+        new = fitted.membership.new_zeros(1, len(corpus.labels))
+        left_out = torch.cat([fitted.membership, new])[[row.get(key, -1) for key in there]]
     else:
         store.require(dim=source.dim)
     features, _ = store.gather(there)
@@ -268,9 +271,9 @@ def evidence_table(
 
 
 def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
-    """The label id of every training utterance, -100 where there is none."""
+    """The label id of every training utterance, -100 for unlabelled."""
     if "train" not in corpus:
-        raise CorpusError(f"Corpus {corpus.name!r} has no train split, on whose labels evidence is fitted.")
+        raise CorpusError(f"Corpus {corpus.name!r} has no train split. Evidence needs its labels.")
     return {k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)}
 
 
@@ -281,7 +284,7 @@ def _fitted(
     labels = _train_labels(corpus)
     there = [key for split in corpus.values() for c in split for key in c.keys if key in store]
     if not there:
-        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}: give the store of this corpus.")
+        raise StoreError(f"{store.path} has no utterance of corpus {corpus.name!r}. Give the store of this corpus.")
     train = [key for key in there if key in labels]
     features, _ = store.gather(train)
     label = torch.tensor([labels[key] for key in train]).long()
@@ -290,13 +293,13 @@ def _fitted(
 
 
 def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
-    """Covariance of centred rows plus ``between``, shrunk towards its mean variance times the identity; its share."""
+    """Covariance of centred rows plus ``between``, shrunk towards a multiple of the identity; and the share of it."""
     n, d = centred.shape
     covariance = centred.T @ centred / n + between
     if not covariance.trace() > 0:
         raise ValueError(
             "Evidence needs vectors that differ within an emotion, found the same vector for all training utterances "
-            "of each: check the features."
+            "of each. Check the features."
         )
     target = covariance.trace() / d * torch.eye(d, dtype=centred.dtype)
     noise = centred.square().sum(1).square().mean() / n - covariance.square().sum() / n
@@ -306,7 +309,7 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
 
 
 def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[float, Tensor, float]:
-    """Temperature, offsets and, if the labels' frequencies are given, their noise by maximum likelihood."""
+    """Fit temperature, offsets and, if the label frequencies are given, the label noise by maximum likelihood."""
     log_scale = score.new_zeros((), requires_grad=True)
     offset = score.new_zeros(score.shape[1], requires_grad=True)
     noise = score.new_full((), _FIRST_NOISE).logit().requires_grad_()
@@ -314,10 +317,12 @@ def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        right = (log_scale.exp() * score + offset).log_softmax(-1).gather(1, label[:, None])[:, 0]
+        log_likelihood = (log_scale.exp() * score + offset).log_softmax(-1).gather(1, label[:, None])[:, 0]
         if frequency is not None:
-            right = torch.logaddexp(F.logsigmoid(noise) + frequency[label].log(), F.logsigmoid(-noise) + right)
-        loss = -right.mean()
+            log_likelihood = torch.logaddexp(
+                F.logsigmoid(noise) + frequency[label].log(), F.logsigmoid(-noise) + log_likelihood
+            )
+        loss = -log_likelihood.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -1,4 +1,4 @@
-"""Tables of numbers: CSV files with one row an utterance become features of a corpus."""
+"""Tables of numbers: CSV files with one row per utterance become features of a corpus."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _LARGEST = float(torch.finfo(torch.float32).max)
 
 @dataclass(frozen=True)
 class KeyColumns:
-    """How a row names its utterance.
+    """The columns of a table that identify the utterance of a row.
 
     Args:
         key: Column that ``pattern`` is matched against. Default: the first column.
         pattern: Regular expression for the whole cell with the groups ``dialogue`` and ``utterance``,
-            and ``partition`` if the cell holds it.
+            and ``partition`` if the cell contains it.
         partition: Column of the partition, if there is one.
-        dialogue: Column of the dialogue id, instead of ``pattern``; goes with ``utterance``.
-        utterance: Column of the utterance id, instead of ``pattern``; goes with ``dialogue``.
+        dialogue: Column of the dialogue id, instead of ``pattern``; needs ``utterance`` too.
+        utterance: Column of the utterance id, instead of ``pattern``; needs ``dialogue`` too.
 
     Raises:
-        ValueError: The pattern is no regular expression or lacks a group, or only one of ``dialogue`` and
+        ValueError: The pattern is not a regular expression or lacks a group, or only one of ``dialogue`` and
             ``utterance`` is given.
     """
 
@@ -48,23 +48,23 @@ class KeyColumns:
     utterance: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that the columns or the pattern name an utterance."""
+        """Check that the columns or the pattern identify an utterance."""
         if (self.dialogue is None) != (self.utterance is None):
             raise ValueError("Give both a dialogue and an utterance column, or neither to match a pattern.")
         try:
             groups = re.compile(self.pattern).groupindex
         except re.error as error:
-            raise ValueError(f"{self.pattern!r} is no regular expression: {error}.") from error
+            raise ValueError(f"{self.pattern!r} is not a regular expression: {error}.") from error
         if not {"dialogue", "utterance"} <= groups.keys():
             raise ValueError(f"{self.pattern!r} needs the groups (?P<dialogue>...) and (?P<utterance>...).")
 
     def used(self, table: CsvFile) -> list[str]:
-        """The columns of ``table`` that name the utterance and so are no numbers."""
+        """The columns of ``table`` that identify the utterance, and therefore contain no features."""
         chosen = [self.dialogue, self.utterance] if self.dialogue else [self.key or table.columns[0]]
         return [column for column in (*chosen, self.partition) if column is not None]
 
     def find(self, table: CsvFile, row: Row) -> tuple[str | None, str, str]:
-        """Partition (``None`` if the row does not say it), dialogue and utterance of a row.
+        """Partition (``None`` if the row does not contain it), dialogue and utterance of a row.
 
         Raises:
             CorpusError: The pattern does not match.
@@ -80,7 +80,7 @@ class KeyColumns:
             if match is None:
                 raise CorpusError(
                     f"{table.path}, line {row.line}: {cell!r} does not match {self.pattern!r}. "
-                    "Give the pattern of your names."
+                    "Pass a pattern that matches your names."
                 )
             found = match.groupdict()
         partition = row.cells[self.partition] if self.partition else found.get("partition")
@@ -98,76 +98,77 @@ def import_table(
 ) -> FeatureTable:
     """Read columns of numbers as features of a corpus.
 
-    Empty cells never become silent zeros: a column with empty cells is filled with its median over the
-    rows of the train split, and a column ``<name>_empty`` of zeros and ones is appended that says where.
-    A row without any number is recorded as missing, and so is an utterance without a row; rows of
-    utterances that the corpus does not have are left out and counted.
+    Empty cells are never read as zeros. A column with empty cells is filled with its median over the train split, and
+    a column ``<name>_empty`` of zeros and ones is appended, which marks the empty cells. A row without any number is
+    recorded as missing, and so is an utterance without a row. Rows of utterances that are not in the corpus are left
+    out and counted.
 
-    With ``standardize`` every column of numbers has mean 0 and standard deviation 1 over the train split;
-    what is constant there is only centred. Standardised values beyond ``bound`` are set to it and counted:
-    a clip that was cut wrongly and lasts minutes would otherwise stand a hundred deviations from all
-    others. All statistics come from the train split and stand in the provenance.
+    With ``standardize`` every column has mean 0 and standard deviation 1 over the train split; a column that is
+    constant there is only centred. Standardized values beyond ``bound`` are clipped and counted: a wrongly cut clip
+    that lasts minutes would otherwise be a hundred deviations from all others. All statistics come from the train split
+    and are recorded in the provenance.
 
     Args:
-        files: CSV files. Given by partition (``{"train": ...}``), or as a list, where the partition is what
-            the row says, or else the file's name (``dev_audio.csv`` is ``val``), or else that of the one
-            utterance of the corpus with these dialogue and utterance ids.
-        corpus: The corpus that the utterances are of.
-        keys: How a row names its utterance. Default: a first column of names like ``dia12_utt3.wav``.
-        values: Columns of numbers, in this order. Default: all that are not part of the key.
+        files: CSV files, either by partition (``{"train": ...}``) or as a list. In a list, the partition comes from the
+            row, otherwise from the name of the file (``dev_audio.csv`` is ``val``), otherwise from the only utterance
+            of the corpus with these dialogue and utterance ids.
+        corpus: The corpus that contains the utterances.
+        keys: Columns that identify an utterance. Default: a first column of names like ``dia12_utt3.wav``.
+        values: Columns of numbers, in this order. Default: all columns that are not part of the key.
         standardize: Scale by the statistics of the train split.
         bound: Largest absolute standardized value; ``None`` for no bound.
 
     Returns:
-        Features ``(N, d)`` in the order of the corpus, d columns and their indicators.
+        Features ``(N, d)`` in the order of the corpus: the columns and their indicators.
 
     Raises:
-        CorpusError: A file or column is missing, a cell is neither empty nor a finite number, a row names
-            no utterance or one a second time, or train has no number in a column; with file and line.
+        CorpusError: A file or column is missing, a cell is neither empty nor a finite number, a row
+            identifies no utterance, an utterance has two rows, or a column has no number in the train split. The
+            message gives file and line.
     """
     keys = keys or KeyColumns()
     if "train" not in corpus:
-        raise CorpusError(f"Corpus {corpus.name!r} has no train split, from which all statistics come.")
+        raise CorpusError(f"Corpus {corpus.name!r} has no train split, which is needed for the statistics.")
     order = [key for split in corpus.values() for conversation in split for key in conversation.keys]
     finder = _KeyFinder(order)
     tables, columns, rows = _collect(files, finder, keys, values)
     if not columns:
-        raise CorpusError("There are no columns of numbers: expected at least one beside the key. Check the files.")
+        raise CorpusError("There are no columns of numbers, expected at least one beside the key. Check the files.")
     extra = [key for key in rows if key not in finder.known]
     if len(extra) == len(rows):
         raise CorpusError(
-            f"No row is about an utterance of corpus {corpus.name!r}: the first names {extra[0]}, "
-            f"the corpus begins with {order[0]}. Check partitions and key columns."
+            f"No row belongs to an utterance of corpus {corpus.name!r}: the first row is {extra[0]}, "
+            f"the first utterance is {order[0]}. Check partitions and key columns."
         )
     missing = {key: "no row in the table" for key in order if key not in rows}
-    missing |= {key: "its row holds no number" for key in order if key in rows and set(rows[key]) == {None}}
+    missing |= {key: "its row contains no number" for key in order if key in rows and set(rows[key]) == {None}}
     present = [key for key in order if key not in missing]
     train = {key for conversation in corpus["train"] for key in conversation.keys}
     features, statistics = _to_tensor([rows[key] for key in present], columns, [key in train for key in present])
     notes = [note for table in tables for note in table.notes]
     if extra:
-        notes.append(f"{len(extra)} rows are about utterances that the corpus does not have: {_some(extra)}.")
+        notes.append(f"{len(extra)} rows belong to utterances that are not in the corpus: {_some(extra)}.")
     if standardize:
         numbers = features[:, : len(columns)]
         numbers -= torch.tensor([entry["mean"] for entry in statistics], dtype=torch.float64)
         numbers /= torch.tensor([entry["std"] or 1.0 for entry in statistics], dtype=torch.float64)
         if bound is not None and (beyond := numbers.abs() > bound).any():
             where_beyond = [key for key, hit in zip(present, beyond.any(dim=1).tolist(), strict=True) if hit]
-            notes.append(
-                f"{int(beyond.sum())} values beyond {bound:g} deviations were set to it: {_some(where_beyond)}."
-            )
+            notes.append(f"{int(beyond.sum())} values beyond {bound:g} deviations were clipped: {_some(where_beyond)}.")
             numbers.clamp_(-bound, bound)
-    with_indicator = [entry["column"] for entry in statistics if "median" in entry]
+    with_empty_cells = [entry["column"] for entry in statistics if "median" in entry]
     provenance = {
         "source": "table of numbers",
         "files": [{"name": table.path.name, "sha256": _sha256(table.path)} for table in tables],
         "corpus": corpus.name,
-        "columns": columns + [f"{column}_empty" for column in with_indicator],
+        "columns": columns + [f"{column}_empty" for column in with_empty_cells],
         "standardized": standardize,
         "bound": bound if standardize else None,
         "statistics": statistics,
         "statistics_of": "train split",
-        "filled": "empty cells with the median of the train split; columns *_empty say where" if with_indicator else "",
+        "filled": "empty cells with the median of the train split; columns *_empty mark them"
+        if with_empty_cells
+        else "",
         "notes": notes,
     }
     return FeatureTable(present, features.float(), {key: missing[key] for key in order if key in missing}, provenance)
@@ -179,7 +180,7 @@ def _collect(
     keys: KeyColumns,
     values: Sequence[str] | None,
 ) -> tuple[list[CsvFile], list[str], dict[UtteranceKey, list[float | None]]]:
-    """The files, the columns of numbers that they share, and the numbers of every utterance."""
+    """Read the files: their contents, the columns of numbers that they share, and the numbers per utterance."""
     tables: list[CsvFile] = []
     columns: list[str] = []
     rows: dict[UtteranceKey, list[float | None]] = {}
@@ -190,7 +191,9 @@ def _collect(
         tables.append(table)
         found = list(values) if values else [column for column in table.columns if column not in keys.used(table)]
         if columns and found != columns:
-            raise CorpusError(f"{path} has the columns {found}, {tables[0].path} has {columns}: expected the same.")
+            raise CorpusError(
+                f"{path} has the columns {found}, {tables[0].path} has {columns}. Expected the same columns."
+            )
         columns = found
         partition = finder.partition_of(table.path) if given is None else finder.canonical(given)
         for row in table.rows:
@@ -198,7 +201,7 @@ def _collect(
             said, dialogue, utterance = keys.find(table, row)
             key = finder.find(partition if said is None else finder.canonical(said), dialogue, utterance, where)
             if key in places:
-                raise CorpusError(f"{where}: {key} stands in {places[key]} already: an utterance has one row.")
+                raise CorpusError(f"{where}: {key} already has a row in {places[key]}. Expected one row per utterance.")
             places[key] = where
             rows[key] = [_number(row.cells[column], column, where) for column in columns]
     return tables, columns, rows
@@ -224,7 +227,7 @@ def _to_tensor(
         in_train = torch.tensor(
             [cell for cell, train in zip(whole, is_train, strict=True) if train], dtype=torch.float64
         )
-        # Rounding gives a constant column a deviation near 1e-17, by which nothing may be divided.
+        # Rounding gives a constant column a deviation near 1e-17; dividing by it would blow up rounding errors.
         constant = bool((in_train == in_train[0]).all())
         entry |= {"mean": float(in_train.mean()), "std": 0.0 if constant else float(in_train.std(correction=0))}
         filled.append(whole)
@@ -233,7 +236,7 @@ def _to_tensor(
 
 
 class _KeyFinder:
-    """Completes what a row says about its utterance to a key."""
+    """Completes the ids in a row to the key of an utterance."""
 
     def __init__(self, order: Sequence[UtteranceKey]) -> None:
         self.known = set(order)
@@ -243,27 +246,27 @@ class _KeyFinder:
             self.by_ids.setdefault((key.dialogue, key.utterance), []).append(key)
 
     def canonical(self, name: str) -> str:
-        """A partition's name as the corpus spells it, where a split's other name (``dev``) was given."""
+        """The name of a partition as the corpus spells it; splits have other names too (``dev``)."""
         try:
             return name if name in self.partitions else split_name(name)
         except ValueError:
             return name
 
     def partition_of(self, path: Path) -> str | None:
-        """The partition that a file's name says, if it says one that the corpus has."""
+        """The partition in the name of a file, if the corpus has it."""
         words = map(self.canonical, re.split(r"[^a-z0-9]+", path.stem.lower()))
         return next((word for word in words if word in self.partitions), None)
 
     def find(self, partition: str | None, dialogue: str, utterance: str, where: str) -> UtteranceKey:
-        """The key of a row; without a partition, of the one utterance of the corpus with these ids."""
+        """The key of a row; without a partition, that of the only utterance of the corpus with these ids."""
         if partition is not None:
             return UtteranceKey(partition, dialogue, utterance)
         fitting = self.by_ids.get((dialogue, utterance), [])
         if len(fitting) > 1:
             raise CorpusError(
                 f"{where}: dialogue {dialogue!r}, utterance {utterance!r} is in the partitions "
-                f"{', '.join(key.partition for key in fitting)}, and nothing says which is meant. Name the file after "
-                "its partition (train, val, dev or test), give files by partition, or name a partition column."
+                f"{', '.join(key.partition for key in fitting)}, and the row does not say which. Name the file after "
+                "its partition (train, val, dev or test), pass files by partition, or name a partition column."
             )
         return fitting[0] if fitting else UtteranceKey("unknown", dialogue, utterance)
 

@@ -1,4 +1,4 @@
-"""Corpora with features: what a pickle, a table of numbers or the simulator brings along, ready to be saved."""
+"""Feature tables in memory, and corpora that come with features: from a pickle, a table of numbers or the simulator."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from merc.store import FeatureStore
 
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
-    """One vector an utterance, in memory, with the story of where it came from.
+    """One vector per utterance, in memory, with its provenance.
 
     Args:
         keys: N utterances, each once.
         features: ``(N, d)``, finite.
-        missing: Utterances that have no vector, with reasons.
-        provenance: Source, encoder, labels that the features were tuned on: plain JSON values.
+        missing: Utterances without a vector, with reasons.
+        provenance: Source, encoder, labels that the features were tuned on, as plain JSON values.
 
     Raises:
-        CorpusError: Keys repeat or are missing as well, or features are not finite or do not fit the keys.
+        CorpusError: A key is repeated, or has a vector and is missing, or features are not finite or do not match the
+            keys.
     """
 
     keys: Sequence[UtteranceKey]
@@ -35,30 +36,32 @@ class FeatureTable:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check here what a store would refuse later, before anything is written."""
+        """Check what a store would refuse, before anything is written."""
         if self.features.dim() != 2 or len(self.features) != len(self.keys):
             raise CorpusError(f"Expected features of shape ({len(self.keys)}, d), got {tuple(self.features.shape)}.")
         seen: set[UtteranceKey] = set()
         for key in self.keys:
             if key in seen or key in self.missing:
                 found = "twice" if key in seen else "with a vector and as missing"
-                raise CorpusError(f"A table of features holds {'/'.join(key)} {found}: an utterance has one vector.")
+                raise CorpusError(
+                    f"A table of features contains {'/'.join(key)} {found}. Expected one vector per utterance."
+                )
             seen.add(key)
         finite = torch.isfinite(self.features).all(dim=1)
         if not finite.all():
             bad = [str(key) for key, fine in zip(self.keys, finite.tolist(), strict=True) if not fine]
             raise CorpusError(
                 f"NaN or infinite features for {len(bad)} utterances ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)}): "
-                "expected finite numbers. Record such utterances as missing, with the reason."
+                "expected finite numbers. Record these utterances as missing, with the reason."
             )
 
     def standardized(self, train: Collection[UtteranceKey], bound: float = 10.0) -> FeatureTable:
         """The same table with columns of mean 0 and standard deviation 1 over the training utterances.
 
-        What is constant there is only centred. Values beyond ``bound`` deviations are set to it.
+        Constant columns are only centred. Values beyond ``bound`` deviations are clipped.
 
         Args:
-            train: The utterances that the statistics come from; those without a vector take no part.
+            train: The utterances that the statistics come from; those without a vector are ignored.
             bound: Largest absolute value.
 
         Raises:
@@ -66,11 +69,11 @@ class FeatureTable:
         """
         rows = [row for row, key in enumerate(self.keys) if key in train]
         if not rows:
-            raise CorpusError("No training utterance has a vector, from which mean and deviation could come.")
+            raise CorpusError("No training utterance has a vector. Mean and deviation need at least one.")
         features = self.features.double()
         known = features[rows]
         deviation = known.std(0, correction=0)
-        # Rounding gives a constant column a deviation near 1e-17, by which nothing may be divided.
+        # Rounding gives a constant column a deviation near 1e-17; dividing by it would blow up rounding errors.
         deviation = torch.where((known == known[0]).all(0), 1.0, deviation)
         features = (features - known.mean(0)) / deviation
         note = {"over": "train split", "bound": bound, "set_to_it": int((features.abs() > bound).sum())}
@@ -81,7 +84,7 @@ class FeatureTable:
         """Write the table as a feature store and open it.
 
         Args:
-            path: Folder of the store; a store that is there is replaced once the new one is whole.
+            path: Folder of the store. An existing store is replaced when the new one is complete.
         """
         return FeatureStore.write(
             path, self.keys, self.features, missing=dict(self.missing), provenance=dict(self.provenance)
@@ -90,14 +93,14 @@ class FeatureTable:
 
 @dataclass(frozen=True, eq=False)
 class FeaturedCorpus:
-    """A corpus together with features by name.
+    """A corpus with features by name.
 
     Args:
         corpus: The conversations.
-        features: Tables by name (``text``, ``audio``, ``visual``, ...), about utterances of the corpus.
+        features: Tables by name (``text``, ``audio``, ``visual``, ...), for utterances of the corpus.
 
     Raises:
-        CorpusError: A name cannot be a folder's, or a table holds an utterance that the corpus lacks.
+        CorpusError: A name cannot be the name of a folder, or a table contains an utterance that is not in the corpus.
     """
 
     corpus: Corpus
@@ -111,16 +114,16 @@ class FeaturedCorpus:
                 raise CorpusError(f"Features cannot be named {name!r}: expected letters, digits and . _ + - only.")
             for key in (*table.keys, *table.missing):
                 if key not in known:
-                    raise CorpusError(f"Features {name!r} hold {'/'.join(key)}, which the corpus does not have.")
+                    raise CorpusError(f"Features {name!r} contain {'/'.join(key)}, which is not in the corpus.")
 
     def save(self, out: str | Path) -> None:
         """Write ``out/features/<name>/`` for every table, then ``out/corpus.json``.
 
-        The corpus file comes last and an older one goes first, so that a cut import cannot be mistaken
-        for a whole one, nor old conversations be read with new features.
+        An older corpus file is removed first and the new one is written last. An interrupted import is therefore never
+        mistaken for a complete one, and old conversations are never read with new features.
 
         Args:
-            out: Folder of the imported corpus; created if need be.
+            out: Folder of the imported corpus; created if it does not exist.
         """
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writing: how an utterance is written down, which encoders of its meaning average away."""
+"""Writing: length and punctuation of transcripts, which sentence encoders average away."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from merc.features.table import FeatureTable
 from merc.store import FeatureStore
 
 WRITING = ("words", "letters", "exclamations", "questions", "ellipses", "commas", "shouted")
-"""What the numbers of :func:`measure_writing` are, in order."""
+"""The numbers of :func:`measure_writing`, in order."""
 
-_MOST = 3
-"""Marks beyond this many are not counted: a fourth exclamation mark says nothing new."""
+_LARGEST_COUNT = 3
+"""Largest count of a mark: a fourth exclamation mark carries no new information."""
 
 
 def measure_writing(text: str) -> list[float]:
-    """Length and punctuation of a transcript as numbers of one scale, in the order of :data:`WRITING`.
+    """Measure length and punctuation of a transcript, on one scale and in the order of :data:`WRITING`.
 
     Transcribers write down what they hear: a raised voice ends in an exclamation mark, hesitation in dots. A sentence
-    encoder hardly keeps these, and nothing of the length.
+    encoder keeps little of this, and nothing of the length.
 
     Args:
         text: The transcript of one utterance.
 
     Returns:
-        ``log(1 + n)`` for the numbers of words and of letters; how many exclamation marks, question marks, ellipses,
-        commas and words in capitals there are, 3 at most.
+        ``log(1 + n)`` for the numbers of words and of letters; the numbers of exclamation marks, question marks,
+        ellipses, commas and words in capitals, each at most 3.
     """
     words = text.split()
     marks = (
@@ -40,21 +40,21 @@ def measure_writing(text: str) -> list[float]:
         sum(word.isupper() and sum(map(str.isalpha, word)) > 1 for word in words),
     )
     lengths = (math.log1p(len(words)), math.log1p(sum(map(str.isalpha, text))))
-    return [*lengths, *(float(min(count, _MOST)) for count in marks)]
+    return [*lengths, *(float(min(count, _LARGEST_COUNT)) for count in marks)]
 
 
 def writing_table(corpus: Corpus, store: FeatureStore | None = None) -> FeatureTable:
-    """How every utterance of a corpus is written, alone or behind the features of a store.
+    """The writing of every utterance of a corpus, alone or behind the features of a store.
 
     Args:
         corpus: The corpus, with transcripts.
-        store: Features that stand in front of the numbers; an utterance that it lacks is missing here too.
+        store: Features to put in front of the numbers; an utterance that it lacks is missing here too.
 
     Returns:
         Features ``(N, 7)``, or ``(N, d + 7)`` behind the store's.
 
     Raises:
-        StoreError: The store holds something else than features.
+        StoreError: The store does not contain features.
     """
     texts = {
         key: utterance.text

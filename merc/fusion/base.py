@@ -1,4 +1,4 @@
-"""What a fusion head is: the class that other projects subclass."""
+"""The base class of fusion heads, and their output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from merc.batch import ConversationBatch
 
 @dataclass(eq=False)
 class FusionOutput:
-    """What a fusion head gives for a batch of N utterances.
+    """The output of a fusion head for a batch of N utterances.
 
     Args:
         logits: ``(N, C)``.
         losses: The head's own loss terms by name, each a scalar, unweighted; the task weighs, adds and logs them.
-        aux_logits: ``(N, C)`` of auxiliary classifiers by name, for example one for each modality.
+        aux_logits: ``(N, C)`` of auxiliary classifiers by name, for example one per modality.
         embeddings: ``(N, d)`` fused representation before the classifier, for contrastive losses and for stores.
-        uncertainty: ``(N,)`` measures of doubt by name.
+        uncertainty: ``(N,)`` measures of uncertainty by name.
     """
 
     logits: Tensor
@@ -30,9 +30,9 @@ class FusionOutput:
 
 
 class FusionHead(nn.Module, ABC):
-    """Base of every fusion head.
+    """Base of every fusion head. Subclass it to write your own.
 
-    The prediction for an utterance may depend on its own conversation and on nothing else in the batch.
+    The prediction for an utterance may depend on its own conversation, but on nothing else in the batch.
 
     Args:
         dims: Width of every modality that the head reads, for example ``{"text": 256, "audio": 256}``.
@@ -54,6 +54,6 @@ class FusionHead(nn.Module, ABC):
         """Fuse the modalities of every utterance.
 
         Args:
-            batch: ``features[name]`` and ``present[name]`` for every name in ``dims``. During training ``label`` is
-                there too; a prediction must not read it.
+            batch: ``features[name]`` and ``present[name]`` for every name in ``dims``. During training it
+                also has ``label``, which a prediction must not read.
         """

@@ -1,4 +1,4 @@
-"""CMATH: cross-modality augmented transformer and hierarchical variational distillation, every part switchable."""
+"""CMATH: cross-modality augmented transformer and hierarchical variational distillation."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def sinusoidal_position(position: Tensor, dim: int) -> Tensor:
 
 
 class ModalityReconstruction(nn.Module):
-    """Compresses a modality along its conversation and builds it up again (eq. 1, 2).
+    """Compresses a modality along its conversation and reconstructs it (eq. 1, 2).
 
-    Beyond the ends of a conversation there are zeros, for the compressed sequence too.
+    Both convolutions pad conversations with zeros.
 
     Args:
         dim_in: Width of the modality.
         dim: Common width.
-        kernel_size: Utterances that a convolution sees, an odd number.
+        kernel_size: Utterances in the window of a convolution, an odd number.
 
     Raises:
         ValueError: ``kernel_size`` is even or not positive.
@@ -54,24 +54,24 @@ class ModalityReconstruction(nn.Module):
         self.up = nn.Conv1d(dim, dim_in, kernel_size, padding=kernel_size // 2)
 
     def forward(self, values: Tensor, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
-        """The compressed ``(N, dim)`` and the reconstructed ``(N, dim_in)`` of ``(N, dim_in)``."""
-        compressed = self._along(self.down, values, batch)
-        # Through the flat form: what the first convolution writes past the end of a conversation must not come back.
-        return compressed, self._along(self.up, compressed, batch)
+        """Map ``(N, dim_in)`` to the compressed ``(N, dim)`` and the reconstructed ``(N, dim_in)``."""
+        compressed = self._convolve(self.down, values, batch)
+        # In flat form: the second convolution must not read what the first one writes past the end of a conversation.
+        return compressed, self._convolve(self.up, compressed, batch)
 
     @staticmethod
-    def _along(convolution: nn.Conv1d, values: Tensor, batch: ConversationBatch) -> Tensor:
-        # One matrix product over the windows of all utterances: a padded batch would convolve mostly padding.
+    def _convolve(convolution: nn.Conv1d, values: Tensor, batch: ConversationBatch) -> Tensor:
+        # One matrix product over the windows of all utterances, because a padded batch would be mostly padding.
         reach = convolution.kernel_size[0] // 2
         windows = F.pad(values, (0, 0, reach, reach)).unfold(0, 2 * reach + 1, 1)
-        there = batch.position[:, None] + torch.arange(-reach, reach + 1, device=values.device)
-        outside = (there < 0) | (there >= batch.lengths[batch.conversation][:, None])
+        position = batch.position[:, None] + torch.arange(-reach, reach + 1, device=values.device)
+        outside = (position < 0) | (position >= batch.lengths[batch.conversation][:, None])
         windows = windows.masked_fill(outside[:, None], 0.0)
         return F.linear(windows.flatten(1), convolution.weight.flatten(1), convolution.bias)
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention of one sequence to another; it returns zeros for a sequence of which nothing is known.
+    """Multi-head attention from one sequence to another; the output is 0 if no key of the sequence is known.
 
     Args:
         dim: Width, a multiple of ``heads``.
@@ -84,24 +84,27 @@ class MaskedAttention(nn.Module):
         self.attend = nn.MultiheadAttention(dim, heads, dropout, batch_first=True)
 
     def forward(self, query: Tensor, source: Tensor, known: Tensor, batch: ConversationBatch) -> Tensor:
-        """Answers ``(N, dim)`` to ``query`` from those utterances of the conversation in ``source`` that are ``known``.
+        """Attend from ``query`` to the utterances of the same conversation in ``source`` that are ``known``.
 
         Args:
             query: ``(N, dim)``.
             source: ``(N, dim)``.
             known: ``(N,)`` booleans.
-            batch: Whose conversations the utterances are.
+            batch: The batch that defines the conversations.
+
+        Returns:
+            ``(N, dim)``.
         """
-        answer = attend(self.attend, query, source, known, batch)
-        return answer.masked_fill(~batch.in_any(known)[:, None], 0.0)
+        attended = attend(self.attend, query, source, known, batch)
+        return attended.masked_fill(~batch.in_any(known)[:, None], 0.0)
 
 
 class Refinement(nn.Module):
-    """What follows an attention: ``Norm(x + centre)``, then ``Norm(FFN(x) + x)`` (the last two lines of eq. 9-11).
+    """The layers after an attention: ``Norm(x + centre)``, then ``Norm(FFN(x) + x)`` (the last two lines of eq. 9-11).
 
     Args:
         dim: Width.
-        dropout: Probability, on the attention's answer and within and after the feed-forward network.
+        dropout: Probability, on the output of the attention and within and after the feed-forward network.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -113,9 +116,9 @@ class Refinement(nn.Module):
         self.last_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, answer: Tensor, centre: Tensor) -> Tensor:
-        """Refine ``(N, dim)`` answers to the ``(N, dim)`` queries."""
-        middle = self.first_norm(self.dropout(answer) + centre)
+    def forward(self, attended: Tensor, centre: Tensor) -> Tensor:
+        """Refine the output ``(N, dim)`` of an attention with the query ``centre (N, dim)``."""
+        middle = self.first_norm(self.dropout(attended) + centre)
         refined: Tensor = self.last_norm(self.feed_forward(middle) + middle)
         return refined
 
@@ -129,12 +132,12 @@ class CMATransformer(nn.Module):
         H_{m \to c} = \mathrm{Refine}(\tilde H_{m \to c}, H_c), \qquad
         H'_c = \sum_m \mathrm{softmax}_m(W H_{m \to c}) \odot H_{m \to c}
 
-    with a the other modalities and m all of them. The last line is the gate, which the paper names and does not
-    define. A modality that a conversation lacks altogether has no share in it.
+    with a the other modalities and m all of them. The last line is the gate, which the paper names but does not
+    define. If a whole conversation lacks a modality, the modality has no share in the gate.
 
     Args:
         centre: The modality in the centre.
-        names: All modalities, the centre among them.
+        names: All modalities, including the centre.
         dim: Width, a multiple of ``heads``.
         heads: Heads of every attention.
         dropout: Probability.
@@ -146,7 +149,7 @@ class CMATransformer(nn.Module):
         self.names = names
         self.attend = nn.ModuleDict({m: MaskedAttention(dim, heads, dropout) for m in names})
         self.refine = nn.ModuleDict({m: Refinement(dim, dropout) for m in names})
-        # A bias would add the same to every score, which the softmax removes; one source needs no gate.
+        # No bias: it would add the same to every score, and the softmax would cancel it. One source needs no gate.
         self.gate = nn.Linear(dim, dim, bias=False) if len(names) > 1 else None
 
     def forward(self, hidden: dict[str, Tensor], known: dict[str, Tensor], batch: ConversationBatch) -> Tensor:
@@ -155,7 +158,7 @@ class CMATransformer(nn.Module):
         Args:
             hidden: ``(N, dim)`` by modality.
             known: ``(N,)`` by modality: which utterances have it.
-            batch: Whose conversations the utterances are.
+            batch: The batch that defines the conversations.
         """
         query = hidden[self.centre]
         attended = {m: self.attend[m](query, hidden[m], known[m], batch) for m in self.names}
@@ -163,21 +166,21 @@ class CMATransformer(nn.Module):
         sources = torch.stack([self.refine[m](attended[m], query) for m in self.names], dim=1)
         if self.gate is None:
             return sources[:, 0]
-        there = torch.stack([batch.in_any(known[m]) for m in self.names], dim=1)
+        in_conversation = torch.stack([batch.in_any(known[m]) for m in self.names], dim=1)
         score = self.gate(sources)
-        score = score.masked_fill(~there[..., None], torch.finfo(score.dtype).min)
+        score = score.masked_fill(~in_conversation[..., None], torch.finfo(score.dtype).min)
         mixed: Tensor = (score.softmax(1) * sources).sum(1)
         return mixed
 
 
 class VariationalFusion(nn.Module):
-    r"""One Gaussian from those of the modalities (eq. 15-17).
+    r"""Averages the Gaussians of the modalities (eq. 15-17).
 
     .. math::
         \mu_x = \mathrm{mean}_m\, MLP^\mu_m(H'_m), \quad \sigma_x = \mathrm{mean}_m\, MLP^\sigma_m(H'_m), \quad
         H'_x = \mu_x + \epsilon \odot \sigma_x, \quad \epsilon \sim N(0, I)
 
-    over the modalities that the utterance has. A softplus keeps the deviations positive. In evaluation
+    with the means over the modalities that the utterance has. A softplus keeps the deviations positive. In evaluation,
     :math:`H'_x = \mu_x`.
 
     Args:
@@ -207,28 +210,28 @@ class VariationalFusion(nn.Module):
 class CMATHFusion(FusionHead):
     r"""CMATH (Zhu et al., arXiv 2411.10060): asymmetric fusion, then a Gaussian of all modalities that teaches each.
 
-    1. Modality reconstruction (eq. 1-4): a convolution down to the common width, another one back up; the error is
-       the loss ``reconstruction``. Speaker embedding and sinusoidal position are added (eq. 5-8).
-    2. A CMA-Transformer for each modality as the centre (eq. 9-14), along the conversation.
-    3. Variational fusion (eq. 15-17) and a linear classifier; each modality has one too, in ``aux_logits``.
-    4. Hierarchical distillation: each modality learns from the fusion, its representation by the mean squared error
-       ``low_level`` (eq. 18), its decision by the divergence ``high_level`` (eq. 23). No gradient reaches the teacher.
+    1. Modality reconstruction (eq. 1-4): a convolution projects to the common width and another one back; the error
+       is the loss ``reconstruction``. Speaker embedding and sinusoidal position are added (eq. 5-8).
+    2. A CMA-Transformer along the conversation for each modality as the centre (eq. 9-14).
+    3. Variational fusion (eq. 15-17) and a linear classifier. Each modality also has its own (``aux_logits``).
+    4. Hierarchical distillation: each modality learns from the fusion. Its representation has the mean squared error
+       ``low_level`` (eq. 18), its decision the divergence ``high_level`` (eq. 23). No gradient reaches the teacher.
 
-    The losses are sums over modalities, of means over the utterances that have the modality. With ``head_weights``
+    Each loss is a sum over modalities of means over the utterances that have the modality. With ``head_weights``
     of :math:`\gamma_1` for ``low_level`` and :math:`\gamma_2` for ``high_level``, and ``aux_weight`` the number of
     modalities, the task adds up eq. 24; a weight of 0 is the ablation of a distillation.
 
-    A modality that an utterance lacks is read nowhere. Any subset predicts, even the empty one, which gives the
-    bias of the classifier.
+    A missing modality is never read. Every subset of the modalities gives a prediction; for the empty one, the logits
+    are the bias of the classifier.
 
     Args:
         dims: Width of every modality.
         num_classes: Number of emotions C.
         dim: Common width, a multiple of ``attention_heads``.
-        kernel_size: Utterances that a convolution sees, an odd number.
+        kernel_size: Utterances in the window of a convolution, an odd number.
         reconstruct: Modality reconstruction (ablation: off, a linear layer and no loss).
-        transform: CMA-Transformer (ablation: off, each modality goes on as it is).
-        speakers: Rows of the speaker embedding. Speakers are counted in the order in which they first speak in the
+        transform: CMA-Transformer (ablation: off, each modality is passed on unchanged).
+        speakers: Rows of the speaker embedding. Speakers are numbered in the order in which they first speak in the
             conversation; those beyond the last row share it.
         attention_heads: Heads of every attention.
         dropout: Probability.

@@ -1,4 +1,4 @@
-"""Early fusion: concatenate and classify. The baseline, and the template for a head of your own."""
+"""Early fusion: concatenate and classify. The baseline, and a template for your own head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from merc.kernels import Dropout
 class ConcatFusion(FusionHead):
     """Concatenate the modalities, one hidden layer, classify.
 
-    A modality that an utterance lacks enters as zeros, and a flag for each modality says whether it is there.
+    A missing modality is replaced by zeros, and a flag per modality says whether it is present.
 
     Args:
         dims: Width of every modality.

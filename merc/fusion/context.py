@@ -1,4 +1,4 @@
-"""Attention along a conversation, near turns first."""
+"""Attention along a conversation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def attend(
     known: Tensor,
     batch: ConversationBatch | None = None,
 ) -> Tensor:
-    """What :class:`torch.nn.MultiheadAttention` answers, with linear maps that touch no padding.
+    """Compute the output of :class:`torch.nn.MultiheadAttention` with linear maps that skip the padding.
 
-    Dialogues are of such uneven lengths that most places of a padded batch are empty. Only scores and weights, which
-    cost little, are padded here. Where nothing is known the answer is finite and means nothing.
+    Dialogues differ so much in length that most of a padded batch is empty. Only scores and weights, which cost little,
+    are padded here. For a conversation without any known key the output is finite but meaningless.
 
     Args:
         attention: The layer, of one width and with biases.
@@ -30,7 +30,7 @@ def attend(
         batch: Whose conversations the utterances are.
 
     Returns:
-        As ``query``.
+        The shape of ``query``.
     """
     dim, heads = attention.embed_dim, attention.num_heads
     # Split, not sliced: the gradient of a slice is as large as the whole, and mostly zeros.
@@ -51,19 +51,19 @@ def attend(
 class ConversationAttention(nn.Module):
     r"""Every utterance attends to the utterances of its own conversation.
 
-    A learned bias for each head, for each distance in turns and for same or other speaker is added to the scores, as
-    T5 does (arXiv 1910.10683) for positions:
+    The scores have a learned bias per head, per distance in turns and for same or other speaker, like the position
+    biases of T5 (arXiv 1910.10683):
 
     .. math:: a_{ij} = \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{d} + b_{h, j - i, [s_i = s_j]})
 
-    It starts at :math:`-|j - i| / 2`, so that a corpus of some thousand utterances need not teach that near turns
-    matter most. Distances beyond ``reach`` share one bias.
+    The bias starts at :math:`-|j - i| / 2`, so that the network does not have to learn from some thousand utterances
+    that near turns matter most. Distances beyond ``reach`` share one bias.
 
     Args:
         dim: Width, a multiple of ``heads``.
         heads: Attention heads.
-        reach: Turns on either side with a bias of their own.
-        dropout: Probability on the answer.
+        reach: Turns on either side that have their own bias.
+        dropout: Probability on the output.
     """
 
     def __init__(self, dim: int, heads: int = 4, reach: int = 8, dropout: float = 0.35) -> None:
@@ -72,13 +72,13 @@ class ConversationAttention(nn.Module):
         self.reach = reach
         self.norm = nn.LayerNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.answer = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
         self.dropout = Dropout(dropout)
         near = -torch.arange(-reach, reach + 1).abs() / 2
         self.bias = nn.Parameter(near.repeat(2, 1)[..., None].repeat(1, 1, heads))
 
     def forward(self, values: Tensor, batch: ConversationBatch) -> Tensor:
-        """Add to ``(N, dim)`` what the conversation says; memory is O(T^2) for T utterances in the longest one."""
+        """Add the attention to ``(N, dim)`` values; memory is O(T^2) for T utterances in the longest conversation."""
         dense, real = batch.to_dense(self.query_key_value(self.norm(values)))
         speaker, _ = batch.to_dense(batch.speaker)
         query, key, value = torch.unflatten(dense, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -88,6 +88,6 @@ class ConversationAttention(nn.Module):
         bias = self.bias[same, offset].permute(0, 3, 1, 2)
         bias = bias.masked_fill(~real[:, None, None], torch.finfo(bias.dtype).min)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        answer = self.answer(batch.to_flat(mixed.transpose(1, 2).flatten(2)))
-        added: Tensor = values + self.dropout(answer)
+        output = self.output(batch.to_flat(mixed.transpose(1, 2).flatten(2)))
+        added: Tensor = values + self.dropout(output)
         return added

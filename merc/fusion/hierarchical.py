@@ -1,4 +1,4 @@
-"""Hierarchical attention fusion (section 3.5 of arXiv 2511.13731), every part of it switchable."""
+"""Hierarchical attention fusion (section 3.5 of arXiv 2511.13731); every part can be switched off."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from merc.labels import IGNORE_INDEX
 class MixtureOfExperts(nn.Module):
     """Projects a modality through the ``top_k`` of ``experts`` linear experts that a router chooses.
 
-    All experts are one matrix product; the router's softmax over the chosen ones weighs their outputs.
+    All experts are computed in one matrix product and weighted by the router's softmax over the chosen ones.
 
     Args:
         dim_in: Width of the modality.
         dim_out: Common width.
         experts: Number of experts; 0 is a plain projection.
-        top_k: Experts that an utterance uses.
+        top_k: Experts used per utterance.
 
     Raises:
         ValueError: ``top_k`` is not in ``1..experts``.
@@ -44,7 +44,7 @@ class MixtureOfExperts(nn.Module):
 
         Args:
             x: Features of one modality.
-            present: ``(N,)`` which utterances count in the balance.
+            present: ``(N,)`` booleans: which utterances count in the balance.
         """
         if self.route is None:
             return self.project(x), x.new_zeros(())
@@ -55,20 +55,20 @@ class MixtureOfExperts(nn.Module):
         mixed = torch.einsum("ne,ned->nd", weight.to(outputs.dtype), outputs)
         count = present.sum().clamp(min=1)
         share = ((weight > 0) * present[:, None]).sum(0) / (count * self.top_k)
-        belief = (probability * present[:, None]).sum(0) / count
-        return mixed, self.experts * (share.detach() * belief).sum()
+        mean_probability = (probability * present[:, None]).sum(0) / count
+        return mixed, self.experts * (share.detach() * mean_probability).sum()
 
 
 class ModalityQuality(nn.Module):
-    r"""How far a modality is to be trusted for an utterance (eq. 11-14 of arXiv 2511.13731).
+    r"""How much to trust a modality, per utterance (eq. 11-14 of arXiv 2511.13731).
 
     .. math::
         Q = \mathrm{clamp}(\sigma(W_q [q_{stats}; q_{entropy}; q_{neural}]), 0.1, 1)
 
     with q_stats the inter-class over the intra-class variance, q_entropy the entropy of the modality's own
-    classifier and q_neural a learned sigmoid of the representation. The paper takes these over a batch; here a
-    prediction must not depend on its companions, so q_stats comes from class prototypes and variances that are kept as
-    running averages over training labels, and the other two are of the utterance itself.
+    classifier and q_neural a learned sigmoid of the representation. The paper computes them over the
+    batch. Here a prediction must not depend on the rest of the batch: q_stats comes from running averages of class
+    prototypes and variances over training labels, and the other two depend on the utterance alone.
 
     Args:
         dim: Width of the representation.
@@ -91,7 +91,7 @@ class ModalityQuality(nn.Module):
 
     @torch.no_grad()
     def observe(self, hidden: Tensor, label: Tensor, present: Tensor) -> None:
-        """Move the running prototypes, variances and class frequencies towards a labelled training batch."""
+        """Update the running prototypes, variances and class frequencies with a labelled training batch."""
         valid = present & (label != IGNORE_INDEX)
         prototype, variance, frequency = self._averages()
         one_hot = F.one_hot(label[valid], len(frequency)).to(prototype)
@@ -136,11 +136,11 @@ class ModalityQuality(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every modality attends to the others: multi-head attention with weights of its own for each query (eq. 18).
+    """Every modality attends to the others: multi-head attention with separate weights per query modality (eq. 18).
 
-    Beside the others there is always a key of zeros, so that a modality may attend to nobody and has an answer
-    where it is alone. The weights of all modalities lie in one tensor, and keys and values are projected on the
-    side of the query, ``q (W x) = (q W) x``: once for each query, not once for each key.
+    There is always an additional key of zeros, so that a modality can attend to none of the others and has an output
+    where it is alone. One tensor holds the weights of all modalities. Keys and values are projected on the side of the
+    query, ``q (W x) = (q W) x``: once per query modality instead of once per pair of modalities.
 
     Args:
         modalities: Number of modalities M.
@@ -152,7 +152,7 @@ class CrossAttention(nn.Module):
         ValueError: ``heads`` does not divide ``dim``.
     """
 
-    itself: Tensor
+    diagonal: Tensor
 
     def __init__(self, modalities: int, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -162,20 +162,20 @@ class CrossAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3, modalities, heads, dim // heads))
         self.join = nn.Parameter(torch.empty(modalities, dim, dim))
         self.join_bias = nn.Parameter(torch.zeros(modalities, dim))
-        # As nn.MultiheadAttention starts: Xavier over the three projections of a modality, uniform for the join.
+        # Initialise as nn.MultiheadAttention: Xavier over the three projections of a modality, uniform for the join.
         nn.init.uniform_(self.project, -((1.5 / dim) ** 0.5), (1.5 / dim) ** 0.5)
         nn.init.uniform_(self.join, -(dim**-0.5), dim**-0.5)
         self.dropout = Dropout(dropout)
-        self.register_buffer("itself", torch.eye(modalities, dtype=torch.bool), persistent=False)
+        self.register_buffer("diagonal", torch.eye(modalities, dtype=torch.bool), persistent=False)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Answers ``(N, M, dim)`` to the tokens ``(N, M, dim)`` from those of ``present (N, M)``."""
+        """Attend from the tokens ``(N, M, dim)`` to those that are ``present (N, M)``; returns ``(N, M, dim)``."""
         query_weight, key_weight, value_weight = self.project
         query_bias, key_bias, value_bias = self.bias
         query = torch.einsum("nmd,mhwd->nmhw", tokens, query_weight) + query_bias
         on_tokens = torch.einsum("nmhw,mhwd->nmhd", query, key_weight)
         score = torch.einsum("nmhd,nod->nmho", on_tokens, tokens) + (query * key_bias).sum(-1, keepdim=True)
-        barred = (self.itself | ~present[:, None])[:, :, None]
+        barred = (self.diagonal | ~present[:, None])[:, :, None]
         score = score.masked_fill(barred, torch.finfo(score.dtype).min)
         score = F.pad(score * query.shape[-1] ** -0.5, (0, 1))  # the key of zeros
         weight = self.dropout(score.softmax(-1))[..., :-1]
@@ -185,7 +185,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Learnable queries attend to the modality tokens; their answers are joined and projected.
+    """Learnable queries attend to the modality tokens; their outputs are concatenated and projected.
 
     Args:
         dim: Width of a token.
@@ -210,26 +210,26 @@ class AttentionPooling(nn.Module):
 class HierarchicalFusion(FusionHead):
     r"""Projection, quality gates, cross-modal attention, transformer, attention pooling, ensemble of heads.
 
-    1. Every modality goes to the common width through a mixture of experts.
-    2. Gates (eq. 11-17): qualities Q make the context :math:`C = \sum_m Q^m H^m / \sum_m Q^m`, and
+    1. A mixture of experts projects every modality to the common width.
+    2. Gates (eq. 11-17): qualities Q weight the context :math:`C = \sum_m Q^m H^m / \sum_m Q^m`, and
        :math:`G^m = \sigma(W_g [H^m; C])` scales the modality.
     3. Cross-modal attention (eq. 18): :math:`\alpha^m \mathrm{CrossAttn}(H^m_{gated}) + \beta^m H^m_{gated}`; the query
-       is the modality, the keys are the others, and alpha, beta are learned from 0.7 and 0.3.
+       is the modality, the keys are the others, and alpha and beta are learned, starting at 0.7 and 0.3.
     4. A transformer encoder over the modality tokens of the utterance.
     5. Attention pooling with learnable queries, optionally attention along the conversation, then linear heads whose
        logits are averaged; their disagreement and the entropy of the average are the ``uncertainty``.
 
-    A modality that an utterance lacks is masked everywhere; any subset predicts, even the empty one.
+    A missing modality is masked everywhere. Every subset of the modalities gives a prediction, even the empty one.
 
     Args:
         dims: Width of every modality.
         num_classes: Number of emotions C.
         dim: Common width, a multiple of ``attention_heads``.
         experts: Experts of each projection; 0 is a plain projection.
-        top_k: Experts that an utterance uses.
+        top_k: Experts used per utterance.
         gating: Quality gates (ablation: off).
         cross_attention: Cross-modal attention (ablation: off).
-        scope: ``utterance``: the fusion sees one utterance; ``conversation``: the fused utterance then attends along
+        scope: ``utterance``: the fusion reads one utterance; ``conversation``: the fused utterance then attends along
             its conversation (:class:`merc.fusion.context.ConversationAttention`).
         layers: Layers of the transformer encoder.
         attention_heads: Heads of every attention.
@@ -276,7 +276,7 @@ class HierarchicalFusion(FusionHead):
         self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(ensemble))
 
     def forward(self, batch: ConversationBatch) -> FusionOutput:
-        """Fuse the modalities of every utterance; losses: ``balance``, the load of the experts."""
+        """Fuse the modalities of every utterance; losses: ``balance``, the load balancing of the experts."""
         present = torch.stack([batch.present[m] for m in self.dims], dim=1)
         hidden: dict[str, Tensor] = {}
         balance: list[Tensor] = []
@@ -289,8 +289,8 @@ class HierarchicalFusion(FusionHead):
         gated = self._gated(batch, hidden, aux_logits)
         tokens = self._crossed(gated, present)
         for layer in self.encoder:
-            # A token of a missing modality stays zero, and nobody attends to it; where all are missing, attention over
-            # nothing is undefined, so all are let in: they are zero as well.
+            # The token of a missing modality stays zero and is masked as a key. Attention without any key is undefined:
+            # if all are missing, none is masked, and all of them are zero.
             padding = ~present & present.any(1, keepdim=True)
             tokens = layer(tokens, src_key_padding_mask=padding) * present[..., None]
         fused = self.pool(tokens, present)
@@ -336,5 +336,5 @@ def _encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncode
     layer = nn.TransformerEncoderLayer(
         dim, heads, dim_feedforward=2 * dim, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
     )
-    layer.dropout = layer.dropout1 = layer.dropout2 = Dropout(dropout)  # without state: one serves all three
+    layer.dropout = layer.dropout1 = layer.dropout2 = Dropout(dropout)  # stateless: one instance serves all three
     return layer

@@ -24,13 +24,14 @@ from merc.losses.lfvd import (
 
 
 class ContextEncoder(nn.Module):
-    """A modality along its conversation: Bi-GRU, then DAG-ERC (eq. 2-3).
+    """Encodes a modality along its conversation: Bi-GRU, then DAG-ERC (eq. 2-3).
 
-    An utterance that lacks the modality enters as one learned vector, so that its neighbours speak for it.
+    A learned vector replaces the features of an utterance that lacks the modality, so its neighbours determine its
+    state.
 
     Args:
         dim_in: Width of the modality's features.
-        dim: Width of the output, even: half of it for each direction.
+        dim: Width of the output, an even number: half of it for each direction.
         layers: Layers of the DAG.
         omega: Reach of the DAG, see :class:`~merc.graphs.DAGEncoder`.
         dropout: Probability, on the input and on the output of either part.
@@ -44,10 +45,10 @@ class ContextEncoder(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor, present: Tensor, batch: ConversationBatch) -> Tensor:
-        """Encode ``(N, dim_in)`` features, of the utterances that are ``present (N,)``, as ``(N, dim)``."""
+        """Encode the features ``(N, dim_in)`` that are ``present (N,)`` as ``(N, dim)``."""
         known = torch.where(present[:, None], self.dropout(features), self.absent)
         dense, _ = batch.to_dense(known)
-        # Packed, or the backward direction would begin in the padding.
+        # Packed, because the backward direction would otherwise start in the padding.
         packed = pack_padded_sequence(dense, batch.lengths.cpu(), batch_first=True, enforce_sorted=False)
         read, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         encoded: Tensor = self.dropout(self.dag(self.dropout(batch.to_flat(read)), batch))
@@ -64,7 +65,7 @@ class LanguageGuidedAttention(nn.Module):
     Args:
         dim: Width, a multiple of ``heads``.
         heads: Attention heads.
-        dropout: Probability on attention weights and before either residual.
+        dropout: Probability on the attention weights and before each residual.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -87,14 +88,14 @@ class LanguageGuidedAttention(nn.Module):
             known: ``(N,)`` booleans: which keys may be attended to, at least one in each conversation; or ``(B, S)``.
             batch: Whose conversations the utterances are.
         """
-        answer = attend(self.attention, query, key, known, batch)
-        middle = self.norm(self.dropout(answer) + residual)
+        attended = attend(self.attention, query, key, known, batch)
+        middle = self.norm(self.dropout(attended) + residual)
         fed: Tensor = self.feed_norm(self.dropout(self.feed(middle)) + middle)
         return fed
 
 
 class LFATransformer(nn.Module):
-    r"""Language-focused augmented transformer (eq. 4-9), with any modality in the place of the language l.
+    r"""Language-focused augmented transformer (eq. 4-9); any modality can be the dominant one, l.
 
     .. math::
         X^m &= \textstyle\sum_{a \neq l} X^{a \to l} + \hat{X}^l + X^l \\
@@ -111,7 +112,7 @@ class LFATransformer(nn.Module):
         dim: Width, a multiple of ``heads``.
         heads: Attention heads.
         dropout: Probability.
-        atmosphere: Ablation: without it, :math:`X^m` takes the place of :math:`X^l`, and the others stay.
+        atmosphere: Ablation: without it, :math:`X^m` replaces :math:`X^l`, and the other modalities stay unchanged.
         residual: R of eq. 6: the ``auxiliary`` modality, as printed, or the ``dominant`` one, which is the query.
     """
 
@@ -135,7 +136,7 @@ class LFATransformer(nn.Module):
     def forward(
         self, hidden: dict[str, Tensor], present: Mapping[str, Tensor], batch: ConversationBatch
     ) -> dict[str, Tensor]:
-        """Enhance the modalities, each ``(N, dim)``, of the utterances that are ``present (N,)``."""
+        """Enhance the modalities, each ``(N, dim)``, where they are ``present (N,)``."""
         language = hidden[self.dominant]
         mixed = language
         for name, attend_to in self.attend.items():
@@ -156,7 +157,7 @@ class LFATransformer(nn.Module):
 
 
 class GaussianEncoder(nn.Module):
-    """The distribution of a representation (eq. 12): linear mean, linear standard deviation through a softplus.
+    """Maps a representation to a Gaussian (eq. 12): linear mean, linear standard deviation with a softplus.
 
     Args:
         dim: Width of the representation and of the distribution.
@@ -168,12 +169,12 @@ class GaussianEncoder(nn.Module):
         self.scale = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Gaussian:
-        """Distributions, in float32, of ``(N, dim)`` representations."""
+        """The Gaussians of representations ``(N, dim)``, in float32."""
         return Gaussian(self.mean(x).float(), F.softplus(self.scale(x).float()) + 1e-3)
 
 
 class LFVDFusion(FusionHead):
-    r"""LFVD (Zhu and Jiang 2025, Journal of Intelligent Information Systems), every part of it switchable.
+    r"""LFVD (Zhu and Jiang 2025, Journal of Intelligent Information Systems); every part can be switched off.
 
     1. Every modality goes through a Bi-GRU and DAG-ERC along the conversation (eq. 2-3).
     2. The language attends to the other modalities and to itself; the atmosphere of the conversation that a token finds
@@ -186,8 +187,8 @@ class LFVDFusion(FusionHead):
 
     4. A linear classifier (eq. 18).
 
-    The ``losses``: ``self`` (eq. 10, of two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13), whose
-    weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
+    The ``losses`` are ``self`` (eq. 10, with two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13);
+    their weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
 
     A modality that an utterance lacks is represented by what its neighbours say; no attention reads it, no loss reads
     it, and it has no share in the fusion. Only the dominant modality always has: any subset predicts.
@@ -198,19 +199,19 @@ class LFVDFusion(FusionHead):
         dim: Common width, a multiple of ``attention_heads`` and even.
         dominant: The modality that is the query, teaches and has weight 1; one of ``dims`` (ablation: another).
         dag_layers: Layers of DAG-ERC.
-        omega: Turns of the own speaker that its past reaches back to.
+        omega: How many turns of the same speaker its past reaches back.
         attention_heads: Heads of every attention.
-        lfa: Language-focused augmented transformer (ablation: off, which takes the atmosphere away too).
+        lfa: Language-focused augmented transformer (ablation: off, which removes the atmosphere too).
         atmosphere: The conversation's emotional atmosphere (ablation: off).
         contrastive: The terms ``self`` and ``full`` (ablation: off).
         weighted_fusion: Weights of eq. 14-16 (ablation: off, a plain sum).
         distillation: The term ``distillation`` (ablation: off; without weights too, there are no Gaussians).
         residual: Residual of eq. 6: the ``auxiliary`` modality, as printed, or the ``dominant`` one, the query.
-        temperature: Of both contrastive terms.
+        temperature: Temperature of both contrastive terms.
         dropout: Probability.
 
     Raises:
-        ValueError: A width or number does not fit, or the dominant modality is not there.
+        ValueError: A width or number is invalid, or the dominant modality is not in ``dims``.
     """
 
     def __init__(
@@ -233,7 +234,9 @@ class LFVDFusion(FusionHead):
     ) -> None:
         super().__init__(dims, num_classes)
         if dominant not in dims:
-            raise ValueError(f"The dominant modality {dominant!r} is none of {sorted(dims)}: set `dominant` to one.")
+            raise ValueError(
+                f"The dominant modality {dominant!r} is not in {sorted(dims)}. Set `dominant` to one of them."
+            )
         if dim % 2 or dim % attention_heads:
             raise ValueError(f"dim must be even and divisible by attention_heads, got {dim} and {attention_heads}.")
         if residual not in ("auxiliary", "dominant"):
@@ -256,7 +259,7 @@ class LFVDFusion(FusionHead):
         self.classify = nn.Linear(dim, num_classes)
 
     def forward(self, batch: ConversationBatch) -> FusionOutput:
-        """Fuse the modalities of every utterance; losses, as far as on: ``self``, ``full``, ``distillation``."""
+        """Fuse the modalities of every utterance; losses, if switched on: ``self``, ``full``, ``distillation``."""
         present = {name: batch.present[name] for name in self.dims}
         hidden = {name: encode(batch.features[name], present[name], batch) for name, encode in self.context.items()}
         if self.augment is not None:

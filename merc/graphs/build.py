@@ -1,4 +1,4 @@
-"""The edges of a conversation graph, built for a whole split at once and kept."""
+"""Builds the edges of conversation graphs, once for a whole split."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from merc.batch import ConversationBatch, Edges
 EDGE_ATTRIBUTES = ("self", "past", "future", "speaker", "similar", "same_speaker", "offset", "weight")
 """Columns of :attr:`merc.batch.Edges.attributes`.
 
-The first five are the kinds (0 or 1; an edge may be of several): a node's edge to itself, from the temporal
-window before and after, from a neighbouring turn of the same speaker, from a similar utterance. Then whether both
-ends have one speaker, the signed distance in turns ``sign(d) log2(1 + |d|)`` (negative: the source came
+The first five are flags for the rules that gave the edge (0 or 1; several may hold): from the node itself, from the
+window before or after it, from a neighbouring turn of the same speaker, from a similar utterance. Then follow whether
+both ends have the same speaker, the signed distance in turns ``sign(d) log2(1 + |d|)`` (negative if the source came
 first), and the edge weight.
 """
 
@@ -27,17 +27,17 @@ class GraphBuilder:
 
     Node i receives edges from itself, the ``past`` utterances before it, the ``future`` utterances after
     it, the ``speaker`` nearest turns of its own speaker on either side, and the ``similar`` utterances whose
-    features have the highest cosine with its own (section 3.4.1 of arXiv 2511.13731). An edge that several
-    rules name exists once. Its weight is the angular similarity of the two feature vectors,
+    features have the highest cosine with its own (section 3.4.1 of arXiv 2511.13731). If several rules give the
+    same edge, it exists once. Its weight is the angular similarity of the two feature vectors,
 
     .. math:: w_{ij} = 1 - \arccos(\cos(x_i, x_j)) / \pi,
 
-    at least 0.01, which is 1 for the self edge and 0.5 where an utterance lacks its features; such an
-    utterance has no similarity edges. ``context="causal"`` drops every edge from a later utterance, so that a
-    prediction never looks ahead.
+    at least 0.01. It is 1 for the self edge, and 0.5 if an utterance lacks its features; such an utterance has no
+    ``similar`` edges. ``context="causal"`` drops every edge from a later utterance, so that a prediction never looks
+    ahead.
 
-    Memory is O(U (past + future + speaker + similar)) for U utterances. Finding the similar ones
-    takes O(U^2) multiplications in a conversation of U, in blocks of constant memory.
+    Memory is O(U (past + future + speaker + similar)) for U utterances. Finding the similar utterances of a
+    conversation takes O(U^2) multiplications, in blocks of constant memory.
 
     Args:
         past: Utterances before, at least 0.
@@ -47,7 +47,7 @@ class GraphBuilder:
         context: ``full`` or ``causal``.
 
     Raises:
-        ValueError: A number is negative, or the context is neither of the two.
+        ValueError: A number is negative, or ``context`` is unknown.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class GraphBuilder:
         """The edges of all conversations of a batch.
 
         Args:
-            batch: Its structure and the features ``name``.
-            name: Features that decide similarity and weights, for example ``text``.
+            batch: A batch with the features ``name``.
+            name: Features that determine similarity and weights, for example ``text``.
         """
         total = batch.num_utterances
         features, present = batch.features[name], batch.present[name]
@@ -86,14 +86,14 @@ class GraphBuilder:
             "speaker": list(self._speaker_turns(batch)),
             "similar": list(self._similar(batch, unit, present)),
         }
-        # An edge is the number target * N + source; sorting these numbers sorts edges by target.
-        named = {rule: torch.cat(parts) for rule, parts in rules.items() if parts}
-        codes, inverse = torch.unique(torch.cat(list(named.values())), return_inverse=True)
+        # Encode an edge as target * N + source: sorting these numbers sorts the edges by target.
+        codes_by_rule = {rule: torch.cat(parts) for rule, parts in rules.items() if parts}
+        codes, inverse = torch.unique(torch.cat(list(codes_by_rule.values())), return_inverse=True)
         target, source = codes // max(total, 1), codes % max(total, 1)
         kinds = torch.zeros(len(codes), len(rules))
         start = 0
         for column, rule in enumerate(rules):
-            count = len(named.get(rule, ()))
+            count = len(codes_by_rule.get(rule, ()))
             kinds[inverse[start : start + count], column] = 1.0
             start += count
         weight = _angular(unit, source, target)
@@ -121,7 +121,7 @@ class GraphBuilder:
         total = batch.num_utterances
         most = int(batch.speaker.max()) + 1 if total else 1
         turn = batch.conversation * most + batch.speaker
-        order = torch.argsort(turn, stable=True)  # turns of one speaker side by side, still in time order
+        order = torch.argsort(turn, stable=True)  # turns of one speaker are adjacent and in time order
         for step in range(1, self.speaker + 1):
             earlier, later = order[:-step], order[step:]
             same = turn[earlier] == turn[later]
@@ -141,8 +141,8 @@ class GraphBuilder:
                 continue
             for rows in torch.split(nodes, block):
                 score = unit[rows] @ unit[nodes].T
-                barred = nodes >= rows[:, None] if self.causal else nodes == rows[:, None]
-                best, column = score.masked_fill_(barred, -math.inf).topk(count)
+                excluded = nodes >= rows[:, None] if self.causal else nodes == rows[:, None]
+                best, column = score.masked_fill_(excluded, -math.inf).topk(count)
                 found = best > -math.inf
                 yield (rows[:, None] * total + nodes[column])[found]
 

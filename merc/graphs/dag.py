@@ -15,16 +15,17 @@ class DAGEncoder(nn.Module):
     r"""DAG-ERC (Shen et al. 2021, arXiv 2105.12907) along every conversation.
 
     Utterance i has edges from the utterances before it, back to and including the ``omega``-th latest of its own
-    speaker; if there are fewer, back to the first. The output is a linear map of the states of all layers,
-    :math:`W [h_i^{(0)}; \dots; h_i^{(L)}]`, with :math:`h^{(0)}` the input. No edge comes from a later utterance.
+    speaker, or back to the first utterance if there are fewer turns. The output is a linear map of the states of all
+    layers, :math:`W [h_i^{(0)}; \dots; h_i^{(L)}]`, with :math:`h^{(0)}` the input. No edge comes from a later
+    utterance.
 
-    All conversations take a step together, so time is O(layers T) steps for T utterances in the longest one; memory is
-    O(T^2) for the edges. Under autocast the recurrence keeps the precision of the parameters.
+    All conversations advance together: a batch takes O(layers T) steps for T utterances in the longest conversation.
+    Memory is O(T^2) for the edges. Under autocast the recurrence keeps the precision of the parameters.
 
     Args:
         dim: Width of the input, of every layer and of the output.
         layers: DAG layers, at least 1.
-        omega: Turns of the own speaker that the past reaches back to, at least 1.
+        omega: How many turns of the same speaker the past reaches back, at least 1.
 
     Raises:
         ValueError: A number is below 1.
@@ -39,11 +40,11 @@ class DAGEncoder(nn.Module):
         self.join = nn.Linear((layers + 1) * dim, dim)
 
     def edges(self, batch: ConversationBatch) -> tuple[Tensor, Tensor]:
-        """Which utterances have an edge from which.
+        """Mask of the edges between the utterances of every conversation.
 
         Returns:
             ``(B, T, T)`` booleans: whether utterance i (second axis) has an edge from j (third), and whether both have
-            one speaker. Padding has no edges.
+            the same speaker. Padding has no edges.
         """
         speaker, real = batch.to_dense(batch.speaker)
         turn = torch.arange(speaker.shape[1], device=speaker.device)

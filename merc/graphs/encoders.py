@@ -1,4 +1,4 @@
-"""Graph encoders: networks from the features of a modality to hidden states and logits."""
+"""Graph encoders: networks that map the features of a modality to hidden states and logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from merc.kernels import Dropout, graph_attention, graph_convolution
 
 
 class GraphOutput(NamedTuple):
-    """What a graph encoder gives.
+    """The output of a graph encoder.
 
     Attributes:
         logits: ``(N, C)``.
@@ -31,7 +31,8 @@ class GraphOutput(NamedTuple):
 class GraphEncoder(nn.Module):
     """Projection, message-passing layers with residual and LayerNorm, linear classifier.
 
-    An utterance that lacks the modality enters as one learned vector, so that its neighbours speak for it.
+    A learned vector replaces the features of an utterance that lacks the modality, so its neighbours determine its
+    state. To write your own network, subclass it and implement :meth:`propagate`.
 
     Args:
         dim: Width d of the modality's features.
@@ -63,7 +64,7 @@ class GraphEncoder(nn.Module):
         self.classify = nn.Linear(hidden_dim, num_classes)
 
     def prepare(self, edges: Edges, nodes: int) -> Edges:
-        """What all layers need of the graph of ``nodes`` utterances, once for all of them. Default: as it is."""
+        """Prepare the graph of ``nodes`` utterances once for all layers. Default: return it unchanged."""
         return edges
 
     @abstractmethod

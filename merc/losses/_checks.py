@@ -1,4 +1,4 @@
-"""What the losses share: options within their ranges, tensors that fit each other, full precision."""
+"""Checks of options and shapes, and full precision, shared by all losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def require_range(
     """Return ``value`` if it is finite and within ``[low, high]`` (``(low, high]`` with ``open_low``).
 
     Raises:
-        ValueError: It is not; the message gives the range.
+        ValueError: It is not finite or out of range; the message gives the range.
     """
     inside = low < value <= high if open_low else low <= value <= high
     if not inside or not math.isfinite(value):
@@ -31,7 +31,7 @@ def require_range(
 
 
 def require_rows(loss: str, name: str, rows: Tensor, label: Tensor) -> None:
-    """Refuse anything but one row and one label per utterance.
+    """Check that there is one row and one label per utterance.
 
     Raises:
         ValueError: ``rows`` is not ``(N, d)`` or ``label`` is not ``(N,)`` with the same N.
@@ -44,10 +44,10 @@ def require_rows(loss: str, name: str, rows: Tensor, label: Tensor) -> None:
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a loss so that all of it is computed in float32 at least, under autocast too.
+    """Decorate a loss so that it is computed in float32 or wider, also under autocast.
 
-    Half-precision tensors among the arguments, in mappings and named tuples as well, are widened, and autocast is off
-    inside: it would narrow the operands of every matrix product again. Double precision is left alone.
+    Half-precision tensors among the arguments are widened, also those inside mappings and named tuples. Autocast is
+    off inside, because it would narrow the operands of every matrix product again. Double precision stays as it is.
     """
 
     @wraps(function)

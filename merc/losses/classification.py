@@ -19,19 +19,20 @@ def mean_over_labelled(values: Tensor, label: Tensor) -> Tensor:
         label: ``(N,)`` ids, -100 for unlabelled.
 
     Returns:
-        A scalar; 0, still part of the autograd graph, if nothing is labelled.
+        A scalar. If nothing is labelled, it is 0 and still part of the autograd graph.
     """
     return values.sum() / (label != IGNORE_INDEX).sum().clamp(min=1)
 
 
 class ClassificationLoss(nn.Module):
-    """A loss on class logits that can start from log-probabilities which somebody else has computed.
+    """Base of the losses on class logits.
 
-    Subclass it and write :meth:`per_utterance`; :class:`merc.losses.FusionLoss` takes any such loss.
+    To write your own, implement :meth:`per_utterance`. It takes log-probabilities, so that
+    :class:`merc.losses.FusionLoss` can compute them once for several losses.
     """
 
     def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
-        """The loss of every utterance.
+        """The loss per utterance.
 
         Args:
             log_probabilities: ``(N, C)``, the log-softmax of the logits in float32.
@@ -51,17 +52,17 @@ class ClassificationLoss(nn.Module):
             label: ``(N,)`` ids in ``0..C-1``, -100 for unlabelled.
 
         Returns:
-            A scalar; 0, still part of the autograd graph, if nothing is labelled.
+            A scalar. If nothing is labelled, it is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         require_rows(type(self).__name__, "logits", logits, label)
         return mean_over_labelled(self.per_utterance(logits.log_softmax(-1), label), label)
 
 
 class PolynomialCrossEntropy(ClassificationLoss):
-    r"""Cross-entropy with a polynomial term that keeps pushing on hard utterances.
+    r"""Cross-entropy with a polynomial term, which gives hard utterances more weight.
 
     .. math:: L_{comp} = -\log p_y + \alpha (1 - p_y)^{1 + \gamma}
 
@@ -69,9 +70,9 @@ class PolynomialCrossEntropy(ClassificationLoss):
     cross-entropy (eq. 21).
 
     Args:
-        alpha: Weight of the polynomial term, at least -1 (where it cancels the first term of the
-            cross-entropy's own expansion in powers of ``1 - p`` when ``gamma`` is 0).
-        gamma: Focus of the polynomial term, at least 0.
+        alpha: Weight of the polynomial term, at least -1. With -1 and ``gamma=0`` it cancels the first term of the
+            expansion of the cross-entropy in powers of ``1 - p``.
+        gamma: The larger, the more the polynomial term focuses on hard utterances; at least 0.
 
     Raises:
         ValueError: An option is out of its range.
@@ -83,8 +84,8 @@ class PolynomialCrossEntropy(ClassificationLoss):
         self.gamma = require_range("PolynomialCrossEntropy", "gamma", gamma, 0.0)
 
     def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
-        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
-        # nll_loss gives 0 for an ignored utterance, that is p = 1, where the polynomial vanishes too.
+        """The loss per utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
+        # nll_loss returns 0 for an ignored utterance. This means p = 1, where the polynomial is 0 too.
         nll = F.nll_loss(log_probabilities, label, ignore_index=IGNORE_INDEX, reduction="none")
         if self.alpha == 0:
             return nll
@@ -92,7 +93,7 @@ class PolynomialCrossEntropy(ClassificationLoss):
 
 
 class LabelSmoothingCrossEntropy(ClassificationLoss):
-    r"""Cross-entropy against a target that is mixed with the uniform distribution.
+    r"""Cross-entropy with a target that is mixed with the uniform distribution.
 
     .. math:: L_{smooth} = -\sum_c q_c \log p_c, \qquad q_c = (1 - \epsilon)[c = y] + \epsilon / C
 
@@ -110,29 +111,29 @@ class LabelSmoothingCrossEntropy(ClassificationLoss):
         self.epsilon = require_range("LabelSmoothingCrossEntropy", "epsilon", epsilon, 0.0, 1.0)
 
     def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
-        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
+        """The loss per utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`."""
         nll = F.nll_loss(log_probabilities, label, ignore_index=IGNORE_INDEX, reduction="none")
         uniform = -log_probabilities.mean(dim=-1).masked_fill(label == IGNORE_INDEX, 0.0)
         return (1 - self.epsilon) * nll + self.epsilon * uniform
 
 
 class LogitAdjusted(ClassificationLoss):
-    r"""A classification loss on logits that are shifted by the logarithm of how frequent each emotion is.
+    r"""A classification loss on logits that are shifted by the log frequencies of the emotions.
 
     .. math:: L(f + \tau \log \pi, y)
 
-    after Menon et al. 2021 (arXiv 2007.07314), eq. 10. Where seven of ten utterances are neutral or joyful, a network
-    that is not sure names one of these, and hardly ever a rare emotion: good for accuracy, bad for F1. Trained on
-    shifted logits, the network need not learn the frequencies; its own logits, which predict, are those of a
-    corpus whose emotions are more even: as they come with :math:`\tau = 0`, equally frequent with 1.
+    Menon et al. 2021 (arXiv 2007.07314), eq. 10. If seven of ten utterances are neutral or joyful, an uncertain network
+    predicts one of these and almost never a rare emotion, which is good for accuracy but bad for F1. With shifted
+    logits, the network does not need to learn the frequencies. Its own, unshifted logits then predict as on a corpus
+    with more balanced emotions: unchanged with :math:`\tau = 0`, equally frequent with :math:`\tau = 1`.
 
-    The frequencies :math:`\pi` are those of the training split, and one more of each emotion. The task that trains
-    under the loss tells them by :meth:`set_class_counts`; in a training loop of your own, give ``class_counts``.
+    The frequencies :math:`\pi` are those of the training split, with one utterance added per emotion. Tasks pass the
+    counts to :meth:`set_class_counts`; in your own training loop, pass ``class_counts``.
 
     Args:
         tau: :math:`\tau`, at least 0.
         loss: The loss on the shifted logits. Default: cross-entropy.
-        class_counts: Labelled utterances of every emotion, by id. Default: the task tells them.
+        class_counts: Labelled utterances per emotion, by id. Default: the task sets them.
 
     Raises:
         ValueError: An option is out of its range.
@@ -149,7 +150,7 @@ class LogitAdjusted(ClassificationLoss):
             self.set_class_counts(class_counts)
 
     def set_class_counts(self, counts: Sequence[int]) -> None:
-        """Tell how many labelled utterances of every emotion the training split has.
+        """Set the number of labelled utterances per emotion in the training split.
 
         Args:
             counts: C numbers, by id.
@@ -162,15 +163,15 @@ class LogitAdjusted(ClassificationLoss):
         self.class_counts = [int(count) for count in counts]
 
     def per_utterance(self, log_probabilities: Tensor, label: Tensor) -> Tensor:
-        """The loss of every utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`.
+        """The loss per utterance, ``(N,)``; see :meth:`ClassificationLoss.per_utterance`.
 
         Raises:
-            ValueError: The counts are unknown, or of another number of emotions than the logits.
+            ValueError: The counts are not set, or their number differs from the number of classes.
         """
         if self.class_counts is None or len(self.class_counts) != log_probabilities.shape[-1]:
             raise ValueError(
                 f"LogitAdjusted: expected class_counts of {log_probabilities.shape[-1]} emotions, found "
-                f"{self.class_counts}: give them to the loss, or train it in a task of merc, which counts them."
+                f"{self.class_counts}. Pass class_counts to the loss, or train it in a task of merc, which sets them."
             )
         count = log_probabilities.new_tensor(self.class_counts) + 1
         shifted = (log_probabilities + self.tau * (count / count.sum()).log()).log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Contrastive losses: utterances of the same emotion drawn together, others pushed apart."""
+"""Contrastive losses: they pull utterances of the same emotion together and push others apart."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class SupervisedContrastiveLoss(nn.Module):
         \log \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)}
 
     with z the L2-normalised projections (eq. 25), :math:`P_i` the other utterances with the label of i, and
-    A the anchors that have such a positive: the others are left out of the mean, not counted as 0. Eq. 26
-    of arXiv 2511.13731, which has one positive per anchor; Khosla et al. 2020 (arXiv 2004.11362), eq. 2,
-    has all. Unlabelled utterances are neither anchors, nor positives, nor negatives.
+    A the anchors that have such a positive; other anchors are left out of the mean and do not count as 0. Eq. 26
+    of arXiv 2511.13731 has one positive per anchor, eq. 2 of Khosla et al. 2020 (arXiv 2004.11362) has
+    all. Unlabelled utterances are neither anchors, nor positives, nor negatives.
 
     Args:
         temperature: :math:`\tau`, above 0.
-        positives: ``all``, the mean over every positive; or ``one``, in training one positive drawn
-            at random for each anchor (from PyTorch's generator, so a seed repeats it). The mean over all
-            is the expectation of the draw, and is what ``one`` computes in evaluation mode.
+        positives: ``all`` takes the mean over all positives. ``one`` draws one positive per anchor at random in
+            training (from PyTorch's generator, so a seed makes it reproducible), and takes the mean over all, which is
+            the expectation of the draw, in evaluation mode.
 
     Raises:
         ValueError: An option is out of its range.
@@ -49,10 +49,10 @@ class SupervisedContrastiveLoss(nn.Module):
             label: ``(N,)`` ids, -100 for unlabelled.
 
         Returns:
-            A scalar; 0, still part of the autograd graph, if no two utterances share a label.
+            A scalar. If no two utterances share a label, it is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         require_rows("SupervisedContrastiveLoss", "projections", projections, label)
         if not len(label):
@@ -63,7 +63,7 @@ class SupervisedContrastiveLoss(nn.Module):
         others = labelled.expand(len(label), -1).clone().fill_diagonal_(False)
         positive = others & (label[:, None] == label)
         anchors = positive.any(dim=1)
-        # Half of the lowest number: -inf would make the gradient of a row without others NaN.
+        # Half of the lowest number, because -inf would make the gradient NaN for a row without other utterances.
         log_share = similarity.masked_fill(~others, torch.finfo(similarity.dtype).min / 2).log_softmax(dim=1)
         if self.positives == "one" and self.training:
             drawn = torch.rand_like(similarity).masked_fill(~positive, -1.0).argmax(dim=1)

@@ -12,12 +12,12 @@ from merc.losses.classification import ClassificationLoss, PolynomialCrossEntrop
 
 
 class StudentLoss(nn.Module, ABC):
-    """What a student trains under: labels, and what its teacher predicts. :class:`merc.tasks.StudentTask` takes any."""
+    """Base of the losses of a student: labels and the teacher's predictions. For :class:`merc.tasks.StudentTask`."""
 
     @property
     @abstractmethod
     def needs_teacher(self) -> bool:
-        """Whether the loss reads the teacher's logits at all."""
+        """Whether the loss reads the teacher's logits."""
 
     @abstractmethod
     def forward(
@@ -38,17 +38,17 @@ class StudentLoss(nn.Module, ABC):
 
 
 class DistillationLoss(StudentLoss):
-    r"""Cross-entropy with the labels, and divergence from the teacher at a temperature.
+    r"""Cross-entropy with the labels, and divergence from the teacher's softened predictions.
 
     .. math:: L_{dis} = \alpha L_{ce}(f_s, y) + (1 - \alpha) \tau^2
         KL(\mathrm{softmax}(f_t / \tau) \,\|\, \mathrm{softmax}(f_s / \tau))
 
     Eq. 10, with the cross-entropy of eq. 21 and the divergence of eq. 22 of arXiv 2511.13731, after Hinton
-    et al. 2015 (arXiv 1503.02531), whose :math:`\tau^2` keeps both gradients on one scale.
+    et al. 2015 (arXiv 1503.02531). The factor :math:`\tau^2` keeps both gradients on the same scale.
 
     The cross-entropy is the mean over labelled utterances. The divergence is the mean over the utterances
-    that have a teacher, labelled or not: the teacher needs no label. An utterance without a teacher has its
-    cross-entropy only. No gradient reaches the teacher.
+    that have teacher logits, labelled or not. An utterance without them contributes its cross-entropy
+    only. No gradient reaches the teacher.
 
     Args:
         alpha: Weight of the cross-entropy, in 0..1. With 1 there is no distillation: the divergence is not
@@ -88,11 +88,11 @@ class DistillationLoss(StudentLoss):
             teacher_present: ``(N,)`` booleans, where the teacher has logits. Default: everywhere.
 
         Returns:
-            Scalars ``ce`` and ``kl``; a term of weight 0 is left out, a term over no utterance is 0 and
+            Scalars ``ce`` and ``kl``. A term of weight 0 is left out; a term without utterances is 0 and
             still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit, or the teacher's logits are needed and absent.
+            ValueError: The shapes do not match, or required teacher logits are missing.
         """
         require_rows("DistillationLoss", "student_logits", student_logits, label)
         terms = {}
@@ -107,7 +107,7 @@ class DistillationLoss(StudentLoss):
             found = "none" if teacher is None else f"shape {tuple(teacher.shape)}"
             raise ValueError(
                 f"DistillationLoss: expected teacher logits of shape {tuple(student.shape)}, got {found}. "
-                "Give the teacher's store of logits, or set alpha to 1 to train without a teacher."
+                "Add the teacher's store of logits, or set alpha to 1 to train without a teacher."
             )
         divergence = F.kl_div(
             (student / self.temperature).log_softmax(-1),

@@ -1,4 +1,4 @@
-"""The composite loss of the fusion stage: classification, smoothing and contrast under one sum."""
+"""The loss of the fusion stage: a weighted sum of classification, smoothing and contrast."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from merc.losses.contrastive import SupervisedContrastiveLoss
 
 
 class FusionLoss(nn.Module):
-    r"""The loss under which modality fusion trains.
+    r"""The loss of the modality fusion.
 
     .. math:: L_{fusion} = \alpha L_{comp} + (1 - \alpha) L_{smooth} + \lambda L_{cont}(g(h))
 
-    Eq. 20 of arXiv 2511.13731; g is the two-layer projection of eq. 25, which belongs to this module: give
+    Eq. 20 of arXiv 2511.13731; g is the two-layer projection of eq. 25, which is part of this module: pass
     its parameters to the optimizer of the network. Without contrast (``lambda_cont=0``) there is no
     projection and the loss has no parameters. Ablations: ``alpha_comp=1, lambda_cont=0`` with
     ``comp=PolynomialCrossEntropy(alpha=0)`` is plain cross-entropy.
 
     Args:
-        dim: Width of the embeddings; :class:`merc.tasks.FusionTask` gives that of its head. 0: there are none.
+        dim: Width of the embeddings; :class:`merc.tasks.FusionTask` passes that of its head. 0 if there are none.
         alpha_comp: :math:`\alpha`, the share of ``comp`` against ``smooth``, in 0..1.
         lambda_cont: :math:`\lambda`, weight of the contrastive term, at least 0.
         projection_dim: Width of the projections.
@@ -34,7 +34,7 @@ class FusionLoss(nn.Module):
         cont: Contrastive loss. Default: :class:`SupervisedContrastiveLoss` (eq. 26).
 
     Raises:
-        ValueError: An option is out of its range, or there is contrast without embeddings.
+        ValueError: An option is out of its range, or the contrast lacks embeddings.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class FusionLoss(nn.Module):
         require_range("FusionLoss", "projection_dim", projection_dim, 1)
         if lambda_cont and not dim:
             raise ValueError(
-                f"FusionLoss contrasts embeddings (lambda_cont is {lambda_cont}), and the head gives none: "
-                "set lambda_cont to 0, or let the head give embeddings."
+                f"FusionLoss contrasts embeddings (lambda_cont is {lambda_cont}), but the head returns none. "
+                "Set lambda_cont to 0, or let the head return embeddings."
             )
         self.comp = comp or PolynomialCrossEntropy()
         self.smooth = smooth or LabelSmoothingCrossEntropy()
@@ -74,11 +74,11 @@ class FusionLoss(nn.Module):
                 without contrast.
 
         Returns:
-            Scalars ``comp``, ``smooth`` and ``cont``; a term of weight 0 is left out, a term over no
-            utterance is 0 and still part of the autograd graph.
+            Scalars ``comp``, ``smooth`` and ``cont``. A term of weight 0 is left out; a term without
+            utterances is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit, or embeddings are needed and absent.
+            ValueError: The shapes do not match, or required embeddings are missing.
         """
         require_rows("FusionLoss", "logits", logits, label)
         projections = None
@@ -87,7 +87,7 @@ class FusionLoss(nn.Module):
                 found = "none" if embeddings is None else f"shape {tuple(embeddings.shape)}"
                 raise ValueError(
                     f"FusionLoss: expected embeddings of shape ({len(label)}, {self.dim}), got {found}. "
-                    "Make it for the width of these, or set lambda_cont to 0 for a head without embeddings."
+                    "Build the loss for this width, or set lambda_cont to 0 for a head without embeddings."
                 )
             projections = self.projection(embeddings)
         return self._terms(logits, label, projections)

@@ -15,14 +15,14 @@ from merc.losses._checks import full_precision, require_range, require_rows
 
 
 class ModalityContrastiveLoss(nn.Module):
-    r"""L_self: the modalities of one utterance drawn together, those of different utterances pushed apart.
+    r"""L_self: pulls the modalities of one utterance together and pushes those of different utterances apart.
 
     .. math:: L_{self} = -\sum_{a \neq b} \frac{1}{|A_{ab}|} \sum_{i \in A_{ab}}
         \log \frac{\exp(x_i^a \cdot x_i^b / \tau)}{\sum_{j \neq i} \exp(x_i^a \cdot x_j^b / \tau)}
 
-    with x L2-normalised, over ordered pairs of modalities (eq. 10 of LFVD; the positive is not in the denominator, as
-    printed). :math:`A_{ab}` are the utterances that have both modalities, and j runs over those that have b; an
-    utterance without such a j is left out of the mean. No label is read.
+    with x L2-normalised, over ordered pairs of modalities (eq. 10 of LFVD; as printed, the positive is not in the
+    denominator). :math:`A_{ab}` are the utterances that have both modalities, and j runs over those that have b. An
+    utterance without such a j is left out of the mean. Labels are not used.
 
     Args:
         temperature: :math:`\tau`, above 0.
@@ -37,7 +37,7 @@ class ModalityContrastiveLoss(nn.Module):
 
     @full_precision
     def forward(self, views: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Sum over the ordered pairs of modalities; 0 where there is nothing to compare.
+        """Sum over the ordered pairs of modalities; 0 if there is nothing to compare.
 
         Args:
             views: By modality ``(N, d)``, not normalised; half precision is widened to float32.
@@ -55,14 +55,14 @@ class ModalityContrastiveLoss(nn.Module):
 
 
 class EmotionContrastiveLoss(nn.Module):
-    r"""L_full: within each modality, utterances of one emotion drawn together, others pushed apart.
+    r"""L_full: within each modality, pulls utterances of one emotion together and pushes others apart.
 
     .. math:: L_{full} = -\sum_m \frac{1}{|A_m|} \sum_{i \in A_m} \frac{1}{|P_i|} \sum_{p \in P_i}
         \log \frac{\exp(x_i^m \cdot x_p^m / \tau)}{\sum_{k \in N_i} \exp(x_i^m \cdot x_k^m / \tau)}
 
     with x L2-normalised (eq. 11 of LFVD). :math:`P_i` are the other utterances with the label of i, :math:`N_i` those
-    with another label: the denominator holds no positive, as printed. :math:`A_m` are the utterances that have both a
-    positive and a negative. Utterances that are unlabelled or lack the modality are left out altogether.
+    with another label; as printed, the denominator contains no positive. :math:`A_m` are the utterances that have
+    both a positive and a negative. Utterances without a label or without the modality are ignored.
 
     Args:
         temperature: :math:`\tau`, above 0.
@@ -77,7 +77,7 @@ class EmotionContrastiveLoss(nn.Module):
 
     @full_precision
     def forward(self, views: Mapping[str, Tensor], present: Mapping[str, Tensor], label: Tensor) -> Tensor:
-        """Sum over the modalities; 0 where no label is.
+        """Sum over the modalities; 0 without labels.
 
         Args:
             views: By modality ``(N, d)``, not normalised; half precision is widened to float32.
@@ -85,7 +85,7 @@ class EmotionContrastiveLoss(nn.Module):
             label: ``(N,)`` ids, -100 for unlabelled.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         unit = _normalised(views)
         total = torch.stack([x.sum() for x in unit.values()]).sum() * 0.0
@@ -115,7 +115,7 @@ class Gaussian(NamedTuple):
     scale: Tensor
 
     def divergence(self, other: Gaussian) -> Tensor:
-        r"""KL(self || other) by dimension, ``(N, d)``; its sum over dimensions is that of the distributions.
+        r"""KL(self || other) per dimension, ``(N, d)``; the sum over dimensions is the divergence of the distributions.
 
         .. math:: \log \frac{s_2}{s_1} + \frac{s_1^2 + (m_1 - m_2)^2}{2 s_2^2} - \frac{1}{2}
         """
@@ -123,16 +123,16 @@ class Gaussian(NamedTuple):
         return (ratio.square() + ((self.mean - other.mean) / other.scale).square() - 1) / 2 - ratio.log()
 
     def divergence_from_normal(self) -> Tensor:
-        """KL(self || N(0, I)) by dimension, ``(N, d)``."""
+        """KL(self || N(0, I)) per dimension, ``(N, d)``."""
         return self.divergence(Gaussian(torch.zeros_like(self.mean), torch.ones_like(self.scale)))
 
     def detach(self) -> Gaussian:
-        """The same distributions, through which no gradient flows."""
+        """The same distributions, detached from the autograd graph."""
         return Gaussian(self.mean.detach(), self.scale.detach())
 
 
 class VariationalDistillationLoss(nn.Module):
-    r"""The distributions of the auxiliary modalities drawn to that of the dominant one, all to the normal one.
+    r"""Pulls the distributions of the other modalities to that of the dominant one, and all to the standard normal.
 
     .. math:: L_{distillation} = \sum_{m \neq l} KL(q_m \,\|\, q_l) + \sum_m KL(q_m \,\|\, N(0, I))
 
@@ -174,7 +174,7 @@ def _similarity(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
 
 
 def _log_sum(similarity: Tensor, chosen: Tensor) -> Tensor:
-    """Log of the sum of exponentials of the chosen ones of each row; finite, as its gradient, if there is none."""
+    """Log-sum-exp over the chosen entries of each row; value and gradient are finite if there are none."""
     return similarity.masked_fill(~chosen, torch.finfo(similarity.dtype).min / 2).logsumexp(1)
 
 

@@ -1,4 +1,4 @@
-"""Losses between vectors: how far a representation is from the one that it should resemble."""
+"""Losses between vectors: the distance of a representation from its target."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class MeanSquaredError(nn.Module):
 
     .. math:: L_{mse} = \frac{1}{|P| d} \sum_{i \in P} \lVert x_i - t_i \rVert^2
 
-    with P the utterances that are present. Labels play no part. Gradients reach both sides: detach the one that is to
-    stand still.
+    where P are the utterances that are present. Labels are not used. Gradients flow into both arguments; detach the one
+    that should stay fixed.
     """
 
     @full_precision
@@ -24,13 +24,13 @@ class MeanSquaredError(nn.Module):
         Args:
             values: ``(N, d)``; half precision is widened to float32.
             target: ``(N, d)``.
-            present: ``(N,)`` booleans; what stands in the other rows is not read. Default: everywhere.
+            present: ``(N,)`` booleans; other rows are not read. Default: everywhere.
 
         Returns:
-            A scalar; 0, still part of the autograd graph, if no utterance is present.
+            A scalar. If no utterance is present, it is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         if values.dim() != 2 or target.shape != values.shape or (present is not None and len(present) != len(values)):
             rows = "" if present is None else f" and present {tuple(present.shape)}"

@@ -1,4 +1,4 @@
-"""The synchrony loss: lips near their own sound, far from any other."""
+"""The synchrony loss: it pulls lips towards their own sound and pushes them away from any other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from merc.losses._checks import full_precision, require_range
 
 NEGATIVES = ("shifted", "same_clip", "other_clip", "silent")
 """Kinds of negatives: the same track at another time, another track of the same clip, a track of another clip, lips
-that do not speak. A batch names them by their place here, from 1 on; 0 is a pair that is none."""
+that do not speak. Batches refer to them by their position here, starting at 1; 0 is a pair that is not a negative."""
 
 
 class SyncLoss(nn.Module):
@@ -21,18 +21,18 @@ class SyncLoss(nn.Module):
     .. math:: L_{sync} = \alpha L_{rank} + \beta L_{align}, \quad
         L_{rank} = \sum_k w_k \, E_k[\max(0, m + d_{pos} - d_{neg})], \quad L_{align} = E[d_{pos}]
 
-    Eq. 2-4 of arXiv 2511.13731, with the Euclidean distance d of unit vectors. The paper leaves open what the
-    negatives are; here they are of the kinds :data:`NEGATIVES`, each with its share :math:`w_k` of the mean. A pair of
-    sound and foreign lips is a negative for the sound, and for the lips where they have a sound of their own.
+    Eq. 2-4 of arXiv 2511.13731, with the Euclidean distance d of unit vectors. The paper does not define
+    the negatives; here they are of the kinds :data:`NEGATIVES`, each with its share :math:`w_k` of the mean. A pair of
+    a sound and other lips is a negative for the sound, and also for the lips if they have their own sound.
 
-    Unit vectors that have nothing to do with each other are :math:`\sqrt 2` apart, so that with the paper's margin
-    every negative counts the same, however near it is. A contrastive term (van den Oord et al. 2018,
-    arXiv 1807.03748) lets near negatives count most; it is an addition, off by default:
+    Unrelated unit vectors are :math:`\sqrt 2` apart, so with the paper's margin every negative has the same weight,
+    however close it is. A contrastive term (van den Oord et al. 2018, arXiv 1807.03748) gives close negatives the
+    largest weight. It is an addition to the paper and off by default:
 
     .. math:: L_{contrast} = -E \log \frac{e^{s_{pos} / \tau}}{e^{s_{pos} / \tau} + \sum_{neg} e^{s_{neg} / \tau}},
         \quad s = 1 - d^2 / 2,
 
-    over sounds and, likewise, over lips; negatives of a kind that weighs nothing are left out.
+    over sounds and, likewise, over lips. Negatives of a kind with weight 0 are left out.
 
     Args:
         rank: :math:`\alpha`.
@@ -40,10 +40,10 @@ class SyncLoss(nn.Module):
         contrast: Weight of the contrastive term.
         temperature: :math:`\tau`, above 0.
         margin: m, in 0..2: distances of unit vectors are at most 2.
-        negatives: Weight of each kind; kinds that a batch lacks leave their share to the others.
+        negatives: Weight of each kind. If a batch lacks a kind, the others take its share.
 
     Raises:
-        ValueError: An option is out of its range, a kind of negatives is unknown, or all weigh nothing.
+        ValueError: An option is out of its range, a kind of negatives is unknown, or all weights are 0.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SyncLoss(nn.Module):
         self.margin = require_range("SyncLoss", "margin", margin, 0.0, 2.0)
         self.negatives = {name: require_range("SyncLoss", name, given.get(name, 0.0), 0.0) for name in NEGATIVES}
         if not any(self.negatives.values()):
-            raise ValueError("SyncLoss: all negatives weigh 0: give at least one kind a weight.")
+            raise ValueError("SyncLoss: the weights of all negatives are 0. Give at least one kind a weight above 0.")
 
     @full_precision
     def forward(self, video: Tensor, audio: Tensor, kinds: Tensor) -> dict[str, Tensor]:
@@ -75,15 +75,15 @@ class SyncLoss(nn.Module):
         Args:
             video: ``(V, d)`` unit vectors of lips; the first A of them belong to the A sounds.
             audio: ``(A, d)`` unit vectors of sounds.
-            kinds: ``(A, V)`` what each pair of sound and lips is: 0 for no negative, k for the k-th of
+            kinds: ``(A, V)`` kind of each pair of sound and lips: 0 for no negative, k for the k-th of
                 :data:`NEGATIVES`.
 
         Returns:
-            Scalars ``rank``, ``align`` and ``contrast``; a term of weight 0 is left out, the rank is 0, and still part
-            of the graph, without negatives.
+            Scalars ``rank``, ``align`` and ``contrast``. A term of weight 0 is left out. Without negatives, ``rank``
+            is 0 and still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit.
+            ValueError: The shapes do not match.
         """
         count = len(audio)
         if video.shape[1:] != audio.shape[1:] or len(video) < count or kinds.shape != (count, len(video)):
@@ -124,5 +124,5 @@ class SyncLoss(nn.Module):
 
 @full_precision
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances ``(..., A, B)`` of unit vectors ``(..., A, d)``, ``(..., B, d)``; a gradient at 0, too."""
+    """Euclidean distances ``(..., A, B)`` of unit vectors ``(..., A, d)``, ``(..., B, d)``; finite gradient at 0."""
     return (2 - 2 * a @ b.mT).clamp(min=1e-6).sqrt()

@@ -1,4 +1,4 @@
-"""TelME's distillation: a student keeps the relations in its teacher's predictions and in its hidden states."""
+"""TelME's distillation: a student learns the relations in its teacher's predictions and hidden states."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class DISTLoss(StudentLoss):
         L_{inter} &= \frac{\tau^2}{B} \sum_{i=1}^B 1 - \rho(Y^s_{i,:}, Y^t_{i,:}) \\
         L_{intra} &= \frac{\tau^2}{C} \sum_{j=1}^C 1 - \rho(Y^s_{:,j}, Y^t_{:,j})
 
-    Eq. 6-12 of TelME (arXiv 2401.12987), after DIST (Huang et al. 2022, arXiv 2205.10536). A student so weak that it
-    cannot reach its teacher's probabilities can still rank as its teacher does.
+    Eq. 6-12 of TelME (arXiv 2401.12987), after DIST (Huang et al. 2022, arXiv 2205.10536). A student that is too weak
+    to match its teacher's probabilities can still learn the same ranking.
 
-    :math:`L_{intra}` correlates over the utterances of a batch, so its value depends on who is in the batch: this is
-    a loss to train with and not a measure of a student. The utterances are those that have a teacher, labelled
-    or not. Vectors that do not vary, such as those of a single utterance, have the correlation 0. No gradient reaches
-    the teacher.
+    :math:`L_{intra}` correlates over the utterances of a batch, so its value depends on the batch. Use it for training,
+    not to measure a student. It includes all utterances that have teacher logits, labelled or not. Constant vectors,
+    such as those of a single utterance, have the correlation 0. No gradient reaches the teacher.
 
     Args:
         alpha: :math:`\alpha`, at least 0. TelME: 1 on MELD, 0.1 on IEMOCAP. With 0 no teacher is needed.
@@ -67,16 +66,18 @@ class DISTLoss(StudentLoss):
             teacher_present: ``(N,)`` booleans, where the teacher has logits. Default: everywhere.
 
         Returns:
-            Scalars ``ce``, ``inter`` and ``intra``; with ``alpha`` 0 the first alone. A term over no utterance is 0
-            and still part of the autograd graph.
+            Scalars ``ce``, ``inter`` and ``intra``; only ``ce`` if ``alpha`` is 0. A term without utterances is 0 and
+            still part of the autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit, or the teacher's logits are needed and absent.
+            ValueError: The shapes do not match, or required teacher logits are missing.
         """
         require_rows("DISTLoss", "student_logits", student_logits, label)
         terms = {"ce": self.ce(student_logits, label)}
         if self.alpha > 0:
-            teacher_rows, student_rows = _taught("DISTLoss", "logits", student_logits, teacher_logits, teacher_present)
+            teacher_rows, student_rows = _rows_with_teacher(
+                "DISTLoss", "logits", student_logits, teacher_logits, teacher_present
+            )
             teacher = (teacher_rows / self.temperature).softmax(-1)
             student = (student_rows / self.temperature).softmax(-1)
             weight = self.alpha * self.temperature**2
@@ -86,14 +87,14 @@ class DISTLoss(StudentLoss):
 
 
 class FeatureSimilarityLoss(nn.Module):
-    r"""Hidden states of the student are as similar to those of the teacher as the latter are among themselves.
+    r"""Makes the student's hidden states as similar to the teacher's as these are among themselves.
 
     .. math:: \beta L_{feature} = \frac{\beta}{B} \sum_{i=1}^B KL(P_i \,\|\, Q_i), \quad
         P = \mathrm{softmax}(T T^\top / \tau), \quad Q = \mathrm{softmax}(T S^\top / \tau)
 
     Eq. 13-15 of TelME (arXiv 2401.12987), with the L2-normalised hidden states T of the teacher and S of the student
     of B utterances, and the softmax over each row. It compares the utterances of a batch with each other, so its
-    value depends on who is in the batch: this is a loss to train with. No gradient reaches the teacher.
+    value depends on the batch. Use it for training only. No gradient reaches the teacher.
 
     Args:
         beta: :math:`\beta`, at least 0. TelME: 1. With 0 no teacher is needed.
@@ -122,18 +123,20 @@ class FeatureSimilarityLoss(nn.Module):
         Args:
             student_hidden: ``(N, d)``; half precision is widened to float32.
             teacher_hidden: ``(N, d)``; may be ``None`` if ``beta`` is 0.
-            present: ``(N,)`` booleans, which utterances take part. Default: all.
+            present: ``(N,)`` booleans: which utterances to include. Default: all.
 
         Returns:
-            The scalar ``feature``, or nothing if ``beta`` is 0. Over no utterance it is 0 and still part of the
+            The scalar ``feature``, or nothing if ``beta`` is 0. Without utterances it is 0 and still part of the
             autograd graph.
 
         Raises:
-            ValueError: The shapes do not fit, or the teacher's hidden states are needed and absent.
+            ValueError: The shapes do not match, or required hidden states of the teacher are missing.
         """
         if not self.beta:
             return {}
-        teacher, student = _taught("FeatureSimilarityLoss", "hidden states", student_hidden, teacher_hidden, present)
+        teacher, student = _rows_with_teacher(
+            "FeatureSimilarityLoss", "hidden states", student_hidden, teacher_hidden, present
+        )
         teacher, student = F.normalize(teacher, dim=-1), F.normalize(student, dim=-1)
         target = (teacher @ teacher.T / self.temperature).log_softmax(-1)
         found = (teacher @ student.T / self.temperature).log_softmax(-1)
@@ -141,15 +144,15 @@ class FeatureSimilarityLoss(nn.Module):
         return {"feature": self.beta * divergence / max(len(target), 1)}
 
 
-def _taught(
+def _rows_with_teacher(
     loss: str, what: str, student: Tensor, teacher: Tensor | None, present: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The rows that have a teacher, of the teacher and of the student."""
+    """The rows of teacher and student for the utterances that have a teacher."""
     if teacher is None or teacher.shape != student.shape:
         found = "none" if teacher is None else f"shape {tuple(teacher.shape)}"
         raise ValueError(
             f"{loss}: expected {what} of the teacher of shape {tuple(student.shape)}, got {found}. "
-            "Give the teacher's store of them, with the student's width, or set the weight to 0 to train without."
+            "Add the teacher's store of these, with the student's width, or set the weight to 0 to train without it."
         )
     teacher = teacher.detach()
     return (teacher, student) if present is None else (teacher[present], student[present])
@@ -159,7 +162,7 @@ def _distance(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
     """Mean of 1 - Pearson correlation along ``dim`` (eq. 7); 0 without utterances."""
     if not len(student):
         return student.sum()
-    # The correlation is the cosine of what is centred; centred probabilities below eps are rounding.
+    # The correlation is the cosine of the centred values; centred probabilities below eps are rounding errors.
     correlation = F.cosine_similarity(
         student - student.mean(dim, keepdim=True), teacher - teacher.mean(dim, keepdim=True), dim=dim, eps=1e-6
     )

@@ -1,4 +1,4 @@
-"""Crops of faces and mouths from decoded frames, the same numbers whatever the batch, the threads or the device."""
+"""Crops of faces and mouths; the numbers do not depend on the batch, the threads or the device."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _REGIONS: dict[Region, tuple[float, float]] = {"face": (0.5, 1.0), "mouth": (0.8
 _UNIT = 256
 """Filter weights are multiples of 1/256: sums of bytes are then whole numbers below 2**24, exact in float32."""
 
-_SLICE = 32  # images resampled at once, which bounds the memory
+_SLICE = 32  # images per step, which limits the memory
 
 
 def crop_faces(images: Tensor, boxes: Tensor, size: int, *, region: Region = "face", margin: float = 0.2) -> Tensor:
     """Square crops, one per image, resampled with a filter as wide as the scale asks for (no aliasing).
 
-    Beyond the edge of an image its outermost pixels are repeated. A crop depends on nothing but its own image
-    and box, down to the last bit.
+    Beyond the edge of an image its outermost pixels are repeated. A crop depends on its own image and box only, down
+    to the last bit.
 
     Args:
         images: ``(T, C, H, W)`` uint8.
         boxes: ``(T, 4)`` face boxes x1, y1, x2, y2 in pixels of ``images``, one per image.
         size: Side S of the crops in pixels.
-        region: What to cut out.
+        region: The region to crop.
         margin: Share of the region's side that is added to it.
 
     Returns:
         ``(T, C, S, S)`` uint8.
 
     Raises:
-        ValueError: Images and boxes do not fit each other, or a box is empty or not finite.
+        ValueError: Images and boxes do not match, or a box is empty or not finite.
     """
     if images.ndim != 4 or images.dtype != torch.uint8 or boxes.shape != (len(images), 4):
         raise ValueError(
@@ -72,10 +72,10 @@ def crop_squares(boxes: Tensor, region: Region = "face", margin: float = 0.2) ->
 def mouth_crops(
     frames: Iterable[Frames], tracks: Sequence[FaceTrack], size: int = 88, *, margin: float = 0.2
 ) -> Tensor:
-    """The grey mouth crops of all tracks, as the ``crops`` store holds them.
+    """The grey mouth crops of all tracks, in the form of the ``crops`` store.
 
     Args:
-        frames: The frames in which the tracks were found, at any scale (a second pass over the clip will do).
+        frames: The frames in which the tracks were found, at any scale (for example a second pass over the clip).
         tracks: The tracks of the clip.
         size: Side S of a crop in pixels.
         margin: As for :func:`crop_faces`.
@@ -102,7 +102,7 @@ def mouth_crops(
                 done += end - begin
     if done != len(crops):
         raise ValueError(
-            f"The frames show {done} of {len(crops)} faces of the tracks: give all frames from which they were made."
+            f"The frames show {done} of {len(crops)} faces of the tracks. Pass all frames that the tracks come from."
         )
     return crops
 
@@ -149,13 +149,13 @@ def grey(images: Tensor) -> Tensor:
 def resample(
     images: Tensor, rectangles: Tensor, size: tuple[int, int], *, index: Tensor | None = None, to_grey: bool = False
 ) -> Tensor:
-    """Rectangles of images at another size, by a triangle filter with repeated edges.
+    """Resample rectangles of images to another size, with a triangle filter and repeated edges.
 
     Args:
         images: ``(T, C, H, W)`` uint8.
-        rectangles: ``(N, 4)`` x1, y1, x2, y2 in pixels, a pixel i reaching from i to i + 1; may leave the image.
+        rectangles: ``(N, 4)`` x1, y1, x2, y2 in pixels, where pixel i covers i to i + 1; may exceed the image.
         size: Rows and columns of the output.
-        index: ``(N,)`` the image of every rectangle. Default: one rectangle an image, in order.
+        index: ``(N,)`` the image of every rectangle. Default: one rectangle per image, in order.
         to_grey: Reduce RGB to one channel of luma first (only inside the rectangles).
 
     Returns:

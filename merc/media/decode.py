@@ -1,4 +1,4 @@
-"""Decoding: the video of a span of any media file on a time grid, and what the sound shares with it."""
+"""Decoding: the frames of a span of any media file on a time grid, and the parts shared with sound."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAME_TIME = 1e-3
-"""Seconds: containers round time stamps, some to 1 ms, so a frame that comes this much late is still in time."""
+"""Seconds: tolerance of time stamps, which some containers round to 1 ms."""
 
 LONGEST_GAP = 600.0
-"""Seconds: time stamps further apart are damage, and the file counts as ended before them."""
+"""Seconds: a larger step of the time stamps is damage, and the file counts as ended before it."""
 
 _SEEK_MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
-"""Seconds before the wanted time to seek to, one after the other until the seek leads to where decoding can begin."""
+"""Seconds before the wanted time to seek to, tried in order until decoding can start there."""
 
 _UNSTAMPED = 1.0
-"""Seconds: MPEG program streams stamp only some frames, at least one in 0.7 s; after a seek the first are guessed."""
+"""Seconds: MPEG program streams stamp only some frames, at least one in 0.7 s; the first after a seek are guesses."""
 
-_MAX_PIXELS = 2**25  # 8K; a damaged header that claims more must not take all memory
+_MAX_PIXELS = 2**25  # 8K; a damaged header must not make us allocate more
 
 
 class MediaError(ValueError):
-    """A media file is broken or lacks what is wanted.
+    """A media file is broken or lacks the requested part.
 
     Args:
         message: What was expected, what was found, what to do.
-        reason: The same in a few words that do not depend on file or machine.
+        reason: A few words that do not depend on file or machine.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -54,19 +54,19 @@ class MediaError(ValueError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
-        """Keep the reason on the way from a worker process."""
+        """Pickle with the reason, for errors from worker processes."""
         return type(self), (str(self), self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a media file says of itself.
+    """The properties of a media file, from its header.
 
     Args:
-        duration: Seconds from the earlier start of video and sound to the end. A damaged or truncated
-            file may say more than it holds.
-        width: Pixels of a frame as it is shown, after rotation; ``None`` without video.
-        height: Likewise.
+        duration: Seconds from the start of video or sound, whichever is first, to the end. In a damaged or truncated
+            file it may be too long.
+        width: Width of a displayed frame in pixels, after rotation; ``None`` without video.
+        height: Height, likewise.
         fps: Mean source frames per second, if known.
         sample_rate: Source samples per second; ``None`` without sound.
         channels: Number of source channels.
@@ -86,10 +86,10 @@ class Frames:
 
     Args:
         images: ``(T, 3, H, W)`` uint8 RGB.
-        first: Index on the grid of the first image: image t is what is on the screen ``(first + t) / fps``
-            seconds after the clip's start.
+        first: Index of the first image on the grid: image t shows the screen ``(first + t) / fps`` seconds after the
+            start of the clip.
         fps: Images per second.
-        scale: Pixels of the source frame (after rotation, inside the region) times this are pixels of the images.
+        scale: Size of the images relative to the source frames (after rotation, inside the region).
     """
 
     images: Tensor
@@ -99,11 +99,11 @@ class Frames:
 
 
 class Watch:
-    """Ends decoding that hangs: counts the time at work, not the time in which the caller holds the results.
+    """A time limit for decoding, which counts only the time inside the decoder and not that of the caller.
 
     Args:
         path: The file, for the message.
-        limit: Seconds by which the work may lag behind the media that it has delivered.
+        limit: Seconds by which decoding may lag behind the duration of the delivered media.
     """
 
     def __init__(self, path: str, limit: float) -> None:
@@ -112,7 +112,7 @@ class Watch:
         self._deadline = time.monotonic() + limit
 
     def check(self) -> None:
-        """Go on, or raise :class:`MediaError` because the limit has passed."""
+        """Raise :class:`MediaError` if the limit has passed."""
         if time.monotonic() > self._deadline:
             raise MediaError(
                 f"Decoding {self.path} lags more than {self.limit:g} s behind: it is damaged, or its disk or this "
@@ -122,7 +122,7 @@ class Watch:
 
     @contextmanager
     def delivered(self, seconds: float) -> Iterator[None]:
-        """The time inside the block is the caller's; the media delivered there earns new time."""
+        """Do not count the time inside the block, and extend the limit by ``seconds`` of delivered media."""
         pause = time.monotonic()
         yield
         self._deadline += time.monotonic() - pause + seconds
@@ -131,11 +131,11 @@ class Watch:
 class Source:
     """The video or the sound of one file: its frames from any time on.
 
-    Times are seconds from the earlier start of video and sound, so both have one clock.
+    Times are seconds from the start of video or sound, whichever is first, so both share one clock.
 
     Args:
         path: The file.
-        kind: Which of the two.
+        kind: Video or sound.
         watch: The time limit.
         threads: Decoder threads; 0 for as many as there are cores.
 
@@ -152,10 +152,9 @@ class Source:
         self.origin = origin_of(self.container)
 
     def frames(self, start: float) -> Iterator[tuple[float, Any]]:
-        """Decoded frames with their times, from the last one at or before ``start``, or some before that.
+        """Decoded frames with their times, from the last one at or before ``start`` or from an earlier one.
 
-        Nothing that a decoder shows before it has found its feet after a seek is among them. Damaged frames
-        are left out.
+        Frames before the first valid one after a seek, and damaged frames, are left out.
 
         Args:
             start: Seconds.
@@ -185,21 +184,21 @@ class Source:
         try:
             self.container.seek(int((start + self.origin) / self.stream.time_base), stream=self.stream)
         except av.FFmpegError:
-            return  # this format cannot: frames() goes from the beginning
+            return  # this format cannot seek: frames() starts from the beginning
         frames = self._decode(None)
-        if self.kind == "video":  # before a key frame, frames lack what they refer to
+        if self.kind == "video":  # before a key frame, frames lack their references
             frames = itertools.dropwhile(lambda frame: not frame[1].key_frame, frames)
         yield from frames
 
     def _opened(self) -> tuple[InputContainer, Any]:
-        """The file from its beginning, and its stream with a new decoder; later, packets may bring up more streams."""
+        """Open the file at its beginning, with a new decoder for the stream; later packets may add more streams."""
         container = open_media(self.path, self.watch)
         video, audio = streams_of(container)
         stream: Any = video if self.kind == "video" else audio
         if stream is None or stream.codec_context is None:
             container.close()
             if stream is not None:
-                raise MediaError(f"{self.path} has {self.kind} of an unknown codec: convert it.", "unknown codec")
+                raise MediaError(f"{self.path} has {self.kind} with an unknown codec. Convert it.", "unknown codec")
             word = "video" if self.kind == "video" else "sound"
             raise MediaError(f"{self.path} has no {word}: expected a file with one.", f"no {word}")
         stream.codec_context.thread_type = "AUTO"
@@ -208,9 +207,9 @@ class Source:
         return container, stream
 
     def _decode(self, clock: float | None) -> Iterator[tuple[float, Any]]:
-        """Frames from here on; ``clock`` is the time of a first frame without time stamp, if that is known.
+        """Decode frames from here; ``clock`` is the time of a first frame without time stamp, if known.
 
-        A frame whose stamp is missing, or is not after the one before, follows on that.
+        A video frame without a time stamp, or with one that does not increase, follows directly after the previous one.
         """
         import av
 
@@ -222,42 +221,42 @@ class Source:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, IndexError):
-                # What cannot be read is the end (an IndexError: the end of a file that brought up another stream on
-                # its way); the decoder still holds frames.
+                # Unreadable data is the end (an IndexError: the end of a file that added a stream while it was read);
+                # the decoder still holds frames.
                 self.watch.check()
                 packet = None
             ended = packet is None
             if packet is not None and not packet.size:
-                continue  # a dropped frame, as AVI has them; to the decoder it would mean the end
+                continue  # a dropped frame in an AVI file; for the decoder an empty packet means the end
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
                 continue  # a damaged packet
             for frame in frames:
-                if frame.time_base is None and stream.time_base:  # of the last ones, which no packet brings out
+                if frame.time_base is None and stream.time_base:  # the last frames come without a packet
                     frame.time_base = stream.time_base
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 stamped = in_seconds(stamp, frame.time_base)
                 if stamped is not None:
                     stamped -= self.origin + self.late(frame)
-                    if self.kind == "audio" or stamped > shown:  # decoders give frames in the order of showing
+                    if self.kind == "audio" or stamped > shown:  # decoders return frames in display order
                         clock = stamped
                 if clock is None:
-                    return  # nobody knows where the seek has led to
+                    return  # the position after the seek is unknown
                 yield clock, frame
                 shown, clock = clock, clock + self.seconds(frame)
 
     def late(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
-        """By how much the time stamp of a frame is late: AVI has the order of decoding alone, which B-frames delay.
+        """Delay of the time stamp of a frame: AVI stores only the decoding order, which B-frames delay.
 
-        MPEG-4 by one frame. H.264 in AVI, which its makers never meant, stays as FFmpeg guesses it.
+        For MPEG-4 it is one frame. H.264 in AVI, which is not standardized, stays as FFmpeg guesses it.
         """
         context = self.stream.codec_context
         delayed = self.kind == "video" and self.container.format.name == "avi" and context.name == "mpeg4"
         return self.seconds(frame) if delayed and context.has_b_frames else 0.0
 
     def seconds(self, frame: Any) -> float:  # noqa: ANN401 - video or audio
-        """How long a frame lasts."""
+        """The duration of a frame in seconds."""
         if self.kind == "audio":
             return float(frame.samples / frame.sample_rate) if frame.sample_rate else 0.0
         lasts = in_seconds(frame.duration, frame.time_base)
@@ -265,7 +264,7 @@ class Source:
 
 
 def pyav() -> None:
-    """Say what to install if PyAV is missing."""
+    """Raise an error that says what to install if PyAV is missing."""
     try:
         import av  # noqa: F401
     except ImportError as error:
@@ -276,7 +275,7 @@ def open_media(path: str, watch: Watch) -> InputContainer:
     """Open a local file.
 
     Raises:
-        MediaError: It is missing, not a file, or nothing that can be decoded.
+        MediaError: It is missing, not a file, or cannot be decoded.
     """
     pyav()
     import av
@@ -285,17 +284,17 @@ def open_media(path: str, watch: Watch) -> InputContainer:
     try:
         size = os.stat(file).st_size
     except FileNotFoundError as error:
-        raise MediaError(f"There is no media file {path}: check the path.", "no such file") from error
+        raise MediaError(f"There is no media file {path}. Check the path.", "no such file") from error
     except (OSError, ValueError) as error:
-        raise MediaError(f"{path} cannot be reached ({error}): check path and rights.", "cannot be read") from error
+        raise MediaError(f"{path} cannot be opened ({error}). Check path and permissions.", "cannot be read") from error
     if not file.is_file():
-        raise MediaError(f"{path} is not a file: expected a media file.", "not a file")
+        raise MediaError(f"{path} is not a file, expected a media file.", "not a file")
     if not os.access(file, os.R_OK):
-        raise MediaError(f"{path} may not be read: check its rights.", "no permission")
+        raise MediaError(f"{path} cannot be read. Check its permissions.", "no permission")
     if size == 0:
-        raise MediaError(f"{path} is empty: copy or download it again.", "empty file")
+        raise MediaError(f"{path} is empty. Copy or download it again.", "empty file")
     try:
-        # A text that is renamed, or a playlist, must not make us open other files or addresses.
+        # A renamed text file, or a playlist, must not make us open other files or URLs.
         return av.open(
             f"file:{path}",
             options={"protocol_whitelist": "file"},
@@ -305,14 +304,14 @@ def open_media(path: str, watch: Watch) -> InputContainer:
     except av.FFmpegError as error:
         watch.check()
         raise MediaError(
-            f"{path} is not a media file, or its header is damaged ({type(error).__name__}: {error.strerror}): play it "
+            f"{path} is not a media file, or its header is damaged ({type(error).__name__}: {error.strerror}). Play it "
             "to check it, or convert it.",
             "not media or damaged header",
         ) from error
 
 
 def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The video and the sound of a file, as a player would choose them; a cover is no video."""
+    """The video and the sound stream that a player would choose; a cover image is not a video."""
     from av.stream import Disposition
 
     video: Any = container.streams.best("video")
@@ -323,26 +322,26 @@ def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.Aud
 
 
 def origin_of(container: InputContainer) -> float:
-    """The earlier start of video and sound, in seconds of the container's time stamps."""
+    """The start of video or sound, whichever is first, in seconds of the container's time stamps."""
     starts = [in_seconds(stream.start_time, stream.time_base) for stream in streams_of(container) if stream is not None]
     starts = [start for start in starts if start is not None] or [in_seconds(container.start_time, Fraction(1, 10**6))]
     return min((start for start in starts if start is not None), default=0.0)
 
 
 def in_seconds(stamp: int | None, time_base: Fraction | None) -> float | None:
-    """A time stamp in seconds, unless it or its unit is unknown, as in damaged files."""
+    """A time stamp in seconds; ``None`` if it or its unit is unknown, as in damaged files."""
     return None if stamp is None or not time_base else float(stamp * time_base)
 
 
 def frame_rate(stream: Any) -> float | None:  # noqa: ANN401 - PyAV
-    """Mean frames per second, if the container tells."""
+    """Mean frames per second, if the container has it."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else None
 
 
 @contextmanager
 def as_media_error(path: str) -> Iterator[None]:
-    """Whatever the libraries below complain of becomes a :class:`MediaError`."""
+    """Turn the errors of the underlying libraries into a :class:`MediaError`."""
     pyav()
     import av
 
@@ -350,12 +349,12 @@ def as_media_error(path: str) -> Iterator[None]:
         yield
     except (av.FFmpegError, MemoryError, OverflowError) as error:
         raise MediaError(
-            f"{path} cannot be decoded ({type(error).__name__}: {error}): convert it or leave it out.", "damaged"
+            f"{path} cannot be decoded ({type(error).__name__}: {error}). Convert it or leave it out.", "damaged"
         ) from error
 
 
 def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
-    """What is in a media file, from its header and its first frame.
+    """The properties of a media file, from its header and its first frame.
 
     Args:
         path: The file.
@@ -389,7 +388,7 @@ def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
 
 
 def _scanned_duration(container: InputContainer, watch: Watch) -> float:
-    """Where the last packet ends: for files that do not say how long they are."""
+    """The end of the last packet, for files without a duration."""
     origin, end = origin_of(container), 0.0
     video, audio = streams_of(container)
     usual = 1 / (frame_rate(video) or FRAME_RATE) if video is not None else 0.0
@@ -403,14 +402,14 @@ def _scanned_duration(container: InputContainer, watch: Watch) -> float:
 
 
 def undecodable(path: str, word: str) -> MediaError:
-    """The error of a file whose video or sound is there, but damaged all through."""
-    return MediaError(f"Nothing of the {word} of {path} can be decoded: copy it again.", f"damaged {word}")
+    """The error for a file whose video or sound exists, but is damaged throughout."""
+    return MediaError(f"Nothing of the {word} of {path} can be decoded. Copy it again.", f"damaged {word}")
 
 
 def outside(clip: Clip, word: str) -> MediaError:
-    """The error of a clip in which there is no video or sound."""
+    """The error for a clip without video or sound."""
     return MediaError(
-        f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s: check the times of the clip.",
+        f"{clip.path} has no {word} from {clip.start} to {clip.end or 'its end'} s. Check the times of the clip.",
         f"no {word} in the clip",
     )
 
@@ -424,15 +423,15 @@ def read_frames(
     time_limit: float = 60.0,
     threads: int = 1,
 ) -> Iterator[Frames]:
-    """The video of a clip on a grid of ``fps`` images per second that begins at the clip's start.
+    """The frames of a clip on a grid of ``fps`` frames per second that begins at the start of the clip.
 
-    Image i shows what is on the screen i / ``fps`` seconds after the clip's start: the nearest source frame at
-    or before. Where the video starts late its first frame is shown from the beginning. The grid ends at the
-    clip's end or the video's, whichever is first. Frames that are damaged leave the one before on the
-    screen. Pixels are as stored: those that a player would show wider than high are not stretched.
+    Frame i shows the screen i / ``fps`` seconds after the start of the clip: the last source frame at or before that
+    time. If the video starts late, its first frame is shown from the beginning. The grid ends at the end of the clip or
+    of the video, whichever is first. A damaged frame is replaced by the one before it. Pixels are as stored: non-square
+    pixels are not stretched.
 
-    Memory is that of one chunk, however long the clip. The tensors do not depend on ``chunk``, nor on ``threads``
-    as long as the file is not damaged: with several threads, more frames around the damage are lost.
+    Memory is that of one chunk, for any length of the clip. The result does not depend on ``chunk``. It does not depend
+    on ``threads`` either, unless the file is damaged: with several threads, more frames around the damage are lost.
 
     Args:
         clip: What to read.
@@ -444,7 +443,7 @@ def read_frames(
         threads: Decoder threads; 0 for as many as there are cores.
 
     Yields:
-        Frames with ``chunk`` images each; the last may have fewer.
+        Chunks of ``chunk`` frames each; the last may have fewer.
 
     Raises:
         MediaError: The file is broken, has no video or none in the clip, or took too long.
@@ -482,7 +481,7 @@ def read_frames(
 
 
 def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) -> Iterator[T]:
-    """What is on the screen at the times 0, 1 / ``fps``, 2 / ``fps`` ... before ``end``.
+    """The content of the screen at the times 0, 1 / ``fps``, 2 / ``fps`` ... before ``end``.
 
     Args:
         frames: Time, duration and content of the source frames. A frame that is not later than the one
@@ -491,8 +490,8 @@ def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) ->
         end: Where the grid ends if the frames do not end before; in seconds, as all times.
 
     Yields:
-        For every time the content of the last frame at or before it, or of the first frame of all. Nothing if
-        the first frame starts after ``end``, or the last one ends before the first time.
+        For every time, the content of the last frame at or before it, or of the first frame. Nothing if the first frame
+        starts after ``end``, or the last one ends before the first time.
     """
     index = 0
     current: list[T] = []  # none or one
@@ -515,7 +514,7 @@ def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) ->
 
 
 class _View:
-    """Turns decoded frames of one clip into images, all of one size: cut to the region, scaled, RGB, upright.
+    """Turns decoded frames of one clip into RGB images of one size: cropped to the region, scaled and upright.
 
     Args:
         region: Part of the frame that counts, in 0..1 of the frame as it is shown.
@@ -536,7 +535,7 @@ class _View:
     def __call__(self, frame: av.VideoFrame) -> Tensor:
         """The image ``(3, H, W)`` of a frame."""
         frames_are = (frame.width, frame.height, frame.format.name, *_orientation(frame))
-        if frames_are != self._frames_are:  # some streams change size on their way; the images do not
+        if frames_are != self._frames_are:  # some streams change their size; the images do not
             self._frames_are = frames_are
             self._graph = self._made_for(frame)
         self._graph.push(frame)
@@ -572,7 +571,7 @@ class _View:
             size = size[1], size[0]
         graph = av.filter.Graph()
         graph.threads = 1
-        # Planes are what tensors want, and swscale makes them faster than packed pixels.
+        # Tensors need planes, and swscale writes them faster than packed pixels.
         graph.link_nodes(
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
             graph.add("crop", f"{right - left}:{bottom - top}:{left}:{top}:exact=1"),
@@ -584,7 +583,7 @@ class _View:
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
-    """The part of a side between two shares of it, at least one pixel."""
+    """The pixel range between two shares of a side, at least one pixel."""
     first = min(round(low * size), size - 1)
     return first, max(round(high * size), first + 1)
 
@@ -599,12 +598,12 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:
     """How to show a stored frame ``(3, H, W)``: whether to transpose it, and which dimensions to flip then."""
     from av.sidedata.sidedata import SideDataContainer
 
-    # frame.side_data would make a cycle of references, which keeps every frame until the garbage collector comes by.
+    # frame.side_data would create a reference cycle, which keeps every frame until the garbage collector runs.
     make: Any = SideDataContainer
     matrix = make(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return False, ()
-    # Shown at (a x + c y, b x + d y) is what is stored at (x, y); other angles than right ones are rounded.
+    # A stored pixel (x, y) is displayed at (a x + c y, b x + d y); angles are rounded to right angles.
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     across, down = (c, b) if transposed else (a, d)

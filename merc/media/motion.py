@@ -14,11 +14,11 @@ _THUMBNAIL = (18, 32)
 _PATCH = 64
 """Side of the patches in which motion is measured."""
 _COARSE = 4
-"""How many times smaller the patches are at first."""
+"""Factor by which the patches are reduced for the first search."""
 
 
 class CutFinder:
-    """Finds the first frames of shots in a stream, some frames late.
+    """Finds the first frames of shots in a stream, with a delay of some frames.
 
     Two frames differ by one minus the correlation of their thumbnails, which neither a change of brightness nor
     of contrast moves. A cut is where a frame differs from the one before it, much more than neighbouring frames do
@@ -26,9 +26,9 @@ class CutFinder:
     none).
 
     Args:
-        threshold: Least difference of a cut, in 0..2.
+        threshold: Smallest difference of a cut, in 0..2.
         ratio: How many times a cut must exceed the mean difference of the frames around it.
-        reach: Frames looked at on either side; the longest flash that is passed over, plus one.
+        reach: Frames to compare on either side: the longest flash to ignore, plus one.
     """
 
     def __init__(self, threshold: float = 0.05, ratio: float = 6.0, reach: int = 5) -> None:
@@ -37,13 +37,13 @@ class CutFinder:
         self.reach = reach
         self._recent: deque[Tensor] = deque(maxlen=reach + 1)
         self._rows: deque[list[float]] = deque(maxlen=2 * reach + 1)
-        """For each recent frame its difference from the one before it, from that before the last one, and so on."""
+        """For each recent frame, its differences from the frame before it, the second frame before it, and so on."""
         self._waiting = 0
 
     def push(self, images: Tensor) -> list[bool]:
-        """Take the next frames ``(T, 3, H, W)`` uint8 and say of as many as possible whether they begin a shot.
+        """Add frames ``(T, 3, H, W)`` uint8 and decide for as many frames as possible whether they start a shot.
 
-        The answers concern the first frame that has none yet, and those behind it, in order.
+        The results begin with the first undecided frame and are in order.
         """
         decided = []
         for image in images:
@@ -57,7 +57,7 @@ class CutFinder:
         return decided
 
     def finish(self) -> list[bool]:
-        """Say it of the frames that are left, at the end of the stream."""
+        """Decide the remaining frames at the end of the stream."""
         return [self._decide() for _ in range(self._waiting)]
 
     def _decide(self) -> bool:
@@ -68,7 +68,7 @@ class CutFinder:
             return False
         ahead = list(self._rows)[here + 1 : here + 1 + self.reach]
         around = [other[0] for other in [*list(self._rows)[max(0, here - self.reach) : here], *ahead] if other]
-        # Nothing soon after looks like the frame before (a flash begins), nothing just before like this one (it ends).
+        # No later frame may resemble the previous one (start of a flash), and no earlier frame this one (its end).
         others = [*(later[gap] for gap, later in enumerate(ahead, start=1)), *row[1:]]
         return min(others, default=row[0]) > row[0] / 2 and row[0] * len(around) > self.ratio * sum(around)
 
@@ -83,8 +83,8 @@ def _difference(first: Tensor, second: Tensor) -> float:
 def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """How far heads move beside their boxes, from each frame of a head to the next.
 
-    The upper face, which speech hardly moves, is registered: by a search over coarse shifts, then by Gauss-Newton
-    steps (Lucas and Kanade 1981), first coarse, then fine ones.
+    It registers the upper face, which speech hardly moves: with a search over coarse shifts, then with Gauss-Newton
+    steps (Lucas and Kanade 1981), first on coarse and then on fine patches.
 
     Args:
         images: ``(T, 1, H, W)`` uint8 grey.
@@ -92,8 +92,8 @@ def follow(images: Tensor, boxes: Tensor, index: Tensor) -> tuple[Tensor, Tensor
         index: ``(N,)`` the image of every box.
 
     Returns:
-        ``(N - 1, 2)`` x, y in pixels: how much farther than its box the head moved between row i and row i + 1, 0
-        where that cannot be told; and ``(N - 1,)`` whether it can. Where the next head begins, the row is void.
+        ``(N - 1, 2)`` x, y in pixels: the motion of the head minus that of its box between rows i and i + 1, 0 if it
+        cannot be measured; and ``(N - 1,)`` whether it was measured. Rows between two heads have no meaning.
     """
     if len(boxes) < 2:  # a face in the only frame of its shot
         return torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)
@@ -123,7 +123,7 @@ def _window(size: int) -> Tensor:
 
 
 def _blurred(patches: Tensor) -> Tensor:
-    """A binomial filter against the noise of compression, and for the straight lines that the steps assume."""
+    """A binomial filter against compression noise, and for the linear patches that the steps assume."""
     kernel = torch.tensor([0.25, 0.5, 0.25])
     padded = functional.pad(patches[:, None], (1, 1, 1, 1), mode="replicate")
     return functional.conv2d(padded, (kernel[:, None] * kernel)[None, None])[:, 0]
@@ -138,14 +138,14 @@ def _moved(patches: Tensor, shift: Tensor) -> Tensor:
 
 
 def _standardized(patches: Tensor, window: Tensor) -> Tensor:
-    """Zero mean and unit variance under the window, so that light does not count; flat patches stay small."""
+    """Zero mean and unit variance under the window, so that lighting has no effect; flat patches stay small."""
     weight = window / window.sum()
     centred = patches - (patches * weight).sum((1, 2), keepdim=True)
     return centred / ((centred**2 * weight).sum((1, 2), keepdim=True) + 4.0).sqrt()
 
 
 def _search(first: Tensor, second: Tensor) -> Tensor:
-    """The whole shifts ``(N, 2)``, up to a quarter of the patch, after which patches differ least."""
+    """The integer shifts ``(N, 2)``, up to a quarter of the patch, with the smallest difference."""
     window = _window(first.shape[-1])
     reach = first.shape[-1] // 4
     wide = functional.pad(_standardized(second, window)[None], (reach,) * 4, mode="replicate")
@@ -163,7 +163,7 @@ def _register(first: Tensor, second: Tensor, shift: Tensor, steps: int) -> Tenso
     down = (target.roll(-1, 1) - target.roll(1, 1)) / 2
     gradient = torch.stack([across, down], 1).flatten(2)
     weighted = gradient * window.flatten()
-    # A little is added to the diagonal so that flat patches stay where they are.
+    # The small diagonal keeps flat patches where they are.
     matrix = weighted @ gradient.transpose(1, 2) + 1e-2 * torch.eye(2)
     for _ in range(steps):
         error = (_standardized(_moved(second, shift), window) - target).flatten(1)

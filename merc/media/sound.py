@@ -15,17 +15,17 @@ from merc.media.decode import LONGEST_GAP, Source, Watch, as_media_error, outsid
 from merc.media.rates import MEL_BANDS, MEL_RATE, SAMPLE_RATE
 
 _WARM_UP = 0.5
-"""Seconds: audio decoders and the resampler need the sound before the clip to give the clip's first samples right."""
+"""Seconds before the clip that decoders and resampler need to get the first samples of the clip right."""
 
 _SLACK = 0.02
-"""Seconds: time stamps jitter with rounding and packing; only a step larger than this is a gap or an overlap."""
+"""Seconds: time stamps jitter with rounding and packing. Only a larger step is a gap or an overlap."""
 
 _MANY = 8
-"""Channels from which on PyAV takes what lies behind the planes of a frame for another plane."""
+"""Number of channels from which PyAV reads wrong planes of a frame."""
 
 
 def read_sound(clip: Clip, *, sample_rate: int = SAMPLE_RATE, time_limit: float = 60.0) -> Tensor:
-    """The whole sound of a clip: what :func:`iter_sound` yields, in one tensor.
+    """The whole sound of a clip: the pieces of :func:`iter_sound` in one tensor.
 
     Args:
         clip: What to read.
@@ -46,12 +46,12 @@ def iter_sound(
 ) -> Iterator[Tensor]:
     """The sound of a clip piece by piece, in constant memory.
 
-    Sample s is heard s / ``sample_rate`` seconds after the clip's start, on the clock that the video has too.
-    Where the sound starts late, or packets are missing, there is silence; it ends at the clip's end or the
-    sound's, whichever is first. Several channels become one by their mean.
+    Sample s belongs to the time s / ``sample_rate`` seconds after the start of the clip, on the clock of the video too.
+    If the sound starts late, or packets are missing, there is silence. It ends at the end of the clip or of the sound,
+    whichever is first. Several channels are averaged.
 
     Args:
-        clip: What to read; its region does not matter.
+        clip: The clip to read; its region is ignored.
         sample_rate: Samples per second to resample to.
         seconds: Length of a piece.
         time_limit: Seconds by which decoding may lag behind real time before it counts as hung. Only the
@@ -70,7 +70,7 @@ def iter_sound(
         source = Source(clip.path, "audio", watch, threads=1)
         decoded = False
 
-        def heard() -> Iterator[tuple[float, int, Tensor]]:
+        def timed_pieces() -> Iterator[tuple[float, int, Tensor]]:
             nonlocal decoded
             for when, frame in source.frames(max(0.0, clip.start - _WARM_UP)):
                 if clip.end is not None and when >= clip.end + _WARM_UP:
@@ -81,7 +81,7 @@ def iter_sound(
         length = inf if clip.end is None else round((clip.end - clip.start) * sample_rate)
         pieces: list[Tensor] = []
         held, delivered = 0, False
-        for piece in _until(length, _on_clock(heard(), sample_rate)):
+        for piece in _until(length, _on_clock(timed_pieces(), sample_rate)):
             pieces.append(piece)
             held += len(piece)
             while held >= size:
@@ -111,15 +111,15 @@ def _mono(frame: Any) -> Tensor:  # noqa: ANN401 - PyAV is optional
     return torch.from_numpy(samples).float().nan_to_num(0.0).mean(0)
 
 
-def _on_clock(heard: Iterable[tuple[float, int, Tensor]], sample_rate: int) -> Iterator[Tensor]:
+def _on_clock(sound: Iterable[tuple[float, int, Tensor]], sample_rate: int) -> Iterator[Tensor]:
     """Resampled sound without gaps from time 0 on.
 
     Args:
-        heard: Time, rate and samples of pieces of sound.
+        sound: Time, rate and samples of each piece of sound.
         sample_rate: Rate of the result.
     """
     position = 0  # next sample of the result
-    at = 0  # place of the next resampled one
+    at = 0  # position of the next resampled sample
     expected, rate = -inf, 0
     resampler: _Resampler | None = None
 
@@ -133,7 +133,7 @@ def _on_clock(heard: Iterable[tuple[float, int, Tensor]], sample_rate: int) -> I
         position += len(fresh)
         yield fresh
 
-    for when, piece_rate, samples in heard:
+    for when, piece_rate, samples in sound:
         if resampler is not None and when - expected > LONGEST_GAP:
             break
         if resampler is None or piece_rate != rate or abs(when - expected) > _SLACK:
@@ -157,7 +157,7 @@ def _until(length: float, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 class _Resampler:
-    """Resamples one uninterrupted piece of sound, part by part, without delay: sample 0 stays in place."""
+    """Resamples continuous sound part by part, without delay: sample 0 keeps its time."""
 
     def __init__(self, source_rate: int, sample_rate: int) -> None:
         import av
@@ -166,7 +166,7 @@ class _Resampler:
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """What is ready after another part."""
+        """Add a part and return the samples that are ready."""
         import av
 
         frame = av.AudioFrame.from_ndarray(samples[None].numpy(), format="flt", layout="mono")
@@ -174,7 +174,7 @@ class _Resampler:
         return self._joined(self._resampler.resample(frame))
 
     def rest(self) -> Tensor:
-        """What is ready after the last part."""
+        """Return the remaining samples after the last part."""
         return self._joined(self._resampler.resample(None))
 
     @staticmethod
@@ -188,7 +188,7 @@ class LogMel(nn.Module):
 
     Power in windows of 25 ms (Hann) around every 10 ms, in ``bands`` triangles from 20 Hz to half the sample rate on
     the HTK mel scale, then the natural logarithm with a floor of 1e-6 (about the noise of 16 bits): values from
-    -13.8 (digital silence) to about 10. Beyond both ends of the sound there is silence.
+    -13.8 (digital silence) to about 10. The sound is padded with silence at both ends.
 
     Args:
         sample_rate: Samples per second of the sound.
@@ -199,7 +199,7 @@ class LogMel(nn.Module):
     """
 
     floor = 1e-6
-    """Least power."""
+    """Smallest power."""
 
     def __init__(self, sample_rate: int = SAMPLE_RATE, bands: int = MEL_BANDS) -> None:
         super().__init__()
@@ -229,8 +229,8 @@ class LogMel(nn.Module):
             sound: ``(S,)`` or ``(B, S)`` in -1..1.
 
         Returns:
-            ``(T, bands)`` or ``(B, T, bands)`` with T = 1 + S * 100 // sample rate; frame j is centred on j / 100 s.
-            No sound gives no frames.
+            ``(T, bands)`` or ``(B, T, bands)`` with T = 1 + S * 100 // sample rate; row j is centred on j / 100 s.
+            Empty sound gives no rows.
         """
         if not sound.shape[-1]:
             return sound.new_zeros(*sound.shape[:-1], 0, self.bands)

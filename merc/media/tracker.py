@@ -1,4 +1,4 @@
-"""FaceTracker: a stream of frames to the boxes of every face over time, in constant memory."""
+"""FaceTracker: the boxes of every face over time, from a stream of frames in constant memory."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from merc.media.tracks import FaceTrack
 if TYPE_CHECKING:
     from merc.media.decode import Frames
 
-_KEYS_AT_ONCE = 8  # the detector sees the same groups of frames whatever the chunks, so its numbers are the same too
-_NEW_OVERLAP = 0.4  # a detection that overlaps a tracked face this much is that face once more
+_KEYS_AT_ONCE = 8  # fixed, so that the results of the detector do not depend on the chunks
+_NEW_OVERLAP = 0.4  # a detection that overlaps a tracked face by this much belongs to that face
 
 
 class FaceTracker:
-    """Follows faces through a stream of frames.
+    """Tracks faces through a stream of frames.
 
-    Faces are detected in every ``every``-th frame of a shot, on a downscaled image, and linked over time by the
-    overlap with the box that constant velocity predicts, as well as possible over all faces (the Hungarian method);
-    doubtful detections are tried after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864). No
-    track crosses a cut.
+    Faces are detected in every ``every``-th frame of a shot, on a downscaled image. They are linked over time by their
+    overlap with the boxes that constant velocity predicts, optimally over all faces (the Hungarian method). Doubtful
+    detections are linked after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864). No track crosses
+    a cut.
 
     Between detections a box follows its head: its position is the measured motion of the upper face
-    (:func:`~merc.media.motion.follow`), kept at the place of the detections by their slow difference. So neither
-    the detector's jitter nor the opening of the mouth, which moves detected boxes, shakes the crops. All filters
-    look both ways: a box does not lag.
+    (:func:`~merc.media.motion.follow`), corrected by the smoothed difference from the detections. Neither the jitter of
+    the detector nor the opening of the mouth, which moves detected boxes, therefore shakes the crops. All filters are
+    symmetric in time, so a box does not lag.
 
-    Tracks do not depend on how the frames are cut into chunks. Memory does not grow with the length of the
-    stream, but for the boxes themselves (16 bytes per face and frame; some 60 until the track is done).
+    Tracks do not depend on the division of the frames into chunks. Memory does not grow with the length of the stream,
+    except for the boxes (16 bytes per face and frame; about 60 until the track is finished).
 
     Args:
-        detector: What finds faces in a frame.
+        detector: Finds the faces in a frame.
         every: Frames from one detection to the next.
-        max_height: Height of the image in which faces are detected and followed.
-        start_score: Score from which on a detection may start a track.
-        min_overlap: Least overlap (intersection over union) of the predicted box and a detection of its face.
-        max_gap: Seconds for which a face may go undetected within its track.
+        max_height: Height of the image in which faces are detected and tracked.
+        start_score: Smallest score of a detection that starts a track.
+        min_overlap: Smallest overlap (intersection over union) of the predicted box and a detection of its face.
+        max_gap: Seconds for which a face may be undetected within its track.
         min_seconds: Shorter tracks are dropped.
         smoothing: Seconds (standard deviation of a Gaussian) over which detections are averaged.
 
@@ -71,7 +71,7 @@ class FaceTracker:
         smoothing: float = 0.3,
     ) -> None:
         if every < 1:
-            raise ValueError(f"Faces are detected in every {every}-th frame: expected 1 or more.")
+            raise ValueError(f"FaceTracker: every is {every}, expected 1 or more frames.")
         self.detector = detector
         self.every = every
         self.max_height = max_height
@@ -82,7 +82,7 @@ class FaceTracker:
         self.smoothing = smoothing
 
     def provenance(self) -> dict[str, Any]:
-        """What a store says about the tracks: the detector and all settings."""
+        """The detector and all settings, for the provenance of a store."""
         names = ("every", "max_height", "start_score", "min_overlap", "max_gap", "min_seconds", "smoothing")
         return {**self.detector.provenance(), **{name: getattr(self, name) for name in names}}
 
@@ -90,13 +90,13 @@ class FaceTracker:
         """The tracks of a stream of frames.
 
         Args:
-            frames: Chunks in order, without a hole, of one size.
+            frames: Consecutive chunks of frames of one size.
 
         Returns:
-            The tracks by their first frame; of those that begin together the largest face first.
+            The tracks, sorted by their first frame, then by descending size of the face.
 
         Raises:
-            ValueError: The frames have a hole or change in size.
+            ValueError: Frames are missing or change in size.
         """
         run = _Run(self)
         for chunk in frames:
@@ -106,15 +106,15 @@ class FaceTracker:
 
 @dataclass(slots=True, eq=False)
 class _Head:
-    """A track in the making, in pixels of the downscaled image."""
+    """An unfinished track, in pixels of the downscaled image."""
 
     first: int
     box: Tensor  # the latest detection
     frame: int  # and its frame
     scores: list[float]
-    velocity: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the centre, a frame
-    # Plain arrays, which hold hours without overhead; four numbers per frame: detected boxes and straight lines between
-    # them; three a step: the measured motion of the centre, and whether it could be measured.
+    velocity: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the centre, per frame
+    # Plain arrays, which store hours without overhead. Four numbers per frame: detected boxes and the lines between
+    # them. Three per step: the measured motion of the centre, and whether it could be measured.
     anchors: array[float] = field(default_factory=lambda: array("d"))
     motion: array[float] = field(default_factory=lambda: array("d"))
 
@@ -128,19 +128,19 @@ class _Run:
     def __init__(self, tracker: FaceTracker) -> None:
         self.tracker = tracker
         self.cuts = CutFinder()
-        self.waiting: deque[Tensor] = deque()  # small colour frames of which it is not known whether a shot begins
+        self.waiting: deque[Tensor] = deque()  # small colour frames for which it is undecided whether they start a shot
         self.keys: list[tuple[int, int, Tensor]] = []  # (frame, first frame of its shot, image), to be detected
         self.grey: deque[Tensor] = deque()
         self.grey_first = 0
         self.start: int | None = None  # the first frame of the stream
-        self.decided = 0  # the first frame of which it is not known whether a shot begins
-        self.seen = 0  # the frame that is expected next
+        self.decided = 0  # the first undecided frame
+        self.seen = 0  # the next expected frame
         self.shot = 0
         self.heads: list[_Head] = []
         self.segments: list[tuple[_Head, Tensor, int]] = []  # boxes of a head over frames, and the first of these
         self.done: list[_Head] = []
         self.tracks: list[tuple[int, int, float]] = []  # first frame, number of frames, score
-        # Their boxes in one block: many small ones would be strewn over the heap and hold what is free around them.
+        # Their boxes in one block, because many small ones would fragment the heap.
         self.boxes: array[float] = array("f")
         self.size: tuple[int, int] | None = None
         self.scale = 1.0
@@ -176,7 +176,7 @@ class _Run:
             self.scale = chunk.scale * ratio
         if chunk.first != self.seen or self.size != (height, width):
             raise ValueError(
-                f"Frames come without a hole and in one size: expected frame {self.seen} of {self.size}, "
+                f"Frames must be consecutive and of one size: expected frame {self.seen} of {self.size}, "
                 f"got {chunk.first} of {(height, width)}. Read them with merc.media.read_frames."
             )
         if height <= self.tracker.max_height:
@@ -185,13 +185,15 @@ class _Run:
         return functional.interpolate(images, small, mode="bilinear", antialias=True)
 
     def _decide(self, begins: list[bool]) -> None:
-        """Pick the frames to detect in, now that it is known which of the next frames begin a shot."""
+        """Pick the frames for the detector, given which of the next frames start a shot."""
         for begin in begins:
             if begin:
                 self.shot = self.decided
             image = self.waiting.popleft()
             if (self.decided - self.shot) % self.tracker.every == 0:
-                self.keys.append((self.decided, self.shot, image.clone()))  # a view would keep all of its chunk
+                self.keys.append(
+                    (self.decided, self.shot, image.clone())
+                )  # a view would keep its whole chunk in memory
             self.decided += 1
         while len(self.keys) >= _KEYS_AT_ONCE:
             self._detect(self.keys[:_KEYS_AT_ONCE])
@@ -208,10 +210,10 @@ class _Run:
             self._link(frame, faces)
 
     def _close(self, shot: int) -> None:
-        """End what belongs to shots before the one that begins at frame ``shot``."""
+        """End the tracks of shots before the one that starts at frame ``shot``."""
         for head in [head for head in self.heads if head.frame < shot]:
             if shot - head.frame <= self.tracker.every:
-                # Seen in the last detection of its shot: it stays in view until the cut.
+                # Detected last in its shot, so it stays visible until the cut.
                 still = head.box.expand(shot - head.frame, 4)
                 self.segments.append((head, still, head.frame))
             self._end(head)
@@ -224,8 +226,8 @@ class _Run:
         boxes, scores = faces.boxes.float().cpu(), faces.scores.float().cpu()
         sure = scores >= self.tracker.start_score
         left = torch.ones_like(sure)
-        # A head that starts or stops fast leaves its predicted box: what was seen at the last detection may be found
-        # a little beside it, once the plain cases are settled (after C-BIoU, arXiv 2211.14317).
+        # A head that starts or stops fast leaves its predicted box. Once the clear cases are linked, a face of the last
+        # detection may also lie a little beside its box (after C-BIoU, arXiv 2211.14317).
         longest = self.tracker.max_gap * self.fps
         for group, grown, patience in ((sure, 0.0, longest), (~sure, 0.0, longest), (sure, 0.3, self.tracker.every)):
             free = [head for head in self.heads if 0 < frame - head.frame <= patience]
@@ -256,7 +258,7 @@ class _Run:
         head.scores.append(score)
 
     def _measure(self) -> None:
-        """Measure the motion of the heads along the segments that were added, and let go of frames and tracks."""
+        """Measure the motion of the heads along the new segments, and release finished tracks and frames."""
         if self.segments:
             boxes = torch.cat([boxes for _, boxes, _ in self.segments])
             index = torch.cat([torch.arange(len(boxes)) + first for _, boxes, first in self.segments]) - self.grey_first
@@ -286,26 +288,26 @@ class _Run:
 
 
 def _smoothed(head: _Head, width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The final boxes ``(T, 4)`` of a head: measured motion, at the place and in the size that detections say."""
+    """The final boxes ``(T, 4)`` of a head: measured motion, with the position and size of the detections."""
     anchors, motion = np.array(head.anchors).reshape(-1, 4), np.array(head.motion).reshape(-1, 3)
-    extra = len(motion) + 1 - len(anchors)  # frames behind the last detection
+    extra = len(motion) + 1 - len(anchors)  # frames after the last detection
     centre, span = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
-    calm = _calmed(centre, 2.0)
+    smooth_centre = _local_line(centre, 2.0)
     steps = motion[:, :2].copy()
-    unknown = (motion[:, 2] == 0)[: len(calm) - 1].nonzero()[0]
-    steps[unknown] = np.diff(calm, axis=0)[unknown]
+    unknown = (motion[:, 2] == 0)[: len(smooth_centre) - 1].nonzero()[0]
+    steps[unknown] = np.diff(smooth_centre, axis=0)[unknown]
     path = np.concatenate([centre[:1], centre[:1] + np.cumsum(steps, 0)])
-    place = _calmed(centre - path[: len(centre)], width)
+    place = _local_line(centre - path[: len(centre)], width)
     path += np.concatenate([place, np.repeat(place[-1:], extra, 0)])
-    span = _calmed(span, width)
+    span = _local_line(span, width)
     span = np.concatenate([span, np.repeat(span[-1:], extra, 0)])
     return np.concatenate([path - span / 2, path + span / 2], 1)
 
 
-def _calmed(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Each value replaced by that of a straight line fitted around it, under Gaussian weights.
+def _local_line(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Smooth by local linear regression with Gaussian weights.
 
-    So straight motion stays as it is, up to the ends, where other filters lag or keep the noise.
+    Linear motion is unchanged, even at the ends, where other filters lag or keep the noise.
     """
     reach = min(int(4 * width), len(values) - 1)
     if reach < 1:
@@ -325,9 +327,9 @@ def _calmed(values: np.ndarray[Any, np.dtype[np.float64]], width: float) -> np.n
 
 
 def _assign(predicted: list[Tensor], boxes: Tensor, grown: float, least: float) -> list[tuple[int, int]]:
-    """Pairs of a track and a detection, by the Hungarian method, that overlap at least so much.
+    """Pairs of a track and a detection that overlap by at least ``least``, by the Hungarian method.
 
-    On every side boxes first grow by the share ``grown`` of their width and height.
+    Boxes are first enlarged on every side by the share ``grown`` of their width and height.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -335,7 +337,9 @@ def _assign(predicted: list[Tensor], boxes: Tensor, grown: float, least: float) 
         return []
     larger = torch.eye(4) * (1 + grown) - torch.eye(4).roll(2, 0) * grown
     overlap = _overlaps(torch.stack(predicted) @ larger, boxes @ larger)
-    usable = torch.where(overlap >= least, overlap, -1.0)  # no pair that is too far may crowd out one that is not
+    usable = torch.where(
+        overlap >= least, overlap, -1.0
+    )  # a pair without enough overlap must not replace one with enough
     pairs = zip(*linear_sum_assignment(usable.numpy(), maximize=True), strict=True)
     return [(int(row), int(column)) for row, column in pairs if usable[row, column] > 0]
 

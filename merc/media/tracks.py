@@ -1,4 +1,4 @@
-"""Face tracks, and the rows of a ``faces`` store that hold them."""
+"""Face tracks, and their rows in a ``faces`` store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 FACE_COLUMNS = ("track", "frame", "x1", "y1", "x2", "y2", "score")
-"""What the numbers in a row of a ``faces`` store are: one row per face and frame, by track, then frame.
+"""Columns of the rows of a ``faces`` store: one row per face and frame, sorted by track, then frame.
 
 ``track`` counts the tracks of the clip from 0, ``frame`` is the index on its grid of
-:data:`~merc.media.rates.FRAME_RATE` frames per second, the box is in source pixels, ``score`` is the track's.
+:data:`~merc.media.rates.FRAME_RATE` frames per second, the box is in source pixels, ``score`` is that of the track.
 """
 
 _TRACK, _FRAME, _BOX, _SCORE = 0, 1, slice(2, 6), 6
@@ -20,11 +20,11 @@ _TRACK, _FRAME, _BOX, _SCORE = 0, 1, slice(2, 6), 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceTrack:
-    """One face over an unbroken run of frames of one shot.
+    """One face over consecutive frames of one shot.
 
     Args:
         first: Its first frame on the grid of :data:`~merc.media.rates.FRAME_RATE` frames per second.
-        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in source pixels, one per frame; may leave the image.
+        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in source pixels, one per frame; may exceed the image.
         score: Mean score of its detections.
     """
 
@@ -38,7 +38,7 @@ class FaceTrack:
 
     @property
     def end(self) -> int:
-        """The frame behind its last one."""
+        """The frame after its last one."""
         return self.first + len(self.boxes)
 
 
@@ -56,10 +56,10 @@ def tracks_to_rows(tracks: Sequence[FaceTrack]) -> Tensor:
 
 
 def rows_to_tracks(rows: Tensor) -> list[FaceTrack]:
-    """The tracks that :func:`tracks_to_rows` wrote.
+    """The tracks from the rows of :func:`tracks_to_rows`.
 
     Raises:
-        ValueError: The rows are not of a ``faces`` store: tracks out of order or with holes.
+        ValueError: The rows are not those of a ``faces`` store: tracks are out of order or have gaps.
     """
     _check_columns(rows)
     lengths = torch.unique_consecutive(rows[:, _TRACK], return_counts=True)[1].tolist()
@@ -68,14 +68,14 @@ def rows_to_tracks(rows: Tensor) -> list[FaceTrack]:
 
 
 def track_of(rows: Tensor, number: int) -> FaceTrack | None:
-    """One of the tracks that :func:`tracks_to_rows` wrote, or ``None`` if the rows have no track of that number.
+    """One track from the rows of :func:`tracks_to_rows`; ``None`` if there is no track with this number.
 
     Args:
         rows: ``(n, 7)`` rows of a ``faces`` store.
-        number: Its place among the tracks, from 0.
+        number: Number of the track, from 0.
 
     Raises:
-        ValueError: The rows are not of a ``faces`` store, or the track has holes.
+        ValueError: The rows are not those of a ``faces`` store, or the track has gaps.
     """
     _check_columns(rows)
     own = rows[rows[:, _TRACK] == number]
@@ -91,5 +91,5 @@ def _track(rows: Tensor, number: int) -> FaceTrack:
     """The track of that number, from its own rows."""
     steps = rows[:, _FRAME].diff()
     if int(rows[0, _TRACK]) != number or not bool((steps == 1).all()):
-        raise ValueError(f"Rows of faces are sorted by track and frame without holes: track {number} is not.")
+        raise ValueError(f"Rows of faces must be sorted by track and frame without gaps: track {number} is not.")
     return FaceTrack(int(rows[0, _FRAME]), rows[:, _BOX].clone(), float(rows[0, _SCORE]))

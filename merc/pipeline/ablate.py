@@ -381,7 +381,7 @@ class _Planner:
         try:
             return dict(self._parser(name, options).config.as_dict())
         except ArgumentError as error:
-            raise PipelineError(f"{name}, {', '.join(run.stage.configs)}: {error}") from error
+            raise PipelineError(f"{name}, {', '.join(run.stage.config_names)}: {error}") from error
 
     def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
         """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""

@@ -149,13 +149,13 @@ def _seen(task: EmotionTask, batch: ConversationBatch) -> dict[str, Tensor]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prediction = task.train().predict(batch)
+        prediction = task.train().step(batch)
         parameters = dict(task.named_parameters())
         gradients = torch.autograd.grad(prediction.loss, list(parameters.values()), allow_unused=True)
         seen = {f"term {name}": term.detach() for name, term in prediction.terms.items()}
         seen |= {f"gradient {n}": g for n, g in zip(parameters, gradients, strict=True) if g is not None}
         with torch.no_grad():
-            seen["logits"] = task.eval().predict(batch).logits
+            seen["logits"] = task.eval().step(batch).logits
     return seen
 
 

@@ -95,6 +95,9 @@ class FunctionStage(StageKind):
     takes_out: ClassVar[bool] = True
     """Whether the function writes into a folder, its argument ``out``."""
 
+    by_config: ClassVar[bool] = False
+    """Whether the stage's ``config`` names the function; if not, the stage has none."""
+
     @abstractmethod
     def function(self, stage: Stage) -> Callable[..., Any]:
         """What to call.
@@ -114,6 +117,11 @@ class FunctionStage(StageKind):
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the options."""
+        if run.stage.config and not self.by_config:
+            raise PipelineError(
+                f"Stage {run.stage.name!r} ({run.stage.command}) has the config {run.stage.config_names[0]!r}: "
+                "expected no config."
+            )
         self.parsed(run)
 
     def run(self, run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
@@ -125,6 +133,8 @@ class FunctionStage(StageKind):
 
 class ImportStage(FunctionStage):
     """Imports a corpus, or features of one (``merc import``)."""
+
+    by_config = True
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """The import that ``config`` names: a short name or an import path."""
@@ -159,6 +169,7 @@ class DoctorStage(FunctionStage):
     """Checks a corpus on disk and says what it found, which is for the user to judge (``merc doctor``)."""
 
     takes_out = False
+    by_config = True
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """The doctor that ``config`` names: a short name or an import path."""
@@ -261,7 +272,7 @@ class NetworkStage(StageKind):
         try:
             MercParser(self.arguments(run, trainer_options))
         except ArgumentError as error:
-            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.configs)}: {error}") from error
+            raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {error}") from error
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:
         """The stage as it would stand on the command line, with its results in the folder of the stage."""
@@ -433,7 +444,7 @@ def with_contents(value: Any) -> Any:  # noqa: ANN401 - nested JSON values
     """A nested value in which what decides a result stands in the place of its name.
 
     A string that is the path of a file becomes the digest of its content. A string that is the import path of a class
-    or function which belongs neither to merc nor to the libraries it is built on gets the digest of its source.
+    or function which belongs neither to merc nor to the libraries it is built on gets the digests of its package.
     """
     if isinstance(value, Mapping):
         return {name: with_contents(part) for name, part in value.items()}
@@ -441,8 +452,8 @@ def with_contents(value: Any) -> Any:  # noqa: ANN401 - nested JSON values
         return [with_contents(part) for part in value]
     if not isinstance(value, str):
         return value
-    if _IMPORT_PATH.fullmatch(value) and (source := _source_of(value)) is not None:
-        return f"{value} {_file_digest(source)}"
+    if _IMPORT_PATH.fullmatch(value) and (sources := _sources_of(value)):
+        return f"{value} {' '.join(map(_file_digest, sources))}"
     try:
         return _file_digest(Path(value)) if Path(value).is_file() else value
     except (OSError, ValueError):  # a text that no file system takes for a name
@@ -454,16 +465,18 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _source_of(path: str) -> Path | None:
-    """The file of the module that an import path leads through, unless it is of merc or a library."""
+def _sources_of(path: str) -> list[Path]:
+    """The files of the package or module that an import path leads through, none if it is of merc or a library."""
     parts = path.split(".")
     if parts[0] in _LIBRARIES:
-        return None
-    for length in range(len(parts), 0, -1):
+        return []
+    for name in (parts[0], *(".".join(parts[:length]) for length in range(len(parts), 1, -1))):
         try:
-            spec = find_spec(".".join(parts[:length]))
+            spec = find_spec(name)
         except (ImportError, ValueError, AttributeError):  # what comes before the last dot is no package
             continue
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
-            return Path(spec.origin)
-    return None
+            # All of a package: what its __init__ only passes on is defined elsewhere in it.
+            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+            return sorted(file for folder in folders for file in folder.rglob("*.py")) or [Path(spec.origin)]
+    return []

@@ -95,7 +95,9 @@ class FinishedRun:
     def of(cls, pipeline: Pipeline, out: str | Path, sources: Mapping[str, str], seeds: Sequence[int]) -> FinishedRun:
         """What will be finished, with the configs as they are now."""
         configs = {stage.name: found for stage in pipeline.stages if (found := stage.kind.configs(stage))}
-        return cls(Path(out), pipeline, configs, dict(sources), tuple(seeds))
+        # What a config says is recorded, so where it lay does not matter: the same run elsewhere has the same record.
+        stages = [replace(s, config=s.config_names) if s.name in configs else s for s in pipeline.stages]
+        return cls(Path(out), Pipeline(stages), configs, dict(sources), tuple(seeds))
 
     def place(self, stage: Stage, seed: int) -> Path:
         """The folder of a stage."""

@@ -80,13 +80,16 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         known = stages.get(stage["name"], {})
         merged = {**known, **stage}
         if merged.pop("replace", False):
+            stages.pop(stage["name"], None)  # it stands where this pipeline puts it
             stages[stage["name"]] = {key: value for key, value in stage.items() if key != "replace"}
             continue
         for key in ("options", "stores"):
             if known.get(key) and stage.get(key):
                 merged[key] = {**known[key], **stage[key]}
         stages[stage["name"]] = merged
-    return {"corpus": raw.get("corpus", base.get("corpus")), "stages": _in_order(list(stages.values()))}
+    corpus = raw.get("corpus", base.get("corpus"))
+    first = [stages.pop(corpus)] if corpus in stages else []
+    return {"corpus": corpus, "stages": _in_order([*first, *stages.values()])}
 
 
 def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds

@@ -79,6 +79,11 @@ class Stage:
         return [name for name in given if name]
 
     @property
+    def config_names(self) -> list[str]:
+        """The configs as messages and records name them: short names, and files without their folder."""
+        return [Path(name).name if Path(name).is_absolute() else name for name in self.configs]
+
+    @property
     def tested(self) -> bool:
         """Whether the stage leaves a report."""
         return self.report and self.kind.reports

@@ -1,4 +1,4 @@
-"""The speaker room: LipSyncNet, and the choice of the face whose lips fit the sound."""
+"""Active speaker: LipSyncNet, and the choice of the face whose lips fit the sound."""
 
 from merc.speaker.augment import SyncAugmentation
 from merc.speaker.choose import NOBODY, SPEAKER_COLUMNS, SpeakerChoice, choose_speaker

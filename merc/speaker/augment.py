@@ -1,4 +1,4 @@
-"""Augmentation of mouths and sounds, so that a network learns their motion and not their looks."""
+"""Augmentation of mouths and sounds, so that a network learns their motion, not their appearance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 
 class SyncAugmentation(nn.Module):
-    """Draws other looks for windows of mouths and sounds; one look a window, so that its motion stays.
+    """Changes the appearance of windows of mouths and sounds. Each window changes as a whole, so its motion stays.
 
-    Random numbers come from torch's global generator, so a seed decides them.
+    Random numbers come from PyTorch's global generator, so a seed makes them reproducible.
 
     Args:
-        shift: Standard deviation of the crop's place, as a share of its half width.
+        shift: Standard deviation of the position of the crop, as a share of its half width.
         scale: Standard deviation of the logarithm of its size.
         angle: Standard deviation of its rotation, in radians.
         flip: Probability of a mirrored mouth.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 NOBODY = -1
-"""The track of a clip in which nobody who is visible speaks."""
+"""The track of a clip in which no visible person speaks."""
 
 
 SPEAKER_COLUMNS = ("track", "score", "margin", "coverage")
@@ -19,7 +19,7 @@ _BOUND = 2.0  # scores lie in about -2..0.1: the distance of two unit vectors is
 
 @dataclass(frozen=True)
 class SpeakerChoice:
-    """Whose lips fit the sound of a clip.
+    """The face whose lips fit the sound of a clip.
 
     Args:
         track: Index of the chosen track, or :data:`NOBODY`.
@@ -66,17 +66,17 @@ def choose_speaker(scores: Tensor, visible: Tensor, threshold: float | None = No
     .. math:: s^* = \arg\max_j \frac{1}{W} \sum_w
         \begin{cases} Score(F_j, A)_w & \text{if track j is visible in window w} \\ \theta & \text{if not} \end{cases}
 
-    A track counts as "nobody" where it is not to be seen, so that a face that is there for a moment must fit very
-    well to win over one that speaks all the time. Nobody is chosen if no track is above :math:`\theta`.
+    A track counts as "nobody" where it is not visible, so a face that appears only for a moment must fit very well to
+    win against one that speaks all the time. Nobody is chosen if no track is above :math:`\theta`.
 
     Args:
-        scores: ``(K, W)`` scores of K tracks in W windows, the higher the better; not read where not visible.
+        scores: ``(K, W)`` scores of K tracks in W windows, higher is better; not read where the track is not visible.
         visible: ``(K, W)`` booleans.
-        threshold: :math:`\theta`, the score below which nobody who is visible speaks. ``None`` always chooses a
-            visible track, by the mean over the windows where it is visible.
+        threshold: :math:`\theta`, the score below which no visible person speaks. ``None`` always chooses a
+            visible track, by its mean score over the windows where it is visible.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not match.
     """
     if scores.dim() != 2 or scores.shape != visible.shape:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""LipSyncNet: lips and sound of the same time span to vectors that are near if they belong together."""
+"""LipSyncNet: maps lips and sound of the same time span to vectors that are close if they belong together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from merc.media.rates import MEL_BANDS
 
 
 class LipSyncNet(nn.Module):
-    r"""A 3D network for the mouth and a 2D network for the sound, into one space (arXiv 2511.13731, section 3.2).
+    r"""A 3D network for the mouth and a 2D network for the sound, with a common space (arXiv 2511.13731, section 3.2).
 
     Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector is what the
     traces do around their mean in the window, flattened and L2-normalised,
@@ -24,8 +24,8 @@ class LipSyncNet(nn.Module):
     The mouth enters as a grey image, normalised by the window's mean and contrast, the change from one frame to
     the next, and the size of that change; the sound as log-mel and as the root of the energy in each band.
 
-    A head on the video encoder tells whether the lips speak at all, whatever is heard: against a face that stands
-    still, a correlation alone decides by chance.
+    A head on the video encoder predicts whether the lips speak at all, independently of the sound. Against a still
+    face, a correlation alone would decide by chance.
 
     Args:
         size: Height and width S of the mouth crops, in pixels; a multiple of 8.
@@ -35,7 +35,7 @@ class LipSyncNet(nn.Module):
         dropout: Dropout before the temporal layers, in 0..1.
 
     Raises:
-        ValueError: The size is no multiple of 8.
+        ValueError: The size is not a multiple of 8, or below 16.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class LipSyncNet(nn.Module):
     ) -> None:
         super().__init__()
         if size < 16 or size % 8:
-            raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8 from 16 on.")
+            raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8, at least 16.")
         self.size = size
         self.channels = channels
         self.width = width
         self.hidden = hidden
         self.dropout = dropout
-        self.look = nn.Sequential(
+        self.mouth_features = nn.Sequential(
             nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), (1, 2, 2)),
             nn.GroupNorm(1, width),
             nn.GELU(),
@@ -57,7 +57,7 @@ class LipSyncNet(nn.Module):
             nn.GroupNorm(1, 2 * width),
             nn.GELU(),
         )
-        self.listen = nn.Sequential(
+        self.sound_features = nn.Sequential(
             nn.Conv2d(2, width, 5, 2, 2),
             nn.GroupNorm(1, width),
             nn.GELU(),
@@ -66,9 +66,9 @@ class LipSyncNet(nn.Module):
             nn.GELU(),
             nn.AvgPool2d((1, 4)),
         )
-        seen, heard = 2 * width * (size // 8) ** 2, 2 * width * (MEL_BANDS // 16)
-        self.lips = _temporal(seen, hidden, dropout)
-        self.voice = _temporal(heard, hidden, dropout)
+        mouth_dim, sound_dim = 2 * width * (size // 8) ** 2, 2 * width * (MEL_BANDS // 16)
+        self.lips = _temporal(mouth_dim, hidden, dropout)
+        self.voice = _temporal(sound_dim, hidden, dropout)
         self.lips_trace = nn.Conv1d(hidden, channels, 3, padding=1)
         self.voice_trace = nn.Conv1d(hidden, channels, 3, padding=1)
         self.speaks = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
@@ -77,7 +77,7 @@ class LipSyncNet(nn.Module):
         """Encode windows of a mouth.
 
         Args:
-            crops: ``(B, T, S, S)`` grey levels in 0..255, of any type; T from 2 on.
+            crops: ``(B, T, S, S)`` grey levels in 0..255, of any type; T at least 2.
 
         Returns:
             Unit vectors ``(B, channels * T)``, and ``(B,)`` log-odds that the lips speak.
@@ -86,7 +86,7 @@ class LipSyncNet(nn.Module):
         grey = grey - grey.mean((1, 2, 3), keepdim=True)
         grey = grey / (grey.square().mean((1, 2, 3), keepdim=True).sqrt() + 0.01)
         change = 3 * F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 1, 0))
-        maps = self.look(torch.stack([grey, change, change.abs()], dim=1))
+        maps = self.mouth_features(torch.stack([grey, change, change.abs()], dim=1))
         # Frame by frame, as PyTorch has no 3D pooling in half precision on a CPU.
         pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
         hidden = self.lips(pooled.flatten(2).transpose(1, 2))
@@ -106,13 +106,13 @@ class LipSyncNet(nn.Module):
         level = sound - sound.mean((1, 2), keepdim=True)
         energy = (level - level.amax((1, 2), keepdim=True)).exp()
         energy = (energy / energy.mean((1, 2), keepdim=True)).sqrt()
-        maps = self.listen(torch.stack([level / 3, energy], dim=1))
+        maps = self.sound_features(torch.stack([level / 3, energy], dim=1))
         return self.unit(self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2))))
 
     def unit(self, traces: Tensor) -> Tensor:
-        """What traces ``(B, channels, T)`` do around their mean, as vectors ``(B, channels * T)`` of length 1.
+        """Centre traces ``(B, channels, T)`` over time and scale them to unit vectors ``(B, channels * T)``.
 
-        In float32 at least.
+        Computed in float32 or wider.
         """
         traces = traces.float() if traces.element_size() < 4 else traces
         return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)

@@ -16,7 +16,7 @@ from merc.speaker.net import LipSyncNet
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MouthTrack:
-    """The mouth of one face over a stretch of a clip.
+    """The mouth of one face over a part of a clip.
 
     Args:
         first: The frame of the clip with which the track begins, on the grid of
@@ -39,9 +39,9 @@ class SyncScorer:
 
     .. math:: Score(F_j, A) = -\lVert f_v^j - f_a \rVert_2 + \lambda \, \sigma(a_j)
 
-    in each window; :math:`a_j` are LipSyncNet's log-odds that the lips speak at all. For a recording that
-    may have its sound a little early or late, the lag between them can be the one, up to ``max_lag``, at which a track
-    fits best over all windows.
+    in each window, where :math:`a_j` are LipSyncNet's log-odds that the lips speak at all. If the sound of a recording
+    is a little early or late, the score uses the lag of at most ``max_lag`` at which a track fits best over all
+    windows.
 
     Args:
         window: Frames per window; 32 are 1.28 s.
@@ -67,7 +67,7 @@ class SyncScorer:
     def choose(
         self, network: LipSyncNet, tracks: Sequence[MouthTrack], sound: Tensor, threshold: float | None = None
     ) -> SpeakerChoice:
-        """The track that speaks (see :func:`choose_speaker`), for a clip as long as its sound."""
+        """Choose the track that speaks (see :func:`choose_speaker`), in a clip as long as its sound."""
         spans = self.windows(len(sound) // MEL_PER_FRAME)
         return choose_speaker(*self.score(network, tracks, sound, spans), threshold)
 
@@ -81,7 +81,7 @@ class SyncScorer:
             network: In evaluation mode.
             tracks: K tracks of a clip.
             sound: ``(M, 80)`` log-mel of the same clip.
-            spans: W windows, as :meth:`windows` gives them.
+            spans: W windows, from :meth:`windows`.
 
         Returns:
             Scores ``(K, W)`` and ``(K, W)`` booleans, whether the track is visible enough to be scored; on the CPU.
@@ -112,7 +112,7 @@ class SyncScorer:
     def embed_track(
         self, network: LipSyncNet, track: MouthTrack, spans: Sequence[tuple[int, int]]
     ) -> tuple[list[Tensor], Tensor]:
-        """Vectors and log-odds of speaking of the windows ``spans`` of a track, in which it is visible throughout."""
+        """Vectors and log-odds of speaking for the windows ``spans``, in each of which the track is always visible."""
         device = network.lips_trace.weight.device
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
         activity = torch.empty(len(spans), dtype=torch.float32, device=device)
@@ -125,13 +125,13 @@ class SyncScorer:
         return vectors, activity
 
     def embed_sound(self, network: LipSyncNet, sound: Tensor, spans: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Vectors ``(L, d)`` of the sound in each window, at every lag; beyond its ends the sound stays as it is."""
+        """Vectors ``(L, d)`` of the sound per window, at every lag; first and last rows are repeated at the ends."""
         device = network.lips_trace.weight.device
         lags = range(-self.max_lag, self.max_lag + 1)
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
         for indices in _by_length(spans):
-            heard = torch.cat([_cut(sound, spans[i], lag) for i in indices for lag in lags])
-            found = network.embed_audio(heard.to(device)).view(len(indices), len(lags), -1)
+            windows = torch.cat([_cut(sound, spans[i], lag) for i in indices for lag in lags])
+            found = network.embed_audio(windows.to(device)).view(len(indices), len(lags), -1)
             for index, vector in zip(indices, found, strict=True):
                 vectors[index] = vector
         return vectors

@@ -84,8 +84,8 @@ class EmotionTask(TermsTask):
         """The features that the network reads, with their widths. Known once it is built."""
 
     @abstractmethod
-    def predict(self, batch: ConversationBatch) -> Prediction:
-        """Run the network and, where the batch has what they need, the losses."""
+    def step(self, batch: ConversationBatch) -> Prediction:
+        """Run the network on a batch, and the losses for which the batch has labels or teachers."""
 
     @property
     def data(self) -> ConversationDataModule:
@@ -155,11 +155,11 @@ class EmotionTask(TermsTask):
 
     def training_step(self, batch: ConversationBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, whose means are logged."""
-        return self.add_terms(self.predict(batch).terms, len(batch.label))
+        return self.add_terms(self.step(batch).terms, len(batch.label))
 
     def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a validation batch."""
-        prediction = self.predict(batch)
+        prediction = self.step(batch)
         self.metrics["val"].update(prediction.logits, batch.label)
         self.log("val/loss", prediction.loss, batch_size=len(batch.label), sync_dist=True)
 
@@ -169,7 +169,7 @@ class EmotionTask(TermsTask):
 
     def test_step(self, batch: ConversationBatch, batch_idx: int) -> None:
         """Count the predictions of a test batch and keep them for the report."""
-        logits = self.predict(batch).logits.float()
+        logits = self.step(batch).logits.float()
         self.metrics["test"].update(logits, batch.label)
         self._tested.append(
             {
@@ -191,7 +191,7 @@ class EmotionTask(TermsTask):
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""
-        return self._stored(self.predict(batch), batch, self.inputs)
+        return self._stored(self.step(batch), batch, self.inputs)
 
     def _stored(self, prediction: Prediction, batch: ConversationBatch, modalities: Collection[str]) -> dict[str, Any]:
         """The rows of a prediction that was made from some modalities, as a store takes them."""

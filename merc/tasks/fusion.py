@@ -105,7 +105,7 @@ class FusionTask(EmotionTask):
         """The modalities of the head, with their widths."""
         return self.head.dims
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Fuse; the terms are those of the loss, of the head, and of its auxiliary classifiers."""
         if self.training and self.modality_dropout:
             batch = self._drop_modalities(batch)

@@ -176,14 +176,14 @@ class JointTask(EmotionTask):
         if self.lipsync is not None:
             self.origin["lipsync"] = self.lipsync.trained_on
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode, then fuse; the terms are those of all parts, weighted, under the names of the parts."""
         return self._predict_all(batch)[0]
 
     def training_step(self, batch: ConversationBatch | JointBatch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, whose means are logged."""
         conversations = batch if isinstance(batch, ConversationBatch) else batch["conversations"]
-        prediction = self.predict(conversations)
+        prediction = self.step(conversations)
         if self.lipsync is not None and self.sync_weight and not isinstance(batch, ConversationBatch):
             prediction.terms |= _weighted("lipsync", self.lipsync.terms(batch["lipsync"]), self.sync_weight)
         return self.add_terms(prediction.terms, len(conversations.label))
@@ -223,18 +223,18 @@ class JointTask(EmotionTask):
         terms: dict[str, Tensor] = {}
         if self.teacher is not None:
             name = self.teacher.modality
-            encoded[name] = taught = self.teacher.predict(batch)
+            encoded[name] = taught = self.teacher.step(batch)
             terms |= _weighted("teacher", taught.terms, self.teacher_weight)
             for _, student in self._students():
                 given = {student.teacher: taught.logits, student.teacher_hidden: _hidden(taught)}
                 features |= {key: value.detach() for key, value in given.items()}
                 present |= dict.fromkeys(given, batch.present[name])
         for name, student in self._students():
-            encoded[name] = student.predict(replace(batch, features=features, present=present))
+            encoded[name] = student.step(replace(batch, features=features, present=present))
             terms |= _weighted(name, encoded[name].terms, self.distillation_weight)
         # As in a store of hidden states: nothing where the modality is absent.
         states = {name: _hidden(part) * batch.present[name][:, None] for name, part in encoded.items()}
-        fused = self.fusion.predict(replace(batch, features={**batch.features, **states}))
+        fused = self.fusion.step(replace(batch, features={**batch.features, **states}))
         return replace(fused, terms=_weighted("fusion", fused.terms, 1.0) | terms), encoded
 
     def _start_warm(self) -> dict[str, str]:

@@ -83,7 +83,7 @@ class StudentTask(EmotionTask):
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
             data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])

@@ -56,7 +56,7 @@ class TeacherTask(EmotionTask):
         """The one modality of the encoder, with its width."""
         return {self.modality: self.network.dim}
 
-    def predict(self, batch: ConversationBatch) -> Prediction:
+    def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the term ``ce`` is the loss."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])

@@ -31,7 +31,7 @@ def test_meld_and_a_table(tmp_path, capsys):
     assert "MELD's own train, dev (called val) and test" in text
     assert "[out]/corpus.json" in text
     assert "features audio: 1 utterances, width 1; 5 missing: no row in the table" in text
-    assert "1 rows are about utterances that the corpus does not have" in text
+    assert "1 rows belong to utterances that are not in the corpus" in text
 
 
 def test_iemocap(tmp_path):
@@ -274,7 +274,7 @@ def test_a_doctor_of_ones_own(text, capsys):
 
 def test_what_an_import_brings(text):
     kinds = {name: import_kind(name) for name in IMPORTS}
-    others = {"table": "numbers", "evidence": "features", "writing": "features"}
+    others = {"table": "numbers", "evidence": "numbers", "writing": "features"}
     assert kinds == {**dict.fromkeys(IMPORTS, "corpus"), **others}
     assert import_kind(IMPORTS["writing"]) == "features"
     own = {"read_own": "corpus", "read_with_features": "corpus", "write_own": "corpus", "lengths": "numbers"}

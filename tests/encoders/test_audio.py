@@ -68,7 +68,7 @@ def test_padding_would_change_the_vectors_without_care(encoders):
 
 
 def test_which_families_run_padded(encoders):
-    alone = {name for name, encoder in encoders.items() if not encoder._padding.minded}
+    alone = {name for name, encoder in encoders.items() if not encoder._padding.supported}
     assert alone == {"hubert-batch-norm", "wav2vec2-adapter", "sew"}
 
 
@@ -149,9 +149,9 @@ def test_provenance_tells_weights_apart(folders):
     [
         (lambda b: b.mask[1].fill_(False), "Utterance train/0/1 has no sample at all"),
         (lambda b: b.mask[1, 0].fill_(False), "train/0/1 has padding before or between real samples"),
-        (lambda b: b.sound[1, 5].fill_(float("nan")), "sound of train/0/1 holds NaN or infinite"),
-        (lambda b: b.sound[1, 5].fill_(float("inf")), "sound of train/0/1 holds NaN or infinite"),
-        (lambda b: setattr(b, "sound", b.sound[:, None]), "mix channels into one"),
+        (lambda b: b.sound[1, 5].fill_(float("nan")), "sound of train/0/1 contains NaN or infinite"),
+        (lambda b: b.sound[1, 5].fill_(float("inf")), "sound of train/0/1 contains NaN or infinite"),
+        (lambda b: setattr(b, "sound", b.sound[:, None]), "Average the channels"),
         (lambda b: setattr(b, "sound", b.sound.short()), "divide integer samples"),
         (lambda b: setattr(b, "mask", b.mask[:, :5]), "needs a boolean mask"),
         (lambda b: setattr(b, "mask", b.mask.float()), "needs a boolean mask"),
@@ -173,7 +173,7 @@ def test_models_that_do_not_read_sound(tmp_path):
 def test_options_that_do_not_fit(folders, tmp_path):
     with pytest.raises(ValueError, match=r"one frame of .* covers 0\.0025 s: expected at least twice that"):
         AudioEncoder(folders["hubert"], max_seconds=0.001)
-    with pytest.raises(ValueError, match="reads 8000 samples a second: expected 16000"):
+    with pytest.raises(ValueError, match="reads 8000 samples per second, expected 16000"):
         AudioEncoder(tiny_speech(tmp_path, sampling_rate=8000))
 
 

@@ -195,7 +195,7 @@ def test_limits_of_the_models(bert, roberta):
 def test_a_prompt_that_leaves_no_room_is_refused(bert):
     encoder = TextEncoder(bert, "past", PROMPT, "mask", max_tokens=24)
     talk = Conversation("7", (Utterance("0", "x " * 40, "hey"),))
-    with pytest.raises(ValueError, match=r"prompt of train/7/0 takes \d+ tokens .* raise max_tokens"):
+    with pytest.raises(ValueError, match=r"prompt of train/7/0 takes \d+ tokens .* Raise max_tokens"):
         encoder.tokenize([talk])
 
 
@@ -221,7 +221,7 @@ def test_a_model_that_is_not_there(monkeypatch, tmp_path):
         TextEncoder("nobody/has-this-model")
     with pytest.raises(FileNotFoundError, match="could not be loaded"):
         TextEncoder(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="install the package"):
+    with pytest.raises(FileNotFoundError, match="Install the package"):
         TextEncoder("no_such_package_here:model")
 
 

@@ -93,5 +93,5 @@ def test_the_culprit_is_named(batch):
 def test_what_cannot_be_audited_is_refused(batch):
     with pytest.raises(ValueError, match="at least two"):
         audit_batch_independence(context_mean, batch.select([0]))
-    with pytest.raises(ValueError, match="gave 1 rows for 5"):
+    with pytest.raises(ValueError, match="returned 1 rows for 5"):
         audit_batch_independence(lambda part: part.features["text"][:1], batch)

@@ -95,11 +95,11 @@ def test_the_table_fits_an_ordinary_terminal():
 
 def test_runs_of_different_label_sets_or_none_are_refused():
     run = made_up(0.6, 1).metrics()
-    with pytest.raises(ValueError, match="at least one run a system, none for \\['fusion'\\]"):
+    with pytest.raises(ValueError, match="at least one run per system, found none for \\['fusion'\\]"):
         compare_seeds({"teacher": [run], "fusion": []})
     with pytest.raises(ValueError, match="at least one run"):
         compare_seeds({})
-    with pytest.raises(ValueError, match=r"fusion, run 1 has .* one label set"):
+    with pytest.raises(ValueError, match=r"fusion, run 1 has .* the same label set"):
         compare_seeds({"teacher": [run], "fusion": [{k: v for k, v in run.items() if k != "f1/sad"}]})
 
 

@@ -63,7 +63,7 @@ def test_a_left_out_vector_takes_no_part_in_mean_and_covariance():
 
 def test_a_vector_of_several_classes_takes_no_part_in_mean_and_covariance_either():
     x, y = noisy(60, 4, 3, 1.5, 0.3)
-    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardize=False)
+    fitted = GaussianEvidence.fit(x, y, 3)._fit_with_noise(x.double(), y, standardize=False)
     gamma = fitted.membership
     assert ((gamma > 0.05) & (gamma < 0.95)).any()
 
@@ -83,7 +83,7 @@ def test_a_vector_of_several_classes_takes_no_part_in_mean_and_covariance_either
         torch.testing.assert_close(evidence[row], alone(x[row : row + 1])[0], atol=1e-4, rtol=1e-4)
 
 
-def test_noisy_labels_is_estimated_and_foretells_new_labels_better():
+def test_noisy_labels_is_estimated_and_predicts_new_labels_better():
     x, y = noisy(3000, 20, 4, 0.8, 0.3)
     new_x, new_y = noisy(3000, 20, 4, 0.8, 0.3, seed=5)
     plain, fitted = (GaussianEvidence.fit(x, y, 4, noisy_labels=noise) for noise in (False, True))
@@ -98,20 +98,20 @@ def test_noisy_labels_is_estimated_and_foretells_new_labels_better():
 def test_a_class_that_nobody_believes_in_does_not_die_out():
     x, y = drawn(3000, 2, 2, 1.0)
     y = torch.where(torch.arange(3000) % 1000 == 0, 2, y)  # three vectors of the others, annotated as a third class
-    fitted = GaussianEvidence.fit(x, y, 3)._denoised(x.double(), y, standardize=False)
+    fitted = GaussianEvidence.fit(x, y, 3)._fit_with_noise(x.double(), y, standardize=False)
     assert torch.isfinite(fitted(x, fitted.membership)).all() and fitted.membership.sum(0).min() >= 2
 
 
 @pytest.mark.parametrize(("sign", "believed"), [(1, True), (-1, False)])
 def test_noisy_labels_that_does_not_foretell_new_labels_is_not_believed(sign, believed, monkeypatch):
     x, y = noisy(900, 10, 3, 0.8, 0.3)
-    denoised = GaussianEvidence._denoised
+    denoised = GaussianEvidence._fit_with_noise
 
     def tampered(self, x, y, standardize):
         found = denoised(self, x, y, standardize)
         return replace(found, temperature=found.temperature * sign)
 
-    monkeypatch.setattr(GaussianEvidence, "_denoised", tampered)
+    monkeypatch.setattr(GaussianEvidence, "_fit_with_noise", tampered)
     fitted = GaussianEvidence.fit(x, y, 3, noisy_labels=True)
     assert (fitted.noise > 0) == believed
     assert torch.equal(fitted(x), GaussianEvidence.fit(x, y, 3)(x)) != believed

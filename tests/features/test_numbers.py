@@ -51,8 +51,7 @@ def test_real_prosody():
     assert train.mean(0).abs().max() < 0.02
     assert table.features.abs().max() == 10
     assert any(
-        note.startswith("9 rows are about utterances that the corpus does not have")
-        for note in table.provenance["notes"]
+        note.startswith("9 rows belong to utterances that are not in the corpus") for note in table.provenance["notes"]
     )
     assert any("test/38/4" in note and "beyond 10 deviations" in note for note in table.provenance["notes"])
     raw = import_table(
@@ -113,11 +112,11 @@ def test_missing_rows_empty_rows_and_extra_rows_are_told_apart(tmp_path):
     path = write(tmp_path / "train.csv", "dia0_utt0,1,2", "dia0_utt1,,", "dia7_utt7,5,6")
     table = import_table([path], corpus_of(train=3))
     assert table.missing == {
-        UtteranceKey("train", "0", "1"): "its row holds no number",
+        UtteranceKey("train", "0", "1"): "its row contains no number",
         UtteranceKey("train", "0", "2"): "no row in the table",
     }
     assert table.features.shape == (1, 2)
-    assert "1 rows are about utterances that the corpus does not have: train/7/7." in table.provenance["notes"]
+    assert "1 rows belong to utterances that are not in the corpus: train/7/7." in table.provenance["notes"]
 
 
 @pytest.mark.parametrize("form", ["name", "mapping", "column", "pattern"])
@@ -157,7 +156,7 @@ def test_ids_that_are_unique_need_no_partition(tmp_path):
         ("dia0_utt1,1,-1e39", "'-1e39' is not a finite number"),
         ("dia0_utt1,1,1_0", "'1_0' is not a finite number"),
         ("dia0_utt1,1,high", "'high' is not a finite number"),
-        ("dia0_utt0,1,1", "line 3: train/0/0 stands in .* line 2 already"),
+        ("dia0_utt0,1,1", "line 3: train/0/0 already has a row in .* line 2"),
         ("utt1,1,1", "line 3: 'utt1' does not match"),
     ],
 )
@@ -170,11 +169,13 @@ def test_a_bad_row_is_refused_with_its_place(tmp_path, row, message):
 def test_bad_files_are_refused(tmp_path):
     corpus = corpus_of(train=1, test=1)
     train = write(tmp_path / "train.csv", "dia0_utt0,1,2")
-    with pytest.raises(CorpusError, match="expected the same"):
+    with pytest.raises(CorpusError, match="Expected the same columns"):
         import_table([train, write(tmp_path / "test.csv", "dia0_utt0,1,2", header="file,b,a")], corpus)
-    with pytest.raises(CorpusError, match=r"No row is about an utterance of corpus 'toy': the first names train/9/9"):
+    with pytest.raises(
+        CorpusError, match=r"No row belongs to an utterance of corpus 'toy': the first row is train/9/9"
+    ):
         import_table({"train": write(tmp_path / "x.csv", "dia9_utt9,1,2")}, corpus)
-    with pytest.raises(CorpusError, match="nothing says which is meant"):
+    with pytest.raises(CorpusError, match="the row does not say which"):
         import_table([write(tmp_path / "x.csv", "dia0_utt0,1,2")], corpus)
     with pytest.raises(CorpusError, match="'a' has no number in the train split"):
         import_table([write(tmp_path / "train.csv", "dia0_utt0,,2")], corpus)
@@ -191,5 +192,5 @@ def test_key_columns_are_checked():
         KeyColumns(dialogue="d")
     with pytest.raises(ValueError, match="needs the groups"):
         KeyColumns(pattern=r"(\d+)")
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         KeyColumns(pattern="(")

@@ -53,7 +53,7 @@ def test_bad_tables_are_refused(corpus):
 
 def test_names_and_keys_must_fit(corpus):
     table = FeatureTable([corpus["train"][0].keys[0]._replace(dialogue="9")], torch.ones(1, 3))
-    with pytest.raises(CorpusError, match="train/9/0, which the corpus does not have"):
+    with pytest.raises(CorpusError, match="train/9/0, which is not in the corpus"):
         FeaturedCorpus(corpus, {"audio": table})
     with pytest.raises(CorpusError, match=r"cannot be named '\.\./x'"):
         FeaturedCorpus(corpus, {"../x": table})

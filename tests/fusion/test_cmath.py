@@ -278,7 +278,7 @@ def test_the_task_adds_up_the_whole_loss(batch):
     expected = cross_entropy(out.logits, [True] * 14)
     expected += sum(cross_entropy(out.aux_logits[m], batch.present[m]) for m in DIMS)
     expected += out.losses["reconstruction"].item() + 1.0 * low + 1.8 * high
-    assert task.predict(batch).loss.item() == pytest.approx(expected, rel=1e-4)
+    assert task.step(batch).loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_is_absent_is_not_read(batch):
@@ -332,7 +332,7 @@ def test_the_ablations_of_the_paper_change_the_loss(batch):
     def terms(weights=None, **switches):
         weights = {"low_level": 1.0, "high_level": 1.2, **(weights or {})}
         task = FusionTask(lambda *_: build(**switches), head_weights=weights, aux_weight=3.0)
-        return task.build(facts_of(DIMS)).eval().predict(batch).terms
+        return task.build(facts_of(DIMS)).eval().step(batch).terms
 
     full = terms()
     named = {f"head/{term}" for term in ("reconstruction", "low_level", "high_level")}

@@ -314,5 +314,5 @@ def test_attention_along_a_conversation_against_a_loop():
                 ]
             )
             answers.append(score.softmax(0) @ value[mates, head])
-        expected = values[i] + layer.answer(torch.cat(answers))
+        expected = values[i] + layer.output(torch.cat(answers))
         torch.testing.assert_close(layer(values, batch)[i], expected, atol=1e-5, rtol=1e-5)

@@ -236,7 +236,7 @@ def test_evaluation_is_deterministic_and_training_is_not(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dominant": "smell"}, "'smell' is none of"),
+        ({"dominant": "smell"}, "'smell' is not in"),
         ({"dim": 10}, "divisible by attention_heads, got 10 and 4"),
         ({"dim": 9, "attention_heads": 3}, "dim must be even"),
         ({"residual": "both"}, "'auxiliary' or 'dominant', got 'both'"),

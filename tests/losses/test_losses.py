@@ -125,7 +125,9 @@ def test_logit_adjustment_is_the_loss_on_logits_shifted_by_the_frequencies_of_th
 
 
 def test_logit_adjustment_without_counts_says_so():
-    with pytest.raises(ValueError, match="expected class_counts of 3 emotions, found None: give them to the loss"):
+    with pytest.raises(
+        ValueError, match=r"expected class_counts of 3 emotions, found None. Pass class_counts to the loss"
+    ):
         LogitAdjusted()(torch.randn(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"expected class_counts of 3 emotions, found \[4, 4\]"):
         LogitAdjusted(class_counts=[4, 4])(torch.randn(2, 3), torch.tensor([0, 1]))
@@ -356,7 +358,7 @@ def test_the_projection_learns():
         (lambda: FusionLoss(4, alpha_comp=-0.1), "alpha_comp is -0.1"),
         (lambda: FusionLoss(4, lambda_cont=-1), "lambda_cont is -1"),
         (lambda: FusionLoss(-1), "dim is -1"),
-        (lambda: FusionLoss(0), "lambda_cont is 0.1.*and the head gives none: set lambda_cont to 0"),
+        (lambda: FusionLoss(0), "lambda_cont is 0.1.*but the head returns none. Set lambda_cont to 0"),
     ],
 )
 def test_options_out_of_range_are_refused(build, message):

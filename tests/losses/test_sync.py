@@ -97,7 +97,7 @@ def test_perfect_matches_keep_a_finite_gradient():
         ({"margin": 2.5}, "margin is 2.5"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"negatives": {"shiftd": 1.0}}, "unknown negatives shiftd: expected shifted, same_clip"),
-        ({"negatives": {"shifted": 0.0}}, "all negatives weigh 0"),
+        ({"negatives": {"shifted": 0.0}}, "weights of all negatives are 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -135,7 +135,7 @@ def test_a_video_that_starts_late_shows_its_first_frame_until_then(folder):
 
 def test_a_clip_behind_the_end_of_the_video_is_an_error(folder):
     path = write_media(folder / "short.mp4", pictures=[numbered(i) for i in range(10)])
-    with pytest.raises(MediaError, match="check the times") as caught:
+    with pytest.raises(MediaError, match="Check the times") as caught:
         shown(path, start=5.0, end=6.0)
     assert caught.value.reason == "no video in the clip"
     assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason

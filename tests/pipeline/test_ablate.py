@@ -12,8 +12,7 @@ import yaml
 from merc.cli import main
 from merc.configs.lookup import shipped_configs
 from merc.evaluation import paired_bootstrap, read_predictions
-from merc.pipeline.ablate import _chains, _choose, _Planner, _read, read_ablation, run_ablations
-from merc.pipeline.ablation import shipped_rows
+from merc.pipeline.ablate import _chains, _choose, _Planner, _read, _shipped, run_ablations
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, plan
 from merc.pipeline.stage import PipelineError
@@ -29,12 +28,15 @@ PAPERS = {
     ),
     "merc.fusion.CMATHFusion": ("arXiv 2411.10060", {"meld": 66.93, "iemocap": 73.96}, {"table4": 5, "table5": 6}),
 }
-QUICK = ["demo/simulated.yaml", "meld/hierarchical.yaml", "meld/telme.yaml", "meld/lfvd.yaml", "meld/cmath.yaml"]
-LONG = ["demo/video.yaml", *(f"iemocap/{name}.yaml" for name in ("hierarchical", "telme", "lfvd", "cmath"))]
+MELD, IEMOCAP = "corpora/meld_sdt.yaml", "corpora/iemocap_sdt.yaml"
+QUICK = [["demo/simulated.yaml"], ["meld/hierarchical.yaml"], ["meld/telme.yaml"]]
+QUICK += [["paper/lfvd.yaml", MELD], ["paper/cmath.yaml", MELD]]
+LONG = [["demo/video.yaml"], ["iemocap/hierarchical.yaml"], ["iemocap/telme.yaml"]]
+LONG += [[f"paper/{name}.yaml", f"paper/{name}_iemocap.yaml", IEMOCAP] for name in ("lfvd", "cmath")]
 
 
 def test_every_row_is_of_a_table_and_says_what_the_paper_says():
-    rows = {name: read_ablation(file) for name, file in shipped_rows().items()}
+    rows = _shipped()
     for system, (paper, full, tables) in PAPERS.items():
         own = {name: row for name, row in rows.items() if row.system == system}
         found = [name.split("/")[1] for name in own]
@@ -53,11 +55,13 @@ def test_rows_are_no_configs():
     assert not any("ablations" in name for name in shipped_configs())
 
 
-@pytest.mark.parametrize("pipeline", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+@pytest.mark.parametrize(
+    "pipeline", [*QUICK, *(pytest.param(names, marks=pytest.mark.slow) for names in LONG)], ids=" ".join
+)
 def test_shipped_rows_are_accepted(pipeline, tmp_path):
     full = _read(pipeline)
     runs = list(plan(full, tmp_path / "full", {"root": str(tmp_path)}, [0]))
-    planner = _Planner(full, runs, tmp_path, tmp_path, [0], ["--trainer.accelerator=cpu"], [])
+    planner = _Planner(full, runs, tmp_path, {"root": str(tmp_path)}, [0], ["--trainer.accelerator=cpu"], [])
     with quiet_lightning(quiet=True):
         rows = planner.plan_all(_choose([], planner.system))
     assert len(rows) == sum(PAPERS[planner.system][2].values())
@@ -156,9 +160,9 @@ def planner(tmp_path_factory):
     """Plans rows of the pipeline; one for all tests, since it parses a stage once."""
     folder = tmp_path_factory.mktemp("planned")
     write_pipeline(folder)
-    full = _read(str(folder / "pipeline.yaml"))
+    full = _read([str(folder / "pipeline.yaml")])
     runs = list(plan(full, folder / "out/full", {}, [0]))
-    return _Planner(full, runs, folder / "out", None, [0], [], [])
+    return _Planner(full, runs, folder / "out", {}, [0], [], [])
 
 
 def write_row(folder, name="row", **content):

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import merc.evaluation.report
-import merc.pipeline.run
+import merc.pipeline.kinds
 import merc.store.writer
 from merc.cli import main
 from merc.conversation import Corpus
@@ -556,7 +556,7 @@ def test_a_head_without_embeddings_under_a_loss_that_contrasts_them_is_told_befo
     }
     write("fusion.yaml", config)
     error = one_line(capsys, ["fit", "--config", "fusion.yaml", "--data.corpus=out/data/corpus.json", *stores])
-    assert "FusionLoss contrasts embeddings" in error and "set lambda_cont to 0" in error
+    assert "FusionLoss contrasts embeddings" in error and "Set lambda_cont to 0" in error
     assert not list(Path("lightning_logs").rglob("*.ckpt"))
 
 
@@ -608,14 +608,16 @@ def test_single_stages_say_where_their_results_are(done, capsys):
 
 
 def test_bf16_runs_the_whole_demo_on_a_cpu(place, monkeypatch):
-    real = merc.pipeline.run.resolve_import
+    real = merc.pipeline.kinds.resolve_import
     sizes = {"dialogues": {"train": 24, "val": 4, "test": 4}}
 
     def small(*, out):
         real("simulated")(out=out, **sizes)
 
-    monkeypatch.setattr(merc.pipeline.run, "resolve_import", lambda name: small if name == "simulated" else real(name))
-    options = ["--trainer.precision", "bf16-mixed", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    known = {"simulated": small}
+    monkeypatch.setattr(merc.pipeline.kinds, "resolve_import", lambda name: known.get(name) or real(name))
+    options = ["--trainer.precision", "bf16-mixed", "--trainer.max_steps=2", "--trainer.accelerator=cpu"]
+    options += ["--trainer.val_check_interval=1"]
     assert main(["run", "demo/simulated.yaml", "--out", "out", *options]) == 0
     found = scores(place / "out")
     assert found["fusion"] and all(0 <= score <= 1 for values in found.values() for score in values)

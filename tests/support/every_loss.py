@@ -29,9 +29,7 @@ def _fusion(a, b):
 
 
 def _adjusted(a, b):
-    loss = losses.LogitAdjusted(D)
-    loss.count = loss.count.to(a.device)
-    return loss(a, _label(a))
+    return losses.LogitAdjusted(class_counts=[*range(1, D + 1)])(a, _label(a))
 
 
 def _sync(a, b):

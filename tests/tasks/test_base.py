@@ -99,7 +99,7 @@ def fusion_task(**options):
 def logits_on(task, module, split="test"):
     task.eval()
     with torch.no_grad():
-        return task.predict(module.split(split)).logits
+        return task.step(module.split(split)).logits
 
 
 class Given(TeacherTask):
@@ -357,7 +357,7 @@ def test_a_student_reads_its_teacher_and_does_not_ask_again(data, chain, tmp_pat
     losses = {}
     for name, folder in (("teacher", out / "teacher/logits"), ("flat", tmp_path / "flat")):
         module = conversations(data, {"audio": data / "features/audio", "teacher": folder}, "audio")
-        losses[name] = {key: term.item() for key, term in task.predict(module.split("train")).terms.items()}
+        losses[name] = {key: term.item() for key, term in task.step(module.split("train")).terms.items()}
     assert losses["teacher"]["ce"] == losses["flat"]["ce"]
     assert abs(losses["teacher"]["kl"] - losses["flat"]["kl"]) > 1e-3
 
@@ -460,16 +460,16 @@ def test_modality_dropout_is_for_training_only(batch):
     plain = four(modality_dropout=0.0).eval()
     plain.load_state_dict(task.state_dict())
     with torch.no_grad():
-        assert torch.equal(task.predict(batch).logits, plain.predict(batch).logits)
+        assert torch.equal(task.step(batch).logits, plain.step(batch).logits)
 
 
 def test_terms_are_weighted_and_those_of_weight_zero_are_left_out(batch):
     head = HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16).eval()
     out = head(batch)
     ce = nn.functional.cross_entropy(out.logits, batch.label).item()
-    terms = four(lambda dims, classes: head, aux_weight=0.0, head_weights={"balance": 0.0}).eval().predict(batch).terms
+    terms = four(lambda dims, classes: head, aux_weight=0.0, head_weights={"balance": 0.0}).eval().step(batch).terms
     assert {name: t.item() for name, t in terms.items()} == {"ce": pytest.approx(ce, abs=1e-5)}
-    terms = four(lambda dims, classes: head, aux_weight=0.5, head_weights={"balance": 0.25}).eval().predict(batch).terms
+    terms = four(lambda dims, classes: head, aux_weight=0.5, head_weights={"balance": 0.25}).eval().step(batch).terms
     assert terms["head/balance"].item() == pytest.approx(0.25 * out.losses["balance"].item())
     aux = []
     for name, logits in out.aux_logits.items():

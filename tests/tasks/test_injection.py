@@ -50,6 +50,8 @@ CORPORA = {
     "seven": (None, {"audio": 6, "visual": 3, "text": 9}),
 }
 
+CONCAT = ["--config", "systems/concat.yaml", "--config", "simulated/concat.yaml"]
+
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
@@ -90,16 +92,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
-    fit = [
-        "fit",
-        "--config",
-        "systems/concat.yaml",
-        "--config",
-        "simulated/concat.yaml",
-        "--model.head",
-        "own_head.Own",
-        *options_of(corpora, name),
-    ]
+    fit = ["fit", *CONCAT, "--model.head", "own_head.Own", *options_of(corpora, name)]
     assert main(fit) == 0
     [run] = Path("lightning_logs").iterdir()
     kept = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["head"]
@@ -110,8 +103,7 @@ def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
 
 
 def parsed(*args):
-    configs = ("systems/concat.yaml", "simulated/concat.yaml", "corpora/simulated.yaml")
-    return MercCLI([*(f"--config={name}" for name in configs), *args], run=False).model
+    return MercCLI([*CONCAT, "--config", "corpora/simulated.yaml", *args], run=False).model
 
 
 def test_two_configs_merge_inside_the_head_and_the_loss(place):
@@ -162,7 +154,7 @@ def test_a_checkpoint_of_python_needs_neither_config_nor_data(kept, corpora, tmp
     recorded = torch.load(path, weights_only=True)["merc"]
     assert recorded["modalities"] == {"text": 5, "audio": 4} and recorded["embedding_dim"] == 8
     batch = data_of(corpora, "three").split("val")
-    torch.testing.assert_close(loaded.eval().predict(batch).logits, task.eval().predict(batch).logits)
+    torch.testing.assert_close(loaded.eval().step(batch).logits, task.eval().step(batch).logits)
     trainer_in(tmp_path).test(loaded, datamodule=data_of(corpora, "three"), verbose=False)
     assert (tmp_path / "report/report.md").is_file()
     assert loaded.configure_optimizers().param_groups[0]["lr"] == 1e-2
@@ -281,7 +273,7 @@ def test_a_head_may_read_graphs_and_give_no_embeddings():
             assert batch.edges["text"].index.shape[0] == 2
             return FusionOutput(self.classify(batch.features["text"]))
 
-    with pytest.raises(ValueError, match=r"FusionLoss contrasts embeddings .*head gives none: set lambda_cont to 0"):
+    with pytest.raises(ValueError, match=r"FusionLoss contrasts embeddings .*head returns none. Set lambda_cont to 0"):
         FusionTask(Graphs, FusionLoss).build(facts_of({"text": 4}))
     task = FusionTask(Graphs, partial(FusionLoss, lambda_cont=0)).build(facts_of({"text": 4}))
     assert task.embedding_dim == 0
@@ -310,4 +302,4 @@ def test_losses_learn_how_frequent_emotions_are_and_keep_what_the_training_count
 
 def test_an_unknown_number_of_emotions_trains_and_predicts():
     task = FusionTask(ConcatFusion).build(facts_of({"text": 5}, 11))
-    assert task.predict(make_batch([3], {"text": 5})).logits.shape == (3, 11)
+    assert task.step(make_batch([3], {"text": 5})).logits.shape == (3, 11)

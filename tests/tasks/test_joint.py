@@ -120,7 +120,7 @@ def by_hand(task, batch, dis=0.3):
 @pytest.mark.parametrize("weight", [0.3, 0.0, 2.0])
 def test_the_loss_is_the_sum_of_the_parts(batch, weight):
     task = built(distillation_weight=weight).eval()
-    found = task.predict(batch)
+    found = task.step(batch)
     logits, loss = by_hand(task, batch, weight)
     torch.testing.assert_close(found.logits, logits)
     torch.testing.assert_close(found.loss, loss)
@@ -163,7 +163,7 @@ def test_gradients_reach_every_parameter(raw, lips):
 
 def test_the_fusion_teaches_the_students(batch):
     task = built(distillation_weight=0.0)
-    task.predict(batch).loss.backward()
+    task.step(batch).loss.backward()
     for name, part in task.students.items():
         assert part.network.project.weight.grad.any(), name
         assert part.network.classify.weight.grad is None  # nothing but distillation reads it
@@ -176,7 +176,7 @@ def test_a_frozen_teacher_is_no_part_of_the_task_and_gets_no_gradient(batch):
     for name in ("teacher", "text"):
         batch.features[name].requires_grad_()
     task = built()
-    loss = task.predict(batch).loss
+    loss = task.step(batch).loss
     assert torch.autograd.grad(loss, batch.features["teacher"], allow_unused=True, retain_graph=True) == (None,)
     assert task.parts.keys() == {"audio", "visual", "fusion"}
     assert task.inputs == {"text": D, "audio": 6, "visual": 3}
@@ -184,7 +184,7 @@ def test_a_frozen_teacher_is_no_part_of_the_task_and_gets_no_gradient(batch):
 
 def test_a_teacher_that_trains_learns_from_its_labels_and_the_fusion_not_from_its_students(raw):
     task = built(teacher=teacher())
-    terms = task.predict(raw).terms
+    terms = task.step(raw).terms
     weights = list(task.teacher.parameters())
 
     def reached(*names):
@@ -194,20 +194,20 @@ def test_a_teacher_that_trains_learns_from_its_labels_and_the_fusion_not_from_it
     assert not reached("audio/kl", "audio/ce", "visual/kl", "visual/ce")
     assert reached("fusion/comp") and reached("teacher/ce")
     assert task.inputs == DIMS
-    assert "teacher/ce" not in built(teacher=teacher(), teacher_weight=0.0).predict(raw).terms
+    assert "teacher/ce" not in built(teacher=teacher(), teacher_weight=0.0).step(raw).terms
 
 
 def test_a_teacher_that_trains_gives_what_its_stores_would(raw):
     task = built(teacher=teacher()).eval()
-    said = task.teacher.predict(raw)
+    said = task.teacher.step(raw)
     stored = {"text": said.hidden * raw.present["text"][:, None], "teacher": said.logits}
     frozen = built().eval()
     frozen.load_state_dict({k: v for k, v in task.state_dict().items() if not k.startswith("teacher.")})
     raw.features |= {name: value.detach() for name, value in stored.items()}
     raw.present["teacher"] = raw.present["text"]
-    expected = frozen.predict(raw)
+    expected = frozen.step(raw)
     raw.features["text"] = made(DIMS).features["text"]
-    found = task.predict(raw)
+    found = task.step(raw)
     torch.testing.assert_close(found.logits, expected.logits)
     for name, term in expected.terms.items():
         torch.testing.assert_close(found.terms[name], term)
@@ -217,7 +217,7 @@ def test_hidden_states_of_a_teacher_that_trains_reach_a_loss_on_them(raw):
     students = {"audio": student("audio", feature_loss=FeatureSimilarityLoss())}
     both = FusionTask(partial(HierarchicalFusion, dim=16), modalities=["text", "audio"])
     task = built(JointTask(students, both, teacher=teacher()))
-    assert "audio/feature" in task.predict(raw).terms
+    assert "audio/feature" in task.step(raw).terms
 
 
 # One evaluation path
@@ -225,28 +225,28 @@ def test_hidden_states_of_a_teacher_that_trains_reach_a_loss_on_them(raw):
 
 def test_a_prediction_depends_on_its_own_conversation_alone(batch):
     task = built().eval()
-    whole = task.predict(batch).logits
+    whole = task.step(batch).logits
     for index in range(batch.num_conversations):
-        alone = task.predict(batch.select([index])).logits
+        alone = task.step(batch.select([index])).logits
         rows = slice(int(batch.ptr[index]), int(batch.ptr[index + 1]))
         torch.testing.assert_close(alone, whole[rows], atol=1e-5, rtol=0)
-    turned = task.predict(batch.select([2, 0, 1])).logits
+    turned = task.step(batch.select([2, 0, 1])).logits
     torch.testing.assert_close(turned[: batch.lengths[2]], whole[batch.ptr[2] :], atol=1e-5, rtol=0)
 
 
 def test_what_is_absent_is_not_read(batch):
     task = built().eval()
-    before = task.predict(batch)
+    before = task.step(batch)
     for name in DIMS:
         batch.features[name] = batch.features[name].masked_fill(~batch.present[name][:, None], 1e4)
-    after = task.predict(batch)
+    after = task.step(batch)
     torch.testing.assert_close(after.logits[batch.present["text"]], before.logits[batch.present["text"]])
 
 
 def test_the_fusion_is_given_nothing_where_a_student_has_nothing(batch):
     task, seen = built(), []
     task.fusion.head.register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].features))
-    task.predict(batch)
+    task.step(batch)
     for name in ("audio", "visual"):
         assert torch.equal(seen[0][name].any(1), batch.present[name])
 
@@ -257,7 +257,7 @@ def test_any_subset_of_modalities_trains(batch, absent):
         batch.present[name][:] = False
         batch.features[name][:] = 0
     task = built().train()
-    loss = task.predict(batch).loss
+    loss = task.step(batch).loss
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
 
@@ -386,7 +386,7 @@ class First(Callback):
         split = trainer.datamodule.split("test")
         pl_module.eval()
         with torch.no_grad():
-            self.keys, self.logits = split.keys, pl_module.predict(split).logits
+            self.keys, self.logits = split.keys, pl_module.step(split).logits
         pl_module.train()
         self.state = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
@@ -571,7 +571,7 @@ def test_an_interrupted_epoch_goes_on_with_the_conversations_that_are_left(data,
         style = {"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None}
         trainer = trainer_in(folder, passes, keep, epochs=-1, **style)
         module = conversations(data, chain[1], lips=lips_data(lips, windows), batch_size=60)
-        trainer.fit(joint(C, lipsync=lipsync()), datamodule=module, ckpt_path=start, weights_only=True)
+        trainer.fit(joint(lipsync=lipsync()), datamodule=module, ckpt_path=start, weights_only=True)
         return passes.found
 
     whole = fit(tmp_path)

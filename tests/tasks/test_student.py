@@ -27,7 +27,7 @@ def task(**options):
 
 def test_the_terms_are_those_of_both_losses(batch):
     student = task()
-    found = student.predict(batch)
+    found = student.step(batch)
     both = batch.present["teacher_hidden"] & batch.present["audio"]
     assert found.terms.keys() == {"ce", "inter", "intra", "feature"}
     expected = FeatureSimilarityLoss()(found.hidden[both], batch.features["teacher_hidden"][both])
@@ -37,7 +37,7 @@ def test_the_terms_are_those_of_both_losses(batch):
 def test_it_predicts_without_its_teacher(batch):
     for name in ("teacher", "teacher_hidden"):
         del batch.features[name], batch.present[name]
-    assert task().predict(batch).terms == {}
+    assert task().step(batch).terms == {}
 
 
 def test_the_teachers_store_of_hidden_states_is_checked(monkeypatch):
@@ -60,7 +60,7 @@ def test_the_teachers_store_of_hidden_states_is_checked(monkeypatch):
 
 def test_graph_of_self_edges_makes_a_network_of_the_single_utterance(batch):
     student = task()
-    before = student.predict(batch).logits
+    before = student.step(batch).logits
     batch.features["audio"][0] += 1
-    changed = (student.predict(batch).logits - before).abs().amax(1) > 1e-6
+    changed = (student.step(batch).logits - before).abs().amax(1) > 1e-6
     assert not changed[1:].any()

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from merc.callbacks import WeightEMA
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
-from merc.features import FeaturedCorpus
+from merc.features.table import FeaturedCorpus
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.tasks import TeacherTask
 from merc.tasks.schedules import WarmupCosineLR
