@@ -18,13 +18,16 @@ def widths(layout, text):
 def imported(folder, layout, text=1024):
     path, _ = write(folder, layout, widths=widths(layout, text))
     corpus = LAYOUTS[layout].corpus
-    assert main(["import", "pickle", str(path), "--layout", layout, "--out", f"runs/{corpus}-pickle/data"]) == 0
+    assert main(["import", "pickle", str(path), "--layout", layout, "--out", f"runs/{corpus}-sdt"]) == 0
     return corpus
 
 
 def fit(corpus, system, *options):
     quick = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu"]
-    return main(["fit", "--config", f"{corpus}/{system}.yaml", *options, *quick])
+    configs = [f"paper/{system}.yaml", f"corpora/{corpus}_sdt.yaml"]
+    if corpus == "iemocap":
+        configs.insert(1, f"paper/{system}_iemocap.yaml")
+    return main(["fit", *(f"--config={config}" for config in configs), *options, *quick])
 
 
 @pytest.mark.parametrize("system", ["lfvd", "cmath"])
@@ -42,5 +45,5 @@ def test_other_widths_need_no_option(tmp_path, monkeypatch):
 def test_a_layout_without_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = imported(tmp_path, "bclstm-meld", text=600)
-    stores = {name: f"runs/meld-pickle/data/features/{name}" for name in ("text", "audio")}
+    stores = {name: f"runs/meld-sdt/features/{name}" for name in ("text", "audio")}
     assert fit(corpus, "cmath", f"--data.stores={stores}") == 0

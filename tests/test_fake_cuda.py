@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from every_loss import LOSSES, total, unit_vectors
 from merc.datamodules.lipsync import LipSyncBatch
 from merc.evaluation import EmotionMetrics
 from merc.labels import IEMOCAP4
 from merc.losses import FusionLoss, SyncLoss
 from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
 from merc.speaker.score import MouthTrack
-from networks import NETWORKS, batch_of_three, loss
-from pretend_device import DEVICE, PretendDevice, move
+from support.every_loss import LOSSES, total, unit_vectors
+from support.networks import NETWORKS, batch_of_three, loss
+from support.pretend_device import DEVICE, PretendDevice, move
 
 
 @pytest.fixture(autouse=True)

@@ -148,13 +148,21 @@ class MercCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - those of Trainer
-        """Make the trainer; where its options bring checkpoints of their own, or none, these are what counts."""
+        """Make the trainer, with the checkpoints ``best`` and ``last`` unless its options say otherwise.
+
+        A ``ModelCheckpoint`` with a monitor among its callbacks takes the place of ``best``, whose own monitor the task
+        may never log.
+        """
         given = self._get(self.config_init, "trainer")
         callbacks = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
-        own = {callback.state_key for callback in callbacks if isinstance(callback, Callback)}
-        checkpoints = [self._get(self.config_init, name) for name in ("best", "last")]
-        keep = given.enable_checkpointing is not False and not given.fast_dev_run
-        added = [checkpoint for checkpoint in checkpoints if keep and checkpoint.state_key not in own]
+        checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        added = []
+        if given.enable_checkpointing is not False and not given.fast_dev_run:
+            if all(checkpoint.monitor is None for checkpoint in checkpoints):
+                added.append(self._get(self.config_init, "best"))
+            last = self._get(self.config_init, "last")
+            if last.state_key not in {checkpoint.state_key for checkpoint in checkpoints}:
+                added.append(last)
         config = {**given, "callbacks": [callback for callback in callbacks if callback is not None] + added}
         return self._instantiate_trainer({**config, **kwargs}, [])
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from every_loss import LOSSES, total, unit_vectors
 from merc import losses
+from support.every_loss import LOSSES, total, unit_vectors
 
 
 def test_every_public_loss_is_here():

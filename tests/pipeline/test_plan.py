@@ -22,7 +22,7 @@ def configs(tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
     for name in ("teacher.yaml", "student.yaml"):
-        (folder / name).write_text(f"# {name}")
+        (folder / name).write_text(f"name: {name}")
     return folder
 
 
@@ -35,7 +35,7 @@ def made(tmp_path, configs):
             replace(stage, config=str(configs / stage.config)) if stage.command == "fit" else stage for stage in stages
         ]
         sources = {} if root is None else {"root": str(root)}
-        return list(plan(Pipeline([placed(stage) for stage in stages]), tmp_path / "out", sources, seeds, extra))
+        return list(plan(Pipeline(placed), tmp_path / "out", sources, seeds, extra))
 
     return planned
 
@@ -62,10 +62,14 @@ def test_what_is_finished_and_unchanged_is_finished(made):
 
 def test_a_changed_config_concerns_its_stages_and_those_behind(made, configs):
     finish(made())
-    (configs / "student.yaml").write_text("# other")
+    (configs / "student.yaml").write_text("name: other")
+    assert unfinished(made()) == ["student"]
+    (configs / "student.yaml").write_text("# A comment decides nothing.\nname: other")
     assert unfinished(made()) == ["student"]
     finish(made())
-    (configs / "teacher.yaml").write_text("# other")
+    (configs / "student.yaml").write_text("name: other")
+    assert unfinished(made()) == []
+    (configs / "teacher.yaml").write_text("name: other")
     assert unfinished(made()) == ["teacher", "student", "apart"]
 
 
@@ -103,14 +107,14 @@ def test_the_old_result_is_kept_and_never_replaced_by_a_cut_one(made, configs, t
     finish(made())
     folder = tmp_path / "out/seed-0/student"
     first = (folder / "result").read_text()
-    (configs / "student.yaml").write_text("# second")
+    (configs / "student.yaml").write_text("name: second")
     cut = made()[2]
     cut.begin()
-    (configs / "student.yaml").write_text("# third")
+    (configs / "student.yaml").write_text("name: third")
     finish(made())
     assert (folder.with_name("student.previous") / "result").read_text() == first
     third = (folder / "result").read_text()
-    (configs / "student.yaml").write_text("# fourth")
+    (configs / "student.yaml").write_text("name: fourth")
     finish(made())
     assert (folder.with_name("student.previous") / "result").read_text() == third
     assert sorted(p.name for p in folder.parent.iterdir()) == ["apart", "student", "student.previous", "teacher"]
