@@ -12,8 +12,8 @@ import yaml
 from merc.cli import main
 from merc.configs.lookup import shipped_configs
 from merc.evaluation import paired_bootstrap, read_predictions
-from merc.pipeline.ablate import _chains, _choose, _Planner, _read, read_ablation, run_ablations
-from merc.pipeline.ablation import shipped_rows
+from merc.pipeline.ablate import _chains, _choose, _Planner, _read, read_ablations, run_ablations
+from merc.pipeline.ablation import shipped_tables
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, plan
 from merc.pipeline.stage import PipelineError
@@ -29,12 +29,20 @@ PAPERS = {
     ),
     "merc.fusion.CMATHFusion": ("arXiv 2411.10060", {"meld": 66.93, "iemocap": 73.96}, {"table4": 5, "table5": 6}),
 }
-QUICK = ["demo/simulated.yaml", "meld/hierarchical.yaml", "meld/telme.yaml", "meld/lfvd.yaml", "meld/cmath.yaml"]
-LONG = ["demo/video.yaml", *(f"iemocap/{name}.yaml" for name in ("hierarchical", "telme", "lfvd", "cmath"))]
+ONE_STAGE = {name: [f"paper/{name}.yaml", "corpora/meld_sdt.yaml"] for name in ("lfvd", "cmath")}
+QUICK = [["demo/simulated.yaml"], ["meld/hierarchical.yaml"], ["meld/telme.yaml"], *ONE_STAGE.values()]
+LONG = [
+    ["demo/video.yaml"],
+    ["iemocap/hierarchical.yaml"],
+    ["iemocap/telme.yaml"],
+    *(["paper/" + name for name in (f"{x}.yaml", f"{x}_iemocap.yaml")] + ["corpora/iemocap_sdt.yaml"] for x in ONE_STAGE),
+]
 
 
 def test_every_row_is_of_a_table_and_says_what_the_paper_says():
-    rows = {name: read_ablation(file) for name, file in shipped_rows().items()}
+    rows = {}
+    for name, file in shipped_tables().items():
+        rows |= read_ablations(file, name)
     for system, (paper, full, tables) in PAPERS.items():
         own = {name: row for name, row in rows.items() if row.system == system}
         found = [name.split("/")[1] for name in own]
@@ -53,11 +61,15 @@ def test_rows_are_no_configs():
     assert not any("ablations" in name for name in shipped_configs())
 
 
-@pytest.mark.parametrize("pipeline", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-def test_shipped_rows_are_accepted(pipeline, tmp_path):
-    full = _read(pipeline)
-    runs = list(plan(full, tmp_path / "full", {"root": str(tmp_path)}, [0]))
-    planner = _Planner(full, runs, tmp_path, tmp_path, [0], ["--trainer.accelerator=cpu"], [])
+@pytest.mark.parametrize(
+    "configs",
+    [*QUICK, *(pytest.param(names, marks=pytest.mark.slow) for names in LONG)],
+    ids=lambda names: names[0] if len(names) < 3 else names[1],
+)
+def test_shipped_rows_are_accepted(configs, tmp_path):
+    full, sources = _read(configs), {"root": str(tmp_path)}
+    runs = list(plan(full, tmp_path / "full", sources, [0]))
+    planner = _Planner(full, runs, tmp_path, sources, [0], ["--trainer.accelerator=cpu"], [])
     with quiet_lightning(quiet=True):
         rows = planner.plan_all(_choose([], planner.system))
     assert len(rows) == sum(PAPERS[planner.system][2].values())
@@ -156,9 +168,9 @@ def planner(tmp_path_factory):
     """Plans rows of the pipeline; one for all tests, since it parses a stage once."""
     folder = tmp_path_factory.mktemp("planned")
     write_pipeline(folder)
-    full = _read(str(folder / "pipeline.yaml"))
+    full = _read([str(folder / "pipeline.yaml")])
     runs = list(plan(full, folder / "out/full", {}, [0]))
-    return _Planner(full, runs, folder / "out", None, [0], [], [])
+    return _Planner(full, runs, folder / "out", {}, [0], [], [])
 
 
 def write_row(folder, name="row", **content):
@@ -193,7 +205,7 @@ REFUSED = {
     ),
     "of an option of an import that is not there": (
         {"changes": {"data": {"label_nose": 0.1}}},
-        "(?s)bad: data, .*label_nose",
+        "bad: Stage 'data', import: Option 'label_nose' is not accepted",
     ),
     "of what stands there": (
         {"changes": {"fusion": {"model.head.gating": True}}},
@@ -250,6 +262,29 @@ def test_rows_that_show_nothing_are_refused(what, planner, tmp_path):
     if "is not a row" not in message:
         assert "1 of 2 rows cannot be run.\n  bad: " in str(refused.value)
         assert str(refused.value).endswith("by --rows: good")
+
+
+def test_a_file_with_a_table_gives_its_rows(planner, tmp_path):
+    alone = {"title": "text alone", "modalities": {"fusion": ["text"]}, "reported": {"meld": 60.5}}
+    table = {"paper": "a paper", "table": "Table 2", "full": {"meld": 61.0, "iemocap": 70.0}}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**table, "rows": {"gating": {"title": "w/o gating", **CHANGED}, "text": alone}}))
+    with quiet_lightning(quiet=True):
+        gating, text = planner.plan_all(_choose([str(file)], planner.system))
+    assert (gating.name, text.name) == ("mine/gating", "mine/text")
+    assert gating.own[0].folder.parts[-4:] == ("mine", "gating", "seed-0", "fusion")
+    assert (text.ablation.paper, text.ablation.table) == ("a paper", "Table 2")
+    assert text.ablation.reported["meld"].difference == -0.5 and not gating.ablation.reported
+    with pytest.raises(PipelineError, match="Two rows are named 'mine/gating'"):
+        _choose([str(file), str(tmp_path)], planner.system)
+    file.write_text(yaml.safe_dump({**table, "full": {}, "rows": {"text": alone}}))
+    with pytest.raises(PipelineError, match="mine.yaml is not a row of ablations, nor a table of them: 'meld'"):
+        _choose([str(file)], planner.system)
+
+
+def test_of_several_configs_the_first_must_be_of_one_stage(place):
+    with pytest.raises(PipelineError, match=r"pipeline.yaml is a pipeline: expected no config behind it, found .*fusion"):
+        _read(["pipeline.yaml", "fusion.yaml"])
 
 
 def test_nothing_runs_if_a_row_is_refused(place, monkeypatch, capsys):
@@ -445,7 +480,9 @@ def test_a_config_of_one_stage_is_a_full_model(done, monkeypatch):
     (done.parent / "one.yaml").write_text(yaml.safe_dump(config))
     row = write_row(done.parent, "text_alone", modalities={"fusion": ["text"]})
     trained = fitted(monkeypatch)
-    report = run_ablations("one.yaml", out="one", rows=[row])
+    (done.parent / "short.yaml").write_text("trainer: {max_epochs: 1}")
+    report = run_ablations(["one.yaml", "short.yaml"], out="one", rows=[row])
+    assert yaml.safe_load((done.parent / "one/full/seed-0/fusion/config.yaml").read_text())["trainer"]["max_epochs"] == 1
     assert trained == ["full/seed-0/fusion", "text_alone/seed-0/fusion"]
     assert "| text_alone |" in report.read_text()
 
