@@ -15,7 +15,7 @@ from merc.annotation import Annotation
 from merc.cli import main
 from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
-from merc.pipeline.ablation import parts_of, shipped_rows
+from merc.pipeline.ablation import parts_of
 from merc.pipeline.lightning import MercCLI
 from merc.pipeline.read import read_pipeline
 from support.made_batches import facts_of
@@ -26,11 +26,11 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # What a reader replaces, and what stands for it here.
 PLACEHOLDERS = {
-    "RUN/config.yaml": "simulated/fusion.yaml",
-    "$RUN/config.yaml": "simulated/fusion.yaml",
-    "my_config.yaml": "simulated/fusion.yaml",
-    "frozen.yaml": "simulated/fusion.yaml",  # the two that docs/text.md shows
-    "finetune.yaml": "simulated/fusion.yaml",
+    "RUN/config.yaml": "systems/hierarchical.yaml",
+    "$RUN/config.yaml": "systems/hierarchical.yaml",
+    "my_config.yaml": "systems/hierarchical.yaml",
+    "frozen.yaml": "systems/hierarchical.yaml",  # the two that docs/text.md shows
+    "finetune.yaml": "systems/hierarchical.yaml",
     "my_pipeline.yaml": "demo/simulated.yaml",
     "my_package.MyHead": "my_fusion.TextFirst",
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
@@ -76,7 +76,7 @@ def parser():
         def _run_subcommand(self, subcommand):
             pass
 
-    return Parser(["fit", "--config", "simulated/teacher.yaml"])
+    return Parser(["fit", "--config", "systems/teacher.yaml"])
 
 
 @pytest.fixture
@@ -115,16 +115,16 @@ def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
 def options():
     """The options with a value that a page names in its text, with a config that has them."""
     configs = {
-        "docs/distillation.md": "simulated/audio.yaml",
-        "docs/graphs.md": "simulated/teacher.yaml",
-        "docs/cmath.md": "meld/cmath.yaml",
+        "docs/distillation.md": "systems/audio_student.yaml",
+        "docs/graphs.md": "systems/teacher.yaml",
+        "docs/cmath.md": "systems/cmath.yaml",
         "docs/joint.md": "simulated/joint.yaml",
-        "docs/lfvd.md": "meld/lfvd.yaml",
+        "docs/lfvd.md": "systems/lfvd.yaml",
     }
     for page in PAGES:
         for span in re.findall(r"`(--(?:model|data|trainer)\.[\w.]+ [^`\n]+)`", page.read_text(encoding="utf-8")):
             words = [PLACEHOLDERS.get(word, word) for word in shlex.split(span)]
-            config = configs.get(name(page), "simulated/fusion.yaml")
+            config = configs.get(name(page), "systems/hierarchical.yaml")
             yield pytest.param(["fit", "--config", config, *words], id=f"{name(page)}: {span}")
 
 
@@ -158,9 +158,9 @@ def test_commands_of_ablations_parse(words, monkeypatch):
     )
     assert main(words) == 0
     ((pipeline, options),) = ran
-    assert find_config(pipeline) and options["seeds"]
+    assert options["seeds"] and all(map(find_config, [pipeline] if isinstance(pipeline, str) else pipeline))
     for part in options["rows"]:
-        assert list(parts_of(list(shipped_rows()), part))
+        assert list(parts_of(list(merc.pipeline.ablate._shipped()), part))
 
 
 @pytest.mark.parametrize("words", of("ensemble"))

@@ -30,15 +30,12 @@ def merc(*args, cwd):
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """Where the shipped config looks for its inputs, with a corpus of few dialogues and 256 values a modality."""
+    """Where the shipped corpora/simulated.yaml looks for its inputs, with a corpus of few dialogues."""
     root = tmp_path_factory.mktemp("custom_head")
-    widths = dict.fromkeys(("text", "audio", "visual"), 256)
+    widths = dict.fromkeys(("text", "audio", "visual"), 16)
     simulate(dialogues={"train": 12, "val": 6, "test": 6}, widths=widths).save(root / "runs/simulated/data")
-    stages = {"text": "teacher", "audio": "audio_student", "visual": "visual_student"}
-    for modality, stage in stages.items():
-        (root / "runs/simulated/seed-0" / stage).mkdir(parents=True)
-        hidden = root / "runs/simulated/seed-0" / stage / "hidden"
-        hidden.symlink_to(root / "runs/simulated/data/features" / modality)
+    for modality in widths:
+        (root / "runs/simulated" / modality).symlink_to(root / "runs/simulated/data/features" / modality)
     return root
 
 
@@ -55,7 +52,8 @@ def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
     options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
     short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
-    merc("fit", "--config", "simulated/fusion.yaml", *head, *short, cwd=simulated)
+    configs = ["--config", "systems/hierarchical.yaml", "--config", "corpora/simulated.yaml"]
+    merc("fit", *configs, *head, *short, cwd=simulated)
     (config,) = (simulated / "out").rglob("config.yaml")
     trained = yaml.safe_load(config.read_text())["model"]["init_args"]
     assert trained["head"]["class_path"] == "my_fusion.TextFirst"

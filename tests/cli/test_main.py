@@ -44,6 +44,6 @@ def test_an_unknown_command_shows_the_known_ones(capsys):
 
 
 def test_short_names_become_files():
-    assert "simulated/teacher.yaml" in shipped_configs()
-    long, equals = expand_configs(["--config", "simulated/teacher.yaml"]), expand_configs(["-c=simulated/teacher.yaml"])
-    assert long[1] == equals[0].removeprefix("-c=") and long[1].endswith("merc/configs/simulated/teacher.yaml")
+    assert "systems/teacher.yaml" in shipped_configs()
+    long, equals = expand_configs(["--config", "systems/teacher.yaml"]), expand_configs(["-c=systems/teacher.yaml"])
+    assert long[1] == equals[0].removeprefix("-c=") and long[1].endswith("merc/configs/systems/teacher.yaml")

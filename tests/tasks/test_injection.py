@@ -89,7 +89,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
-    fit = ["fit", "--config", "simulated/concat.yaml", "--model.head", "own_head.Own", *options_of(corpora, name)]
+    fit = ["fit", "--config", "systems/concat.yaml", "--model.head", "own_head.Own", *options_of(corpora, name)]
     assert main(fit) == 0
     [run] = Path("lightning_logs").iterdir()
     kept = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["head"]
@@ -100,7 +100,7 @@ def test_a_head_of_ones_own_needs_no_option_on_any_corpus(name, corpora, place):
 
 
 def parsed(*args):
-    return MercCLI(["--config", "simulated/concat.yaml", *args], run=False).model
+    return MercCLI(["--config", "systems/concat.yaml", *args], run=False).model
 
 
 def test_two_configs_merge_inside_the_head_and_the_loss(place):
