@@ -8,7 +8,8 @@ import functools
 import importlib.util
 import json
 import re
-from dataclasses import replace
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,22 @@ from transformers import (
 )
 
 import merc.pipeline.kinds
-from merc.configs.lookup import CONFIGS as FOLDER
-from merc.configs.lookup import find_config, shipped_configs
+import merc.pipeline.run
+from merc.cli import main
+from merc.configs.lookup import CONFIGS, find_config, shipped_configs
 from merc.conversation import Corpus
-from merc.corpora.commands import IMPORTS, resolve_import
+from merc.corpora.commands import IMPORTS, resolve_doctor, resolve_import
 from merc.corpora.simulated import simulate
 from merc.labels import IEMOCAP6, MELD
-from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer
-from merc.pipeline.read import _merged, _spelled_out, read_pipeline
+from merc.pipeline.kinds import NetworkStage
+from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, quiet_lightning
+from merc.pipeline.plan import plan
+from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_pipeline
+from merc.pipeline.stage import references
 from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
+from support import made_pickles
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
 from support.tiny_text import tiny_bert, tiny_corpus
 
@@ -42,36 +48,250 @@ DIALOGUES = {"train": 24, "val": 3, "test": 3}
 LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
 WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
+MODALITIES = ("text", "audio", "visual")
+LINES = 1200
+"""What all of the YAML may have: a config that says what another one says belongs into one of them."""
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
 LAYOUTS = {
     "sdt-meld": (7, {"text": 1024, "audio": 300, "visual": 342}),
     "sdt-iemocap": (6, {"text": 1024, "audio": 1582, "visual": 342}),
 }
-TABLE_WIDTH = 10
-MEDIA_OPTIONS = {
-    "data.workers": 0,
-    "data.reader.init_args.tracker.init_args.detector": "support.tiny_clips.SquareDetector",
-}
+TABLE = "audio_features.csv"  # how the names of tables end
+MEDIA_OPTIONS = {"data.reader.init_args.tracker.init_args.detector": "support.tiny_clips.SquareDetector"}
 
-CONFIGS = {name: yaml.safe_load(find_config(name).read_text(encoding="utf-8")) for name in shipped_configs()}
-PIPELINES = [name for name, config in CONFIGS.items() if "stages" in config]
-NAMED = {tuple(s.configs) for name in PIPELINES for s in read_pipeline(name).stages if s.command in ("fit", "predict")}
-SYSTEMS = ["teacher", "hierarchical", "lfvd", "cmath", "concat", "telme", "telme_audio", "telme_visual"]
-APART = [
-    *(("systems/" + name + ".yaml", "simulated/" + name + ".yaml") for name in SYSTEMS),
-    ("systems/telme_visual.yaml",),
-    ("systems/visual_student.yaml",),
-    ("systems/teacher.yaml", "simulated/telme_teacher.yaml"),
-    ("paper/lfvd.yaml",),
-    ("paper/lfvd.yaml", "paper/lfvd_iemocap.yaml"),
-    ("paper/cmath.yaml",),
-    ("paper/cmath.yaml", "paper/cmath_iemocap.yaml"),
+FILES = {path.relative_to(CONFIGS).as_posix(): path for path in sorted(CONFIGS.rglob("*.yaml"))}
+RAW = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+PIPELINES = [name for name in shipped_configs() if {"stages", "base"} & RAW[name].keys()]
+NETWORKS = [name for name in shipped_configs() if "class_path" in RAW[name].get("model", {})]
+CORPORA = [name for name in shipped_configs() if name.startswith("corpora/")]
+OVERLAYS = sorted({*shipped_configs()} - {*PIPELINES, *NETWORKS, *CORPORA})
+READ = {name: read_pipeline(name) for name in PIPELINES}
+
+
+def header(name):
+    """The comment that a config begins with."""
+    lines = FILES[name].read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("#")]
+
+
+def below(overlay):
+    """The configs that an overlay is for."""
+    if overlay == "demo/short.yaml":
+        return ["systems/teacher.yaml", "simulated/teacher.yaml"]
+    named = re.search(r"after (systems/\w+\.yaml)", header(overlay)[0])
+    return [named[1] if named else overlay.replace("_iemocap", "")]
+
+
+STACKS = [(name,) for name in NETWORKS] + [(*below(name), name) for name in OVERLAYS]
+COMMANDS = [
+    (name, shlex.split(found[1]))
+    for name in shipped_configs()
+    for line in header(name)
+    if (found := re.search(r"(?:^# |: )merc ((?:run|fit|import|predict|ablate) .*)", line))
 ]
-"""Stages that no pipeline has as they are."""
-DATA_ALONE = {name for name in CONFIGS if name.startswith("corpora/")}
-FEATURES = {"encoders/minilm_tuned.yaml"}
-"""A stage of text that no pipeline has: tests/tasks/test_text_encoder.py trains its like."""
+
+
+class Strict(yaml.SafeLoader):
+    """Refuses a mapping with the same key twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"twice the same of {keys} at line {node.start_mark.line + 1}"
+        return super().construct_mapping(node, deep)
+
+
+def leaves(value, path=()):
+    """Every value in nested mappings and lists that is neither, with its path."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, (*path, *str(key).split(".")))
+    else:
+        yield path, value
+
+
+# What they say
+
+
+def test_keys_are_given_once():
+    with pytest.raises(AssertionError, match="twice"):
+        yaml.load("a: {b: 1, b: 2}", Strict)
+    for name, path in FILES.items():
+        assert yaml.load(path.read_text(encoding="utf-8"), Strict) == RAW[name]
+
+
+def test_they_stay_few():
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES.values()) <= LINES
+
+
+def test_every_config_is_of_a_known_kind():
+    assert [name for name in OVERLAYS if not name.startswith(("simulated/", "demo/")) and "_iemocap" not in name] == []
+    assert CORPORA and OVERLAYS and NETWORKS and len(PIPELINES) > 10
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_a_config_says_what_it_is(name):
+    assert header(name)[0].startswith("# ")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_numbers_are_numbers(name):
+    def number(value):
+        try:
+            return isinstance(value, str) and float(value) is not None
+        except ValueError:
+            return False
+
+    assert number("1e-3")  # which YAML 1.1 reads as a word; 1.0e-3 is the number
+    assert [path for path, value in leaves(RAW[name]) if number(value)] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_data_knows_is_in_no_config(name):
+    known = {"num_classes", "dims", "class_counts"}
+    for path, _ in leaves(RAW[name]):
+        assert not known & {*path}, path
+        # That of a head is the width it works with, not that of what it reads.
+        assert "dim" not in path or "head" in path, path
+
+
+def optimizers(value):
+    """Every optimizer in a config, as class and options."""
+    if isinstance(value, dict):
+        if value.get("class_path", "").startswith("torch.optim.") and "lr_scheduler" not in value["class_path"]:
+            yield value["class_path"], value.get("init_args", {})
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from optimizers(part)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_optimizer_inherits_the_weight_decay_of_another(name):
+    # The parser keeps options of a task's default optimizer, AdamW, that the named class knows too. Its weight decay of
+    # 0.01 acts on weights; in Adam it is a term of the loss, and far too strong.
+    for kind, options in optimizers(RAW[name]):
+        assert kind == "torch.optim.AdamW" or "weight_decay" in options
+
+
+@functools.cache
+def parsed(*configs):
+    """The whole config of a stage, with all defaults."""
+    stores = ["--data.stores={}"] if "ConversationDataModule" in RAW[configs[0]]["data"]["class_path"] else []
+    given = [word for name in configs for word in ("--config", name)]
+    return MercParser([*given, "--data.corpus=none", *stores]).config.as_dict()
+
+
+def at(config, path):
+    """What stands at a path whose options are named without ``init_args``, as on the command line."""
+    for key in path:
+        config = config["init_args"] if key not in config and "init_args" in config else config
+        config = config.get(key)
+    return config
+
+
+def options_of(overlay, path=()):
+    """The options that an overlay gives, by path; a mapping of weights and a list are one option."""
+    for key, value in overlay.items():
+        whole = not isinstance(value, dict) or key == "head_weights"
+        if whole and key != "class_path":
+            yield (*path, key), value
+        elif not whole:
+            yield from options_of(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_option_of_an_overlay_changes_something(name):
+    base, changed = parsed(*below(name)), parsed(*below(name), name)
+    for path, value in options_of(RAW[name]):
+        assert at(base, path) != at(changed, path), f"{'.'.join(path)}: {value} is what {below(name)} say"
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if "base" in RAW[name]])
+def test_a_pipeline_on_another_changes_every_stage_that_it_names(name):
+    base = {stage.name: stage for stage in read_pipeline(RAW[name]["base"]).stages}
+    own = {stage.name: stage for stage in READ[name].stages}
+    for stage in RAW[name].get("stages", []):
+        assert own[stage["name"]] != base.get(stage["name"])
+
+
+# What their comments say
+
+
+@pytest.mark.parametrize(("name", "words"), COMMANDS, ids=lambda value: " ".join(value) if value is list else None)
+def test_commands_in_comments_parse(name, words, monkeypatch, capsys):
+    assert all(find_config(word) for word in words if word.endswith(".yaml"))
+    if words[0] == "run":
+        ran = {}
+        monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **given: ran.update({pipeline: given}))
+        assert main(words) == 0
+        ((pipeline, given),) = ran.items()
+        needed = references([stage.options for stage in READ[pipeline].stages]) & {"root", "corpus"}
+        assert pipeline == name or name.startswith("corpora/")
+        assert needed == {source for source in ("root", "corpus") if given[source] is not None}
+    elif words[0] == "import":
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--print_config"])
+        assert end.value.code == 0, capsys.readouterr().err
+    else:
+        assert words[0] == "fit" and (name in words or name.startswith("corpora/"))
+        MercParser(words[1:])
+
+
+def test_every_pipeline_says_how_it_is_run():
+    assert {name for name, words in COMMANDS if words[0] == "run"} - {*CORPORA} == {*PIPELINES}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder in which the commands of corpora/ have left what they write, with a few dialogues."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in CORPORA:
+            command = next(words for of, words in COMMANDS if of == name and words[0] != "fit")
+            if command[0] == "import":
+                widths = {**made_pickles.WIDTHS, **dict.fromkeys(MODALITIES, WIDTH)}
+                path, _ = made_pickles.write(folder, command[command.index("--layout") + 1], widths=widths)
+                path.replace(folder / command[2])
+                assert main(command) == 0
+            else:
+                pipeline, out = command[1], command[command.index("--out") + 1]
+                stages = [asdict(stage) for stage in READ[pipeline].stages if stage.command in ("import", "evidence")]
+                stages[0]["options"]["dialogues"] = DIALOGUES
+                Path("pipeline.yaml").write_text(yaml.safe_dump({"stages": stages}))
+                run_pipeline("pipeline.yaml", out=out)
+    return folder
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_corpora_are_where_their_commands_leave_them(name, written):
+    data = RAW[name]["data"]
+    assert RAW[name].keys() == {"data"} and data.keys() == {"corpus", "stores"}
+    corpus = Corpus.load(written / data["corpus"])
+    for path in data["stores"].values():
+        assert {key for split in corpus.values() for c in split for key in c.keys} >= set(
+            FeatureStore(written / path).keys
+        )
+
+
+def quick(options):
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+
+
+CPU = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+FITS = [pytest.param(words[1:], id=" ".join(words[2::2])) for _, words in COMMANDS if words[0] == "fit"]
+
+
+@pytest.mark.parametrize("words", FITS)
+def test_commands_that_train_in_comments_train(words, written, monkeypatch):
+    monkeypatch.chdir(written)
+    cli = MercCLI([*words, *CPU, "--trainer.fast_dev_run=true"], run=False)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+
+
+# Stand-ins for what is downloaded or recorded
 
 
 def tiny(classes, widths=None):
@@ -96,113 +316,6 @@ def small(corpus):
     return replace(corpus, splits=splits)
 
 
-def random_store(path, corpus, width, kind="features"):
-    keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
-    about = {"classes": list(corpus.labels.names)}
-    FeatureStore.write(path, keys, torch.randn(len(keys), width), kind=kind, provenance=about)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A text encoder as wide as MiniLM and nearly empty inside."""
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny_bert(folder)
-    sizes = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    BertModel(BertConfig(vocab_size=200, max_position_embeddings=512, **sizes)).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def standins(encoder, tmp_path_factory):
-    """Encoders, by the class that reads them, that are nearly empty inside and as wide as those in the configs."""
-    speech, video = (tmp_path_factory.mktemp(name) for name in ("speech", "video"))
-    tiny_speech(speech)
-    tiny_video(video)
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    convolutions = {**CONVOLUTIONS, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 64, "layerdrop": 0.0}
-    Wav2Vec2Model(Wav2Vec2Config(hidden_size=1024, **sizes, **convolutions)).save_pretrained(speech)
-    TimesformerModel(
-        TimesformerConfig(hidden_size=768, **sizes, num_frames=8, image_size=32, patch_size=16)
-    ).save_pretrained(video)
-    return {
-        "merc.encoders.TextEncoder": encoder,
-        "merc.encoders.AudioEncoder": str(speech),
-        "merc.encoders.VisualEncoder": str(video),
-    }
-
-
-def standin(configs, standins):
-    """The options that put a stand-in into the place of pretrained weights."""
-    for name in configs:
-        encoder = CONFIGS[name].get("model", {}).get("init_args", {}).get("encoder", {})
-        if model := standins.get(encoder.get("class_path")):
-            return {"model.encoder.model": model}
-    return {}
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """A corpus of clips, with the stores of their faces, crops, sound and speakers."""
-    for package in ("av", "torchaudio", "facenet_pytorch"):
-        pytest.importorskip(package, reason="clips need pip install 'merc[media]', and facenet-pytorch without deps")
-    from support.tiny_clips import with_clips
-
-    folder = tmp_path_factory.mktemp("clips")
-    corpus = with_clips(small(tiny_corpus(4)), folder / "clips")
-    corpus.save(folder / "corpus.json")
-    track(folder / "corpus.json", folder)
-    say_who_speaks(folder / "speaker", corpus)
-    return folder
-
-
-def track(corpus, out):
-    options = {"data.corpus": corpus, "trainer.default_root_dir": out, **MEDIA_OPTIONS}
-    cli = MercCLI(["--config", "faces.yaml", *quick(options)], run=False)
-    add_store_writer(cli.trainer, out, ["faces", "crops", "sound"])
-    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
-
-
-def say_who_speaks(path, corpus):
-    """A store in which the first track speaks everywhere."""
-    keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
-    FeatureStore.write(path, keys, SpeakerChoice(0, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1), kind="speaker")
-
-
-def quick(options):
-    return [f"--{name}={value}" for name, value in options.items()]
-
-
-def test_every_config_is_tested_here():
-    tested = {name for configs in [*NAMED, *APART] for name in configs} | DATA_ALONE | FEATURES | set(PIPELINES)
-    assert tested == set(CONFIGS)
-
-
-@pytest.mark.parametrize("configs", APART, ids=" ".join)
-def test_a_stage_that_no_pipeline_has(configs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    classes = 6 if "iemocap" in configs[-1] else 7
-    tiny(classes, dict.fromkeys(("text", "audio", "visual"), WIDTH)).save(tmp_path / "data")
-    corpus = Corpus.load(tmp_path / "data")
-    random_store("teacher", corpus, classes, kind="logits")
-    modality = next(
-        (m for m in ("audio", "visual") if f"{m}_student" in configs[0] or f"telme_{m}" in configs[0]), None
-    )
-    stores = {name: f"data/features/{name}" for name in ((modality,) if modality else ("text", "audio", "visual"))}
-    if modality is not None:
-        random_store("hidden", corpus, 256, kind="hidden")
-        stores |= {"teacher": "teacher", "teacher_hidden": "hidden"}
-    if configs[0] == "systems/teacher.yaml":
-        stores = {"text": "data/features/text"}
-    args = [word for name in configs for word in ("--config", name)]
-    args += ["--data.corpus=data/corpus.json", f"--data.stores={json.dumps(stores)}", "--trainer.accelerator=cpu"]
-    cli = MercCLI([*args, "--trainer.fast_dev_run=true"], run=False)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    add_store_writer(cli.trainer, "out", ["hidden", "logits"])
-    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
-    assert FeatureStore("out/logits").dim == classes and len(FeatureStore("out/hidden"))
-
-
 def shown(corpus, out):
     """The corpus with clips beside it, where clips can be written."""
     if importlib.util.find_spec("av") is not None:
@@ -211,6 +324,58 @@ def shown(corpus, out):
         corpus = with_clips(corpus, out / "clips")
     corpus.save(out / "corpus.json")
     return corpus
+
+
+def random_store(path, corpus, width, kind="features"):
+    keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
+    about = {"classes": list(corpus.labels.names)}
+    FeatureStore.write(path, keys, torch.randn(len(keys), width), kind=kind, provenance=about)
+
+
+@pytest.fixture(scope="module")
+def standins(tmp_path_factory):
+    """Encoders, by the class that reads them, that are nearly empty inside and as wide as those in the configs."""
+    text, speech, video = (tmp_path_factory.mktemp(name) for name in ("text", "speech", "video"))
+    tiny_bert(text)
+    tiny_speech(speech)
+    tiny_video(video)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    convolutions = {**CONVOLUTIONS, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 64, "layerdrop": 0.0}
+    BertModel(BertConfig(vocab_size=200, max_position_embeddings=512, hidden_size=384, **sizes)).save_pretrained(text)
+    Wav2Vec2Model(Wav2Vec2Config(hidden_size=1024, **sizes, **convolutions)).save_pretrained(speech)
+    TimesformerModel(
+        TimesformerConfig(hidden_size=768, **sizes, num_frames=8, image_size=32, patch_size=16)
+    ).save_pretrained(video)
+    return {
+        "merc.encoders.TextEncoder": str(text),
+        "merc.encoders.AudioEncoder": str(speech),
+        "merc.encoders.VisualEncoder": str(video),
+    }
+
+
+def standin(configs, standins):
+    """The options that put a stand-in into the place of pretrained weights, and of processes that read."""
+    options = {}
+    for config in map(RAW.get, configs):
+        model = config.get("model", {}).get("init_args", {}).get("encoder", {}).get("class_path")
+        if model in standins:
+            options["model.encoder.model"] = standins[model]
+        if config.get("data", {}).get("class_path") == "merc.datamodules.MediaDataModule":
+            options["data.workers"] = 0
+    return options
+
+
+def track(corpus, out):
+    options = {"data.corpus": str(corpus), "data.workers": 0, "trainer.default_root_dir": str(out), **MEDIA_OPTIONS}
+    cli = MercCLI(["--config", "faces.yaml", *quick(options), *CPU], run=False)
+    add_store_writer(cli.trainer, out, ["faces", "crops", "sound"])
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+
+
+def say_who_speaks(path, corpus):
+    """A store in which the first track speaks everywhere."""
+    keys = [key for split in corpus.values() for conversation in split for key in conversation.keys]
+    FeatureStore.write(path, keys, SpeakerChoice(0, 1.0, 1.0, 1.0).to_row().expand(len(keys), -1), kind="speaker")
 
 
 @pytest.fixture
@@ -222,14 +387,15 @@ def imports(monkeypatch):
         tiny(classes, widths).save(out)
 
     def table(*, files, corpus, out, **options):
-        random_store(out, Corpus.load(corpus), TABLE_WIDTH)
+        assert all(str(file).endswith(TABLE) for file in files)
+        random_store(out, Corpus.load(corpus), 10)
 
     def rendered(*, out, **options):
         corpus = shown(small(tiny_corpus(10)), out)
         track(out / "corpus.json", out / "truth")
         say_who_speaks(out / "truth/speaker", corpus)
 
-    replaced = {
+    made = {
         "meld": lambda *, root, out: shown(small(on_disk(7)), out),
         "iemocap": lambda *, root, out, **options: shown(small(on_disk(6)), out),
         "pickle": pickled,
@@ -238,148 +404,134 @@ def imports(monkeypatch):
     }
     real = {name: resolve_import(name) for name in IMPORTS}
     # Under the signatures of the real ones, so that the options of the pipeline are checked.
-    wrapped = {name: functools.wraps(real[name])(function) for name, function in replaced.items()}
-    known = {**{name: real[name] for name in ("simulated", "lips", "corpus")}, **wrapped}
+    wrapped = {name: functools.wraps(real[name])(standin) for name, standin in made.items()}
+    known = {**{name: real[name] for name in ("corpus", "simulated", "lips")}, **wrapped}
     monkeypatch.setattr(merc.pipeline.kinds, "resolve_import", known.__getitem__)
+    monkeypatch.setattr(
+        merc.pipeline.kinds, "resolve_doctor", lambda name: functools.wraps(resolve_doctor(name))(lambda **options: 0)
+    )
     return known
 
 
-SLOW = {name for name in PIPELINES if name.startswith("iemocap/")} | {"meld/joint.yaml", "text_audio.yaml"}
-"""Pipelines that are another one with a stage more, or with another corpus."""
+# Pipelines
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PIPELINES]
-)
+def run_by(pipeline):
+    """The configs of the stages that a pipeline trains or applies."""
+    return {tuple(stage.configs) for stage in READ[pipeline].stages if isinstance(stage.kind, NetworkStage)}
+
+
+def covered(name):
+    """Whether all stages of a pipeline are stages of another one that is built on it."""
+    stages = READ[name].stages
+    return any(RAW[o].get("base") == name and all(s in READ[o].stages for s in stages) for o in PIPELINES)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_options_of_every_stage_parse(name, tmp_path):
+    sources = {"root": str(tmp_path), "corpus": str(tmp_path / "corpus.json")}
+    with quiet_lightning(quiet=True):
+        for run in plan(READ[name], tmp_path / "out", sources, [0]):
+            run.stage.kind.check(run, ["--trainer.accelerator=cpu"])
+    assert not list(tmp_path.iterdir())
+
+
+def shortened(stage, imports, standins):
+    """A stage on little data, with stand-ins."""
+    options = dict(stage.options)
+    if stage.command == "import":
+        assert stage.config in imports, f"add a stand-in for the import {stage.config!r} to `imports`"
+        if stage.config == "simulated":
+            options["dialogues"] = DIALOGUES
+        if stage.config == "lips":
+            options |= {"talking": {"train": 2}, "silent": {"train": 1}, "seconds": 1.6, "workers": 0}
+    elif isinstance(stage.kind, NetworkStage):
+        options |= standin(stage.configs, standins)
+        if "faces" in stage.outputs:
+            options |= MEDIA_OPTIONS
+        if "speaker" in stage.outputs:
+            # After two batches the network knows nothing: that nobody speaks must not be its answer.
+            options |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.visible": 1.0}
+    return {**asdict(stage), "options": options}
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if not covered(name)])
 def test_pipeline(name, tmp_path, standins, imports):
-    stages = _spelled_out(_merged(find_config(name), ()))
-    if any(stage.get("config") == "faces.yaml" for stage in stages):
+    stages = READ[name].stages
+    if "faces" in {output for stage in stages for output in stage.outputs}:
         for package in ("av", "torchaudio", "facenet_pytorch"):
             pytest.importorskip(package, reason="needs pip install 'merc[media]', and facenet-pytorch without deps")
-    root = tmp_path / "root"
+    needed = references([stage.options for stage in stages])
+    root, corpus, file = tmp_path / TABLE, tmp_path / "mine/corpus.json", tmp_path / "pipeline.yaml"
     root.mkdir()
-    for stage in stages:
-        if stage["command"] == "import":
-            assert stage["config"] in imports, f"add a stand-in for the import {stage['config']!r} to `imports`"
-            if stage["config"] == "simulated":
-                stage["options"] |= {"dialogues": DIALOGUES}
-            if stage["config"] == "lips":
-                stage["options"] |= {"talking": {"train": 2}, "silent": {"train": 1}, "seconds": 1.6, "workers": 0}
-            if stage["config"] == "corpus":
-                shown(small(on_disk(7)), root)
-        elif stage["command"] in ("fit", "predict"):
-            configs = [stage["config"]] if isinstance(stage["config"], str) else stage["config"]
-            stage["options"] |= standin(configs, standins)
-            if stage.get("outputs") == ["faces", "crops", "sound"]:
-                stage["options"] |= MEDIA_OPTIONS
-            if stage.get("outputs") == ["speaker"]:
-                # After two batches the network knows nothing: that nobody speaks must not be its answer.
-                stage["options"] |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.visible": 1.0}
-    file = tmp_path / "pipeline.yaml"
-    file.write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    cpu = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
-    report = run_pipeline(file, out=tmp_path / "out", root=root, corpus=root, trainer_options=cpu)
-
+    if "corpus" in needed:
+        corpus.parent.mkdir()
+        shown(small(on_disk(7)), corpus.parent)
+    raw = [shortened(stage, imports, standins) for stage in stages]
+    file.write_text(yaml.safe_dump({"stages": raw}, sort_keys=False))
+    report = run_pipeline(
+        file,
+        out=tmp_path / "out",
+        root=root if "root" in needed else None,
+        corpus=corpus if "corpus" in needed else None,
+        trainer_options=["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"],
+    )
     scores = json.loads((tmp_path / "out/summary.json").read_text())
-    planned = read_pipeline(file).stages
-    tested = [stage.name for stage in planned if stage.tested]
-    assert list(scores) == tested and {"fusion", "hierarchical", "teacher"} & set(tested)
-    for stage in planned:
-        folder = tmp_path / "out" / (stage.name if stage.once else f"seed-0/{stage.name}")
-        assert json.loads((folder / "stage.json").read_text())["finished"]
-        for output in stage.outputs:
-            assert len(FeatureStore(folder / output))
-        if stage.tested:
-            assert f"seed-0/{stage.name}/report/report.md" in report.read_text()
+    tested = [stage.name for stage in stages if stage.tested]
+    assert list(scores) == tested and tested
+    for run in plan(read_pipeline(file), tmp_path / "out", {"root": str(root), "corpus": str(corpus)}, [0]):
+        assert json.loads((run.folder / "stage.json").read_text())["finished"]
+        for output in run.stage.outputs:
+            assert len(FeatureStore(run.folder / output))
+        if run.stage.tested:
+            assert f"seed-0/{run.stage.name}/report/report.md" in report.read_text()
 
 
-def test_an_overlay_changes_what_it_is_laid_over():
-    for configs in [*NAMED, *APART]:
-        for above in range(1, len(configs)):
-            args = [[word for name in configs[:n] for word in ("--config", name)] for n in (above, above + 1)]
-            data = ["--data.corpus=c.json", "--data.stores={}"]
-            under, over = (MercParser([*words, *data]).config for words in args)
-            assert under != over, configs[: above + 1]
+def test_every_config_that_a_pipeline_names_is_shipped():
+    assert {config for name in PIPELINES for configs in run_by(name) for config in configs} <= {*NETWORKS, *OVERLAYS}
 
 
-def test_the_data_of_a_corpus_lie_where_its_command_writes_them():
-    for name in DATA_ALONE:
-        data, text = CONFIGS[name]["data"], find_config(name).read_text(encoding="utf-8")
-        command = re.search(r"^# merc (import|run) (\S+).* --out (\S+)$", text, re.MULTILINE)
-        paths = [data["corpus"], *data["stores"].values()]
-        assert command is not None and all(path.startswith(f"{command[3]}/") for path in paths)
-        kept = [path.removeprefix(f"{command[3]}/") for path in paths]
-        if command[1] == "import":
-            assert kept == ["corpus.json", *(f"features/{store}" for store in data["stores"])]
-        else:
-            stages = {stage.name for stage in read_pipeline(command[2]).stages if stage.once}
-            assert {path.split("/")[0] for path in kept} <= stages
+# Stages that no pipeline and no command in a comment runs
 
 
-class Unique(yaml.SafeLoader):
-    """A loader that refuses a key that is there twice."""
+def elsewhere():
+    """The stacks of configs that other tests here run."""
+    ran = set().union(*(run_by(name) for name in PIPELINES))
+    return ran | {tuple(w for w in words if w.endswith(".yaml") and w not in CORPORA) for _, words in COMMANDS}
 
 
-def _unique(loader, node, deep=False):
-    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
-    assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A simulated corpus with features of every modality and what a teacher leaves."""
+    folder = tmp_path_factory.mktemp("stored")
+    tiny(7, dict.fromkeys(MODALITIES, WIDTH)).save(folder)
+    corpus = Corpus.load(folder / "corpus.json")
+    random_store(folder / "features/teacher", corpus, 7, kind="logits")
+    random_store(folder / "features/teacher_hidden", corpus, 256, kind="hidden")
+    return folder
 
 
-Unique.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
-
-
-def test_no_key_is_there_twice_and_all_of_them_together_are_short():
-    lines = 0
-    for file in FOLDER.rglob("*.yaml"):
-        text = file.read_text(encoding="utf-8")
-        yaml.load(text, Unique)
-        lines += len(text.splitlines())
-        assert not re.search(r"num_classes|dims\b|dim_in", text), file
-    assert lines <= 1200
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_says_what_it_is_and_learning_rates_are_numbers(name):
-    text = Path(find_config(name)).read_text(encoding="utf-8")
-    assert text.startswith("# ")
-    assert "1e-" not in text  # YAML 1.1 reads 1e-3 as a word; 1.0e-3 is the number
-
-
-def optimizers(value):
-    """Every optimizer in a config, as class and options."""
-    if isinstance(value, dict):
-        if value.get("class_path", "").startswith("torch.optim.") and "lr_scheduler" not in value["class_path"]:
-            yield value["class_path"], value.get("init_args", {})
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from optimizers(part)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_no_optimizer_inherits_the_weight_decay_of_another(name):
-    # The parser keeps options of a task's default optimizer, AdamW, that the named class knows too. Its weight decay of
-    # 0.01 acts on weights; in Adam it is a term of the loss, and far too strong.
-    for kind, options in optimizers(CONFIGS[name]):
-        assert kind == "torch.optim.AdamW" or "weight_decay" in options
-
-
-def options_in(value):
-    """Every option in a config, with the class that it is of."""
-    if isinstance(value, dict):
-        for option in value.get("init_args", {}):
-            yield value.get("class_path", ""), option
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from options_in(part)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_what_the_data_knows_is_in_no_config(name):
-    known = {option for kind, option in options_in(CONFIGS[name]) if not kind.startswith("merc.fusion.")}
-    assert not known & {"num_classes", "dims", "dim", "class_counts"}
-    heads = {option for kind, option in options_in(CONFIGS[name]) if kind.startswith("merc.fusion.")}
-    assert not heads & {"num_classes", "dims"}
-    changed = {option for stage in CONFIGS[name].get("stages", []) for option in stage.get("options", {})}
-    assert not [option for option in changed if option.rsplit(".")[-1] in {"num_classes", "dims", "dim"}]
+@pytest.mark.parametrize("stack", sorted(set(STACKS) - elsewhere()), ids=" + ".join)
+def test_stage(stack, tmp_path, stored, standins):
+    model = parsed(*stack)["model"]
+    reads = [model["init_args"]["modality"]] if "modality" in model["init_args"] else list(MODALITIES)
+    if model["class_path"].endswith("StudentTask"):
+        reads += ["teacher", "teacher_hidden"]
+    options = {"data.corpus": str(stored / "corpus.json"), **standin(stack, standins)}
+    if "encoder" not in model["init_args"]:
+        options["data.stores"] = {name: str(stored / "features" / name) for name in reads}
+    options["trainer.default_root_dir"] = str(tmp_path)
+    cli = MercCLI(
+        [
+            *(word for name in stack for word in ("--config", name)),
+            *quick(options),
+            *CPU,
+            "--trainer.fast_dev_run=true",
+        ],
+        run=False,
+    )
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    add_store_writer(cli.trainer, tmp_path / "out", ["logits"])
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    assert FeatureStore(tmp_path / "out/logits").dim == 7

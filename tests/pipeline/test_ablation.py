@@ -10,7 +10,7 @@ from merc.datamodules.made_up import made_up_batch
 from merc.fusion import ConcatFusion, FusionHead, FusionOutput
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import PolynomialCrossEntropy
-from merc.pipeline.ablation import Ablation, Reported, changed_pipeline, parts_of, what_differs
+from merc.pipeline.ablation import Ablation, Reported, changed_pipeline, parts_of, rows_of, shipped_tables, what_differs
 from merc.pipeline.plan import Pipeline
 from merc.pipeline.stage import PipelineError, Stage
 from merc.tasks import FusionTask, TeacherTask
@@ -108,3 +108,22 @@ def test_names_and_numbers():
     assert list(parts_of(names, "table5")) == [names[0], names[2]]
     assert list(parts_of(names, "lfvd/table5")) == [names[0]] and not list(parts_of(names, "able5"))
     assert Reported(66.8, 67.8).difference == -1.0
+
+
+def test_rows_of_a_table_take_what_they_share():
+    row = {"title": "alone", "reported": {"meld": {"row": 1.0, "full": 2.0}}}
+    assert rows_of(row, "mine") == {"mine": row}
+    table = {"paper": "P", "system": "a.Head", "full": {"meld": 2.0, "iemocap": 3.0}}
+    rows = {"first": {"title": "x", "reported": {"meld": 1.0}}, "second": {"title": "y", "system": "its.Own"}}
+    assert rows_of({**table, "rows": rows}, "mine") == {
+        "mine/first": {"paper": "P", "system": "a.Head", **row, "title": "x"},
+        "mine/second": {"paper": "P", "system": "its.Own", "title": "y", "reported": {}},
+    }
+    with pytest.raises(KeyError, match="meld"):
+        rows_of({"rows": rows}, "mine")
+
+
+def test_shipped_tables_go_by_paper_and_table():
+    tables = shipped_tables()
+    assert tables["hierarchical/table3"].parts[-2:] == ("hierarchical", "table3.yaml")
+    assert {name.split("/")[0] for name in tables} == {"hierarchical", "telme", "lfvd", "cmath"}
