@@ -8,11 +8,11 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from merc.corpora.featured import FeaturedCorpus
 
 from merc.callbacks import WeightEMA
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
+from merc.features.table import FeaturedCorpus
 from merc.graphs import GATEncoder, GraphBuilder
 from merc.tasks import TeacherTask
 from merc.tasks.schedules import WarmupCosineLR
@@ -65,7 +65,9 @@ def after(step, found):
 
 def task():
     return TeacherTask(
-        GATEncoder(16, 7, hidden_dim=8, num_layers=1, heads=2, dropout=0.0, input_dropout=0.0),  # dropout draws numbers
+        partial(
+            GATEncoder, hidden_dim=8, num_layers=1, heads=2, dropout=0.0, input_dropout=0.0
+        ),  # dropout draws numbers
         "text",
         optimizer=partial(torch.optim.AdamW, lr=3e-3),
         lr_scheduler=partial(WarmupCosineLR, warmup=0.2),
@@ -169,7 +171,7 @@ def test_means_of_terms_are_of_an_epoch_wherever_validation_comes(folder, tmp_pa
         keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, auto_insert_metric_name=False)
         style = {"max_steps": stop, "val_check_interval": batches - 1, "check_val_every_n_epoch": None}
         trainer = trainer_in(tmp_path, means, keep, epochs=-1, num_sanity_val_steps=0, **style)
-        module, network = data(folder), GATEncoder(16, 7, hidden_dim=8, num_layers=1, heads=2)
+        module, network = data(folder), partial(GATEncoder, hidden_dim=8, num_layers=1, heads=2)
         trainer.fit(Given(network, "text"), datamodule=module, ckpt_path=start, weights_only=True)
         assert float(trainer.callback_metrics["train/loss"]) == means.found[-1]
         return means.found
