@@ -125,7 +125,7 @@ def test_mouth_crops_are_rows_of_the_tracks(chunk):
         assert mouths.shape == (len(track), 12, 12)
         alone = crop_faces(grey(images[track.first : track.end]), track.boxes / 2, 12, region="mouth")[:, 0]
         assert (mouths.int() - alone.int()).abs().max() <= 1
-    with pytest.raises(ValueError, match="give all frames"):
+    with pytest.raises(ValueError, match="Pass all frames"):
         mouth_crops(frames[:-1], tracks, 12)
     nothing = mouth_crops(frames, [], 12)
     assert nothing.shape == (0, 144) and rows_to_crops(nothing, []) == []

@@ -48,7 +48,7 @@ def test_rows_that_are_no_tracks_are_refused(rows):
 
 def test_a_track_with_holes_is_refused_alone_too():
     rows = torch.tensor([[0.0, 1, 0, 0, 1, 1, 1], [0, 3, 0, 0, 1, 1, 1]])
-    with pytest.raises(ValueError, match="without holes: track 0 is not"):
+    with pytest.raises(ValueError, match="without gaps: track 0 is not"):
         track_of(rows, 0)
     with pytest.raises(ValueError, match=r"shape \(n, 7\), got \(2, 6\)"):
         track_of(rows[:, 1:], 0)

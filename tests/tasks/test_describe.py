@@ -129,15 +129,15 @@ def test_the_checkpoint_of_a_task_made_in_python_loads_by_itself(name, batch, tm
     loaded = type(task).load_from_checkpoint(file, weights_only=True)
     assert loaded.facts == task.facts and loaded.inputs == task.inputs
     for before, after in ((task.eval(), loaded.eval()),):
-        torch.testing.assert_close(after.predict(batch).logits, before.predict(batch).logits)
-        assert {n: t.item() for n, t in after.predict(batch).terms.items()} == pytest.approx(
-            {n: t.item() for n, t in before.predict(batch).terms.items()}
+        torch.testing.assert_close(after.step(batch).logits, before.step(batch).logits)
+        assert {n: t.item() for n, t in after.step(batch).terms.items()} == pytest.approx(
+            {n: t.item() for n, t in before.step(batch).terms.items()}
         )
     again = tmp_path / "again"
     again.mkdir()
     other = saved(loaded, again)  # which the command line's way of making tasks made
     twice = type(task).load_from_checkpoint(other, weights_only=True)
-    torch.testing.assert_close(twice.eval().predict(batch).logits, task.predict(batch).logits)
+    torch.testing.assert_close(twice.eval().step(batch).logits, task.step(batch).logits)
 
 
 def test_an_argument_that_cannot_be_described_is_to_be_given(batch, tmp_path):
@@ -149,7 +149,7 @@ def test_an_argument_that_cannot_be_described_is_to_be_given(batch, tmp_path):
         FusionTask.load_from_checkpoint(file, weights_only=True)
     for given in (head, lambda dims, classes: head(dims, classes)):
         loaded = FusionTask.load_from_checkpoint(file, weights_only=True, head=given).eval()
-        torch.testing.assert_close(loaded.predict(batch).logits, task.predict(batch).logits)
+        torch.testing.assert_close(loaded.step(batch).logits, task.step(batch).logits)
 
 
 def test_a_default_that_does_not_fit_is_told(tmp_path):
@@ -185,7 +185,7 @@ def test_copies_share_what_makes_networks_and_optimizers(batch):
             copy.deepcopy(task.make_lr_scheduler.make)
         twin = copy.deepcopy(task.build(facts_of(DIMS)))
         assert twin.make_optimizer is task.make_optimizer
-        torch.testing.assert_close(twin.eval().predict(batch).logits, task.eval().predict(batch).logits)
+        torch.testing.assert_close(twin.eval().step(batch).logits, task.eval().step(batch).logits)
         with torch.no_grad():
             for parameter in twin.parameters():
                 parameter.zero_()
