@@ -13,7 +13,7 @@ from merc.conversation import SPLITS, Conversation, Corpus, split_name
 from merc.datamodules.batches import EpochBatches, TrainingLoader
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
-from merc.encoders.text import TextBatch, TextEncoder, TextInput
+from merc.encoders.sentences import ReadBatch, ReadUtterance, UtteranceEncoder
 from merc.labels import LabelSet
 
 
@@ -27,7 +27,8 @@ class TextDataModule(L.LightningDataModule):
     Args:
         corpus: A corpus, or the ``corpus.json`` that ``merc import`` wrote.
         batch_size: Utterances per training step, of similar length.
-        batch_tokens: Tokens, padding included, of a batch in validation, test and prediction.
+        batch_tokens: Tokens, padding included, of a batch in validation, test and prediction; words, where the encoder
+            reads whole texts.
         predict_splits: Splits that prediction goes through.
     """
 
@@ -44,7 +45,7 @@ class TextDataModule(L.LightningDataModule):
         self.batch_tokens = batch_tokens
         self.predict_splits = [split_name(split) for split in predict_splits]
         self.corpus: Corpus
-        self._inputs: dict[str, list[tuple[TextInput, int]]] = {}
+        self._inputs: dict[str, list[tuple[ReadUtterance, int]]] = {}
 
     @property
     def labels(self) -> LabelSet:
@@ -58,7 +59,7 @@ class TextDataModule(L.LightningDataModule):
         return DataFacts.of(self.corpus, {})
 
     @property
-    def encoder(self) -> TextEncoder:
+    def encoder(self) -> UtteranceEncoder:
         """The encoder of the task that the Trainer runs.
 
         Raises:
@@ -66,10 +67,11 @@ class TextDataModule(L.LightningDataModule):
         """
         task = getattr(self.trainer, "lightning_module", None)
         encoder = getattr(task, "encoder", None)
-        if not isinstance(encoder, TextEncoder):
+        if not isinstance(encoder, UtteranceEncoder):
             raise TypeError(
-                f"TextDataModule tokenises with the TextEncoder of the task, but {type(task).__name__} has "
-                f"{type(encoder).__name__} as its encoder: use TextEncoderTask or ExtractTask with a TextEncoder."
+                f"TextDataModule needs a text encoder in the task, and {type(task).__name__} has "
+                f"{type(encoder).__name__} as its encoder: use TextEncoderTask or ExtractTask with a TextEncoder, "
+                "or with a subclass of merc.encoders.SentenceEncoder."
             )
         return encoder
 
@@ -82,7 +84,7 @@ class TextDataModule(L.LightningDataModule):
         if not hasattr(self, "corpus"):
             self.corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)
 
-    def inputs(self, split: str) -> list[tuple[TextInput, int]]:
+    def inputs(self, split: str) -> list[tuple[ReadUtterance, int]]:
         """Every utterance of a split as token ids, with its label id; tokenised on first use and kept.
 
         Args:
@@ -95,51 +97,51 @@ class TextDataModule(L.LightningDataModule):
         return self._inputs[split]
 
     def _loader(
-        self, items: list[tuple[TextInput, int]], batches: Sequence[list[int]] | Sampler[list[int]]
-    ) -> DataLoader[TextBatch]:
+        self, items: list[tuple[ReadUtterance, int]], batches: Sequence[list[int]] | Sampler[list[int]]
+    ) -> DataLoader[ReadBatch]:
         # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
         return DataLoader(_Batches(items, self.encoder), sampler=batches, batch_size=None)
 
-    def _planned(self, items: list[tuple[TextInput, int]]) -> list[list[int]]:
-        return token_batches([len(item.ids) for item, _ in items], self.batch_tokens)
+    def _planned(self, items: list[tuple[ReadUtterance, int]]) -> list[list[int]]:
+        return token_batches([len(item) for item, _ in items], self.batch_tokens)
 
-    def _labelled(self, split: str) -> list[tuple[TextInput, int]]:
+    def _labelled(self, split: str) -> list[tuple[ReadUtterance, int]]:
         return [(item, label) for item, label in self.inputs(split) if label >= 0]
 
-    def train_dataloader(self) -> DataLoader[TextBatch]:
+    def train_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``train``, in shuffled batches of similar length."""
         items = self._labelled("train")
-        batches = ShuffledBuckets([len(item.ids) for item, _ in items], self.batch_size)
+        batches = ShuffledBuckets([len(item) for item, _ in items], self.batch_size)
         return TrainingLoader(_Batches(items, self.encoder), trainer=self.trainer, sampler=batches, batch_size=None)
 
-    def val_dataloader(self) -> DataLoader[TextBatch]:
+    def val_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``val``."""
         items = self._labelled("val")
         return self._loader(items, self._planned(items))
 
-    def test_dataloader(self) -> DataLoader[TextBatch]:
+    def test_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``test``."""
         items = self._labelled("test")
         return self._loader(items, self._planned(items))
 
-    def predict_dataloader(self) -> DataLoader[TextBatch]:
+    def predict_dataloader(self) -> DataLoader[ReadBatch]:
         """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
         items = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
         keys = [item.key for item, _ in items]
         return self._loader(items, ResumableBatches(keys, self._planned(items), self.trainer))
 
 
-class _Batches(Dataset[TextBatch]):
+class _Batches(Dataset[ReadBatch]):
     """Collates the items that a list of indices names."""
 
-    def __init__(self, items: list[tuple[TextInput, int]], encoder: TextEncoder) -> None:
+    def __init__(self, items: list[tuple[ReadUtterance, int]], encoder: UtteranceEncoder) -> None:
         self.items = items
         self.encoder = encoder
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, indices: list[int]) -> TextBatch:
+    def __getitem__(self, indices: list[int]) -> ReadBatch:
         chosen = [self.items[index] for index in indices]
         batch = self.encoder.collate([item for item, _ in chosen])
         batch.label = torch.tensor([label for _, label in chosen])

@@ -5,6 +5,7 @@ from merc.encoders.face_statistics import FaceStatisticsEncoder
 from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
+from merc.encoders.sentences import Sentence, SentenceBatch, SentenceEncoder, UtteranceEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
 
@@ -14,9 +15,13 @@ __all__ = [
     "FaceStatisticsEncoder",
     "OpenSmileEncoder",
     "ProsodyEncoder",
+    "Sentence",
+    "SentenceBatch",
+    "SentenceEncoder",
     "SoundBatch",
     "TextBatch",
     "TextEncoder",
     "TextInput",
+    "UtteranceEncoder",
     "VisualEncoder",
 ]

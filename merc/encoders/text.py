@@ -39,6 +39,10 @@ class TextInput:
     ids: Tensor
     mask_position: int = 0
 
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.ids)
+
 
 @dataclass(slots=True, eq=False)
 class TextBatch(FlatBatch):

@@ -115,8 +115,8 @@ class DescribedTask(L.LightningModule):
         """As Lightning's.
 
         Raises:
-            ValueError: The checkpoint does not load with the default of an argument that it does not tell, or there is
-                none; the message names it.
+            ValueError: The checkpoint does not load; the message says why, and names the arguments that it does not
+                record.
         """
         try:
             loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
@@ -125,9 +125,10 @@ class DescribedTask(L.LightningModule):
             wanted = {name: why for name, why in left_out.items() if name not in kwargs}
             if not wanted:
                 raise
-            told = "; ".join(f"{name} ({why})" for name, why in wanted.items())
+            unknown = "; ".join(f"{name} ({why})" for name, why in wanted.items())
             raise ValueError(
-                f"{checkpoint_path} does not tell how its {cls.__name__} was made, of {told}. Give it: "
+                f"{checkpoint_path} does not record these arguments of its {cls.__name__}: {unknown}. With their defaults "
+                f"it does not load: {error}\nIf they differed, pass them: "
                 f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in wanted)})."
             ) from error
         return loaded

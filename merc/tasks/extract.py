@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from merc.datamodules.media import MediaBatch
-from merc.encoders.text import TextBatch
+from merc.encoders.sentences import ReadBatch
 
 
 class ExtractTask(L.LightningModule):
@@ -19,8 +19,7 @@ class ExtractTask(L.LightningModule):
     predict with the task that tuned it.
 
     Args:
-        encoder: Turns a batch of text, sound or faces into vectors ``(B, dim)``, and tells its ``dim`` and its
-            ``provenance()``.
+        encoder: Turns a batch of text, sound or faces into vectors ``(B, dim)``; has a ``dim`` and ``provenance()``.
 
     Raises:
         ValueError: The encoder has a projection, which means nothing before it is trained.
@@ -32,9 +31,9 @@ class ExtractTask(L.LightningModule):
             raise ValueError("ExtractTask got an encoder with an untrained projection: leave projection out.")
         self.encoder = encoder.requires_grad_(False)
 
-    def predict_step(self, batch: TextBatch | MediaBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def predict_step(self, batch: ReadBatch | MediaBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """The keys and the vectors of a batch, and why utterances without media have none."""
-        if isinstance(batch, TextBatch):
+        if not isinstance(batch, MediaBatch):
             return {"keys": batch.keys, "features": self.encoder(batch)}
         if batch.inputs is None:
             return {"keys": [], "features": torch.zeros(0, int(self.encoder.dim)), "missing": batch.missing}  # type: ignore[arg-type]

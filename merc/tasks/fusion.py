@@ -17,7 +17,8 @@ from merc.fusion import FusionHead
 from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX
 from merc.losses import PolynomialCrossEntropy
-from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.base import EmotionTask
+from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
 
 _cross_entropy = PolynomialCrossEntropy(alpha=0.0)
@@ -125,8 +126,9 @@ class FusionTask(EmotionTask):
             terms["aux"] = self.aux_weight * torch.stack(aux).mean()
         return Prediction(output.logits, output.embeddings, terms)
 
-    def _signature(self) -> dict[str, Any]:
-        return {**super()._signature(), "embedding_dim": self.embedding_dim}
+    def settings(self) -> dict[str, Any]:
+        """The features that the head reads, with their widths, and the width that its loss was made for."""
+        return {**super().settings(), "embedding_dim": self.embedding_dim}
 
     def _drop_modalities(self, batch: ConversationBatch) -> ConversationBatch:
         names = list(self.head.dims)

@@ -16,8 +16,9 @@ from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncBatch
-from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.base import EmotionTask
 from merc.tasks.checkpoints import read_checkpoint
+from merc.tasks.classifier import Prediction
 from merc.tasks.fusion import FusionTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask

@@ -12,7 +12,8 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
-from merc.tasks.base import EmotionTask, Prediction
+from merc.tasks.base import EmotionTask
+from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
 
 

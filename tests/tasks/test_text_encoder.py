@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import lightning as L
@@ -20,9 +21,11 @@ from merc import __version__
 from merc.callbacks import StoreWriterCallback
 from merc.datamodules import DataFacts, TextDataModule
 from merc.datamodules.text import ShuffledBuckets, token_batches
-from merc.encoders import TextEncoder
+from merc.encoders import SentenceEncoder, TextEncoder
+from merc.evaluation import read_predictions
 from merc.store import FeatureStore, StoreWriter
 from merc.tasks import ExtractTask, TextEncoderTask
+from merc.weights import weights_digest
 from support.quiet_trainer import trainer_in
 from support.tiny_text import conversation, tiny_bert, tiny_corpus
 
@@ -61,12 +64,12 @@ def fine_tuned(bert, corpus, tmp_path_factory):
 def test_fine_tuning_learns(fine_tuned):
     _, logged, best = fine_tuned
     assert best > 0.6  # a constant answer reaches less than 0.1
-    assert {"train/loss", "val/loss", "val/weighted_f1"} <= logged.keys()
+    assert {"train/loss", "val/loss", "val/weighted_f1", "val/macro_f1", "val/accuracy"} <= logged.keys()
 
 
 def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus, tmp_path):
     path, _, best = fine_tuned
-    assert torch.load(path, weights_only=True)["merc"]["trained_on"] == "tiny/train"
+    assert torch.load(path, weights_only=True)["merc"]["origin"]["trained_on"] == "tiny/train"
     task = TextEncoderTask.load_from_checkpoint(path, weights_only=True)
     data = TextDataModule(corpus, batch_tokens=50)
     (from_python,) = trainer_in(tmp_path).validate(task, datamodule=data, verbose=False)
@@ -75,8 +78,18 @@ def test_a_checkpoint_holds_plain_values_and_comes_back(fine_tuned, bert, corpus
     )
     assert from_python["val/weighted_f1"] == pytest.approx(best, abs=1e-6)
     assert by_trainer == pytest.approx(from_python)
-    (tested,) = trainer_in(tmp_path).test(task, datamodule=data, verbose=False)
-    assert 0 <= tested["test/weighted_f1"] <= 1
+
+
+def test_a_test_writes_the_report_of_every_task(fine_tuned, bert, corpus, tmp_path):
+    path, _, _ = fine_tuned
+    data = TextDataModule(corpus, batch_tokens=50)
+    (tested,) = trainer_in(tmp_path).test(tuned(bert), datamodule=data, ckpt_path=path, verbose=False)
+    predictions = read_predictions(tmp_path / "report")
+    assert predictions.metrics()["weighted_f1"] == pytest.approx(tested["test/weighted_f1"])
+    labelled = {key for talk in corpus["test"] for key, u in zip(talk.keys, talk.utterances, strict=True) if u.label}
+    assert set(predictions.keys) == labelled
+    report = (tmp_path / "report/report.md").read_text()
+    assert "best val/weighted_f1" in report and bert in report
 
 
 def test_a_checkpoint_of_another_reading_or_task_is_refused(fine_tuned, bert, corpus, tmp_path):
@@ -93,7 +106,7 @@ def test_a_checkpoint_of_another_reading_or_task_is_refused(fine_tuned, bert, co
 
 def test_the_classes_must_fit_the_corpus(bert, corpus, tmp_path):
     task = TextEncoderTask(TextEncoder(bert)).build(DataFacts({}, ("glad", "sad"), (1, 1), ()))
-    with pytest.raises(ValueError, match=r"with the classes \['glad', 'sad'\], and corpus 'tiny' has \['neutral'"):
+    with pytest.raises(ValueError, match=r"with the classes \['glad', 'sad'\], and the corpus has \['neutral'"):
         trainer_in(tmp_path).validate(task, datamodule=TextDataModule(corpus))
 
 
@@ -299,6 +312,62 @@ def test_a_fine_tuned_encoder_gives_features_and_logits(fine_tuned, bert, corpus
 def test_predicting_without_fine_tuning_warns(bert, corpus, tmp_path):
     with pytest.warns(UserWarning, match="pass the checkpoint with --ckpt_path"):
         trainer_in(tmp_path, fast_dev_run=True).predict(tuned(bert), datamodule=TextDataModule(corpus))
+
+
+class Hashed(SentenceEncoder):
+    """A text encoder of one's own: words into a fixed number of rows of a table, with the speaker if wanted."""
+
+    def __init__(self, dim=16, speakers=False):
+        super().__init__()
+        self.dim = dim
+        self.speakers = speakers
+        self.table = nn.EmbeddingBag(64, dim)
+
+    def read(self, conversation, index):
+        utterance = conversation.utterances[index]
+        return f"{utterance.speaker} {utterance.text}" if self.speakers else utterance.text
+
+    def encode(self, texts):
+        rows = [torch.tensor([zlib.crc32(w.encode()) % 64 for w in text.split()] or [0]) for text in texts]
+        starts = torch.tensor([0, *map(len, rows)]).cumsum(0)[:-1]
+        device = self.table.weight.device
+        return self.table(torch.cat(rows).to(device), starts.to(device))
+
+    def provenance(self):
+        return {"encoder": "hashed", "weights": weights_digest(self), **self.settings()}
+
+    def settings(self):
+        return {"dim": self.dim, "speakers": self.speakers}
+
+
+def test_an_encoder_of_ones_own_is_extracted_as_any_other(corpus, tmp_path):
+    encoder = Hashed()
+    extract(encoder, corpus, tmp_path / "store")
+    store = FeatureStore(tmp_path / "store")
+    talk = corpus["test"][0]
+    torch.testing.assert_close(store.gather(talk.keys)[0], encoder.encode([u.text for u in talk.utterances]).detach())
+    assert (store.provenance["encoder"], store.dim) == ("hashed", 16)
+    extract(encoder, corpus, tmp_path / "few", predict_splits=["test"])
+    assert {key.partition for key in FeatureStore(tmp_path / "few").keys} == {"test"}
+
+
+def test_an_encoder_of_ones_own_is_tuned_and_comes_back(corpus, tmp_path):
+    L.seed_everything(0, verbose=False)
+    keep = ModelCheckpoint(tmp_path, "best", monitor="val/weighted_f1", mode="max")
+    task = TextEncoderTask(Hashed(), optimizer=lambda p: torch.optim.AdamW(p, lr=0.05), dropout=0.0)
+    run = trainer_in(tmp_path, keep, epochs=20)
+    run.fit(task, datamodule=TextDataModule(corpus, batch_size=8))
+    assert float(keep.best_model_score) > 0.6
+    again = TextEncoderTask.load_from_checkpoint(keep.best_model_path, encoder=Hashed())
+    (validated,) = trainer_in(tmp_path).validate(again, datamodule=TextDataModule(corpus), verbose=False)
+    assert validated["val/weighted_f1"] == pytest.approx(float(keep.best_model_score), abs=1e-6)
+    with pytest.raises(ValueError, match="speakers: expected True, found False"):
+        TextEncoderTask.load_from_checkpoint(keep.best_model_path, encoder=Hashed(speakers=True))
+
+
+def test_what_is_no_text_encoder_is_refused(corpus, tmp_path):
+    with pytest.raises(TypeError, match=r"has Linear as its encoder: .* subclass of merc.encoders.SentenceEncoder"):
+        trainer_in(tmp_path).predict(ExtractTask(nn.Linear(2, 2)), datamodule=TextDataModule(corpus))
 
 
 class Rows(L.LightningModule):
