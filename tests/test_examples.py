@@ -62,22 +62,19 @@ def test_the_quickstart_trains_every_stage_and_prints_the_optimum(tmp_path):
 
 def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
     options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
-    short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "out"]
+    short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--out", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
     hidden = {"text": "teacher", "audio": "audio_student", "visual": "visual_student"}
     stores = {name: f"runs/simulated/seed-0/{stage}/hidden" for name, stage in hidden.items()}
     data = ["--data.corpus", "runs/simulated/data/corpus.json", "--data.stores", json.dumps(stores)]
-    merc(["fit", "--config", "systems/hierarchical.yaml", *data, *head, *short], cwd=simulated)
-    (config,) = (simulated / "out").rglob("config.yaml")
-    trained = yaml.safe_load(config.read_text())["model"]["init_args"]
+    fit = ["fit", "--config", "systems/hierarchical.yaml", *data, *head, *short]
+    given = ["--config", "out/config.yaml", "--ckpt_path", "out/checkpoints/last.ckpt"]
+    predict = ["predict", *given, "--out", "stores", "--data.predict_splits", "[test]"]
+    merc(fit, ["test", *given], predict, cwd=simulated)
+    trained = yaml.safe_load((simulated / "out/config.yaml").read_text())["model"]["init_args"]
     assert trained["head"]["class_path"] == "my_fusion.TextFirst"
     assert trained["head"]["init_args"]["dim"] == 64
-
-    given = ["--config", str(config), "--ckpt_path", str(config.parent / "checkpoints/last.ckpt")]
-    predict = ["predict", *given, "--out", "stores", "--data.predict_splits", "[test]"]
-    merc(["test", *given], predict, cwd=simulated)
-    (report,) = (simulated / "out").rglob("report.md")
-    predictions = read_predictions(report.parent)
+    predictions = read_predictions(simulated / "out/report")
     logits = FeatureStore(simulated / "stores/logits")
     assert set(logits.keys) == set(predictions.keys)
     assert logits.provenance["modules"][0] == "TextFirst"

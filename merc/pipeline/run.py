@@ -73,7 +73,8 @@ def run_stages(
     record = FinishedRun.of(pipeline, out, sources, seeds)
     with quiet_lightning(quiet=True):
         for run in runs[: len(pipeline.stages)]:  # those of the first seed: the others differ by the seed alone
-            run.stage.kind.check(run, trainer_options)
+            if not run.finished:  # what is finished was checked with the same options
+                run.stage.kind.check(run, trainer_options)
         record.withdraw_others()
         if jobs == 1:
             run_in_order(runs, trainer_options, console)

@@ -312,7 +312,12 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("where", CUTS)
+def some(names, quick):
+    """All names, of which those outside ``quick`` are for the slow suite."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("where", some(CUTS, {"import", "the second epoch", "the report", "the stores"}))
 def test_after_ctrl_c_the_same_command_finishes(where, place, reference, monkeypatch, capsys):
     owner, name, after = CUTS[where]
     with raising(monkeypatch, owner, name, KeyboardInterrupt(), after):
@@ -360,7 +365,7 @@ DISKS = {
 }
 
 
-@pytest.mark.parametrize("where", DISKS)
+@pytest.mark.parametrize("where", some(DISKS, {"fit", "the mark"}))
 def test_a_full_disk_is_one_line_and_costs_nothing_that_is_finished(where, place, reference, monkeypatch, capsys):
     with DISKS[where](monkeypatch):
         assert "No space left on device" in one_line(capsys, RUN)
@@ -383,7 +388,9 @@ class Tick(Callback):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL], ids=lambda number: number.name
+)
 def test_a_real_signal_during_training(number, place, reference, monkeypatch, capsys):
     (place / "tick.py").write_text(TICK)
     write(
