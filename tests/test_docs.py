@@ -48,6 +48,7 @@ PLACEHOLDERS = {
     "finetune.yaml": COMPLETE,
     "my_pipeline.yaml": "demo/simulated.yaml",
     "emorynlp.yaml": str(ROOT / "examples/custom_corpus/emorynlp.yaml"),
+    "parts.yaml": str(ROOT / "examples/custom_parts/parts.yaml"),
     "my_package.read_mine": "my_corpora.read_emorynlp",
     "my_package.MyHead": "my_fusion.TextFirst",
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
@@ -99,13 +100,10 @@ def parser():
 
 
 @pytest.fixture
-def my_fusion(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_head/src"))
-
-
-@pytest.fixture
-def my_corpora(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples/custom_corpus/src"))
+def examples(monkeypatch):
+    """The packages in ``examples/``, as if they were installed."""
+    for source in ROOT.glob("examples/*/src"):
+        monkeypatch.syspath_prepend(str(source))
 
 
 @pytest.fixture
@@ -133,7 +131,7 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("words", of("fit", "validate", "test", "predict"))
-def test_commands_of_one_stage_parse(words, parser, my_fusion, capsys):
+def test_commands_of_one_stage_parse(words, parser, examples, capsys):
     if "--print_config" in words or "--model.help" in words:
         with pytest.raises(SystemExit) as end:
             parser.parser.parse_args(expand_configs(words))
@@ -159,19 +157,19 @@ def options():
 
 
 @pytest.mark.parametrize("words", list(options()))
-def test_options_in_the_text_parse(words, parser, my_fusion):
+def test_options_in_the_text_parse(words, parser, examples):
     parser.parser.parse_args(expand_configs(words))
 
 
 @pytest.mark.parametrize("words", of("import", "doctor"))
-def test_commands_of_data_parse(words, my_corpora, capsys):
+def test_commands_of_data_parse(words, examples, capsys):
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])
     assert end.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", of("run"))
-def test_commands_of_pipelines_parse(words, my_corpora, monkeypatch):
+def test_commands_of_pipelines_parse(words, examples, monkeypatch):
     ran = []
     monkeypatch.setattr(merc.pipeline.run, "run_pipeline", lambda pipeline, **options: ran.append((pipeline, options)))
     assert main(words) == 0

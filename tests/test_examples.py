@@ -1,5 +1,6 @@
 """The examples run as their readers run them: as programs of their own."""
 
+import csv
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from merc.store import FeatureStore
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CUSTOM = EXAMPLES / "custom_head"
 CORPUS = EXAMPLES / "custom_corpus"
+PARTS = EXAMPLES / "custom_parts"
 
 
 def run(*args, cwd, path=""):
@@ -118,6 +120,25 @@ def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path):
     assert "finished before, unchanged" not in merc(given, cwd=tmp_path, example=tmp_path)
 
 
-@pytest.mark.parametrize("example", [CUSTOM, CORPUS], ids=lambda folder: folder.name)
+def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(emorynlp, tmp_path):
+    imported = ["import", "corpus", str(emorynlp), "--out", "data"]
+    short = ["--trainer.max_steps=3", "--trainer.val_check_interval=1"]
+    merc(
+        imported,
+        ["run", str(PARTS / "parts.yaml"), "--corpus", "data", "--out", "out", *short],
+        cwd=tmp_path,
+        example=PARTS,
+    )
+    features = FeatureStore(tmp_path / "out/minilm/features")
+    assert (features.provenance["encoder"], features.dim) == ("my_parts.HashedEncoder", 512)
+    config = yaml.safe_load((tmp_path / "out/seed-0/teacher/config.yaml").read_text())
+    assert config["model"]["init_args"]["loss"]["class_path"] == "my_parts.BalancedCrossEntropy"
+    with (tmp_path / "out/seed-0/doubtful/doubtful.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    entropies = [float(row["entropy"]) for row in rows]
+    assert len(rows) == 20 and entropies == sorted(entropies, reverse=True)
+
+
+@pytest.mark.parametrize("example", [CUSTOM, CORPUS, PARTS], ids=lambda folder: folder.name)
 def test_the_tests_of_the_example_pass(example):
     run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=example)

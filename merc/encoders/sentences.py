@@ -103,7 +103,7 @@ class SentenceEncoder(nn.Module):
         ...     def provenance(self):
         ...         return {"encoder": "length"}
         >>> from merc.conversation import Conversation, Utterance
-        >>> talk = Conversation("d", "test", [Utterance("0", "Ann", text="No!")])
+        >>> talk = Conversation("d", (Utterance("0", "Ann", "No!"),))
         >>> encoder = Length()
         >>> encoder(encoder.collate(encoder.tokenize([talk])))
         tensor([[3.]])

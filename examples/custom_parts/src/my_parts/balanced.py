@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from merc.losses import ClassificationLoss
 from torch import Tensor
 from torch.nn import functional as F
+
+from merc.losses import ClassificationLoss
 
 
 class BalancedCrossEntropy(ClassificationLoss):
@@ -15,8 +16,8 @@ class BalancedCrossEntropy(ClassificationLoss):
 
     .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}, \qquad \sum_c w_c = C
 
-    Cui et al. 2019 (arXiv 1901.05555), eq. 5. Every task tells the counts :math:`n_c` of the training split to losses that
-    have a method ``set_class_counts``; an emotion without an utterance counts as one that has one.
+    Cui et al. 2019 (arXiv 1901.05555), eq. 5. Every task passes the counts :math:`n_c` of the training split to losses
+    that have a method ``set_class_counts``. An emotion without any utterance counts as if it had one.
 
     Args:
         beta: :math:`\beta` in 0..1 without 1: 0 weighs all emotions alike, close to 1 by their inverse frequency.

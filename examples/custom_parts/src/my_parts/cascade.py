@@ -6,10 +6,11 @@ from typing import Any
 
 import skimage
 import torch
-from merc.media import Faces
 from skimage.data import lbp_frontal_face_cascade_filename
 from skimage.feature import Cascade
 from torch import Tensor
+
+from merc.media import Faces
 
 
 class CascadeDetector:

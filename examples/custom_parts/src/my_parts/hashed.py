@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from merc.encoders import SentenceEncoder
 from torch import Tensor
+
+from merc.encoders import SentenceEncoder
 
 
 class HashedEncoder(SentenceEncoder):
