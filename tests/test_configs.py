@@ -464,6 +464,7 @@ def expensive(name):
         "demo/simulated_joint.yaml",
         "meld/joint.yaml",
         "meld/minilm_systems.yaml",
+        "meld/telme.yaml",
         "text_table.yaml",
     }
     slow = name.startswith("iemocap/") or name in long

@@ -15,6 +15,7 @@ from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.evaluation import read_predictions
 from merc.store import FeatureStore
+from support.tiny_text import tiny_corpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CUSTOM = EXAMPLES / "custom_head"
@@ -120,15 +121,11 @@ def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path):
     assert "finished before, unchanged" not in merc(given, cwd=tmp_path, example=tmp_path)
 
 
-def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(emorynlp, tmp_path):
-    imported = ["import", "corpus", str(emorynlp), "--out", "data"]
+def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(tmp_path):
+    tiny_corpus(12).save(tmp_path / "data/corpus.json")
     short = ["--trainer.max_steps=3", "--trainer.val_check_interval=1"]
-    merc(
-        imported,
-        ["run", str(PARTS / "parts.yaml"), "--corpus", "data", "--out", "out", *short],
-        cwd=tmp_path,
-        example=PARTS,
-    )
+    given = ["run", str(PARTS / "parts.yaml"), "--corpus", "data", "--out", "out", *short]
+    merc(given, cwd=tmp_path, example=PARTS)
     features = FeatureStore(tmp_path / "out/minilm/features")
     assert (features.provenance["encoder"], features.dim) == ("my_parts.HashedEncoder", 512)
     config = yaml.safe_load((tmp_path / "out/seed-0/teacher/config.yaml").read_text())
@@ -139,6 +136,8 @@ def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(emorynlp, tmp
     assert len(rows) == 20 and entropies == sorted(entropies, reverse=True)
 
 
-@pytest.mark.parametrize("example", [CUSTOM, CORPUS, PARTS], ids=lambda folder: folder.name)
-def test_the_tests_of_the_example_pass(example):
-    run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=example)
+def test_the_tests_of_the_examples_pass():
+    folders = [CUSTOM, CORPUS, PARTS]
+    places = " ".join(str(folder / name) for folder in folders for name in ("src", "tests"))
+    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-o", f"pythonpath={places}"]
+    run("-m", "pytest", *options, *map(str, folders), cwd=EXAMPLES)

@@ -118,6 +118,7 @@ def test_the_truth(rendered):
                 assert choice.coverage == pytest.approx(longest / frames)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_clips_with_workers(rendered, tmp_path):
     _, corpus = rendered
     again = render(tmp_path, TINY, workers=2, progress=False)

@@ -29,9 +29,9 @@ PAPERS = {
     "merc.fusion.CMATHFusion": ("arXiv 2411.10060", {"meld": 66.93, "iemocap": 73.96}, {"table4": 5, "table5": 6}),
 }
 MELD, IEMOCAP = "corpora/meld_sdt.yaml", "corpora/iemocap_sdt.yaml"
-QUICK = [["demo/simulated.yaml"], ["meld/hierarchical.yaml"], ["paper/cmath.yaml", MELD]]
+QUICK = [["demo/simulated.yaml"], ["meld/hierarchical.yaml"]]
 LONG = [["demo/video.yaml"], ["iemocap/hierarchical.yaml"], ["meld/telme.yaml"], ["iemocap/telme.yaml"]]
-LONG += [["paper/lfvd.yaml", MELD]]
+LONG += [[f"paper/{name}.yaml", MELD] for name in ("lfvd", "cmath")]
 LONG += [[f"paper/{name}.yaml", f"paper/{name}_iemocap.yaml", IEMOCAP] for name in ("lfvd", "cmath")]
 
 

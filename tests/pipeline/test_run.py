@@ -615,6 +615,7 @@ def test_single_stages_say_where_their_results_are(done, capsys):
     assert (stores, table) == ("Stores: stores/hidden, stores/logits", "Predictions: stores/predictions.csv")
 
 
+@pytest.mark.slow
 def test_bf16_runs_the_whole_demo_on_a_cpu(place, monkeypatch):
     real = merc.pipeline.kinds.resolve_import
     sizes = {"dialogues": {"train": 24, "val": 4, "test": 4}}

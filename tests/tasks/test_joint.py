@@ -631,6 +631,7 @@ def test_lips_need_clips_of_their_size(data, chain, lips, tmp_path):
 # The command line
 
 
+@pytest.mark.slow
 def test_the_shipped_config_from_the_command_line(data, chain, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load(Path(find_config("simulated/joint.yaml")).read_text(encoding="utf-8"))

@@ -239,6 +239,7 @@ def test_an_extraction_that_failed_goes_on_where_it_was(bert, corpus, tmp_path):
     assert (tmp_path / "cut" / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_by_the_system_goes_on(bert, corpus, tmp_path):
     corpus.save(tmp_path / "corpus.json")
     script = textwrap.dedent(f"""
