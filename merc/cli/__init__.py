@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import merc
 from merc.configs.lookup import find_config, shipped_configs
@@ -57,7 +60,11 @@ def main(args: Sequence[str] | None = None) -> int:
             return _show(merc.__version__)
         if command == "configs":
             return _configs(args[1:])
-        return _dispatch(command, args)
+        with _ends_at_sigterm():
+            return _dispatch(command, args)
+    except Terminated as end:
+        print("\nTerminated." + _AFTER_INTERRUPTION.get(command, ""), file=sys.stderr)
+        return int(str(end.code))
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise  # not Lightning, which makes an exit of Ctrl-C
@@ -67,6 +74,31 @@ def main(args: Sequence[str] | None = None) -> int:
         # What the user can mend is told in one line; a defect of merc keeps its traceback.
         print(f"merc {command}: {error}", file=sys.stderr)
         return 1
+
+
+class Terminated(SystemExit):
+    """The process was told to end by SIGTERM; the code is that of a process that the signal has ended."""
+
+
+@contextmanager
+def _ends_at_sigterm() -> Iterator[None]:
+    """While inside, SIGTERM ends the command as Ctrl-C does.
+
+    Without it, Lightning would end a training with exit status 0, or note a signal that nobody asks for any more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is under way is put in order, once
+        raise Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show(text: str) -> int:

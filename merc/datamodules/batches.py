@@ -10,20 +10,95 @@ from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 Batch_co = TypeVar("Batch_co", covariant=True)
 
 
-class EpochBatches(Sampler[list[int]]):
+class Repeated(list[int]):
+    """A batch that this process goes through only to keep in step with the others: it counts for nothing.
+
+    Processes that train together must make equally many steps, in validation too. Where batches do not divide evenly, a
+    process that runs out goes through a batch again, as one of these. Datasets give it without labels, and tasks do not
+    count what has no label.
+    """
+
+
+class SharedBatches(DistributedSampler[list[int]]):
+    """Batches of indices, dealt out to the processes of a Trainer in turn.
+
+    Lightning leaves a sampler of this kind alone. Its own would repeat batches that metrics then count twice, would
+    give every epoch the batches of the first, and would refuse fewer batches than processes.
+
+    Args:
+        trainer: The Trainer whose processes share the batches; ``None`` for all batches in one process.
+        even: Whether every process gets equally many batches, some twice where need be. Training and validation need
+            it; prediction must not have it.
+    """
+
+    again: type[list[int]] = Repeated
+    """What a batch becomes that is given once more."""
+
+    def __init__(self, trainer: Trainer | None = None, even: bool = True) -> None:
+        self.rank, self.processes = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        self.even = even
+
+    @abstractmethod
+    def all_batches(self) -> list[list[int]]:
+        """The batches of all processes, in order."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of this process."""
+        batches = self.all_batches()
+        own = batches[self.rank :: self.processes]
+        if self.even and batches:
+            # Of its own, so that what was computed first is what counts; else of the first process, which comes first.
+            again = self.again((own or batches)[0])
+            own += [again] * (-(-len(batches) // self.processes) - len(own))
+        return iter(own)
+
+
+class PlannedBatches(SharedBatches):
+    """Batches that are the same in every epoch.
+
+    Args:
+        batches: The batches, as lists of indices.
+        trainer: As for :class:`SharedBatches`.
+        even: As for :class:`SharedBatches`.
+    """
+
+    def __init__(self, batches: Sequence[list[int]], trainer: Trainer | None = None, even: bool = True) -> None:
+        super().__init__(trainer, even)
+        self.batches = list(batches)
+
+    def __len__(self) -> int:
+        """Number of batches of this process."""
+        if self.even:
+            return -(-len(self.batches) // self.processes)
+        return len(self.batches[self.rank :: self.processes])
+
+    def all_batches(self) -> list[list[int]]:
+        """The batches of all processes, in order."""
+        return self.batches
+
+
+class EpochBatches(SharedBatches):
     """Batches of indices that are drawn again in every epoch.
 
     The seed of the run (``seed_everything``, ``torch.manual_seed``) and the epoch decide them, and nothing else does:
-    they are the same in every process, and in a training that goes on after an interruption.
+    every process draws the same ones and takes its share, and so does a training that goes on after an interruption.
+
+    Args:
+        trainer: As for :class:`SharedBatches`.
     """
 
-    def __init__(self) -> None:
+    again: type[list[int]] = list  # to train on a batch twice does no harm; without labels it would halve the step
+
+    def __init__(self, trainer: Trainer | None = None) -> None:
+        super().__init__(trainer)
         self.seed = torch.initial_seed()
+        if trainer is not None and self.processes > 1:
+            self.seed = trainer.strategy.broadcast(self.seed)  # processes that nobody has seeded differ
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -34,35 +109,63 @@ class EpochBatches(Sampler[list[int]]):
         """
         self.epoch = epoch
 
+    @property
     @abstractmethod
-    def __len__(self) -> int:
-        """Number of batches, the same in every epoch."""
+    def total(self) -> int:
+        """Number of batches of all processes, the same in every epoch."""
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> list[list[int]]:
-        """The batches of one epoch.
+        """The batches of one epoch, of all processes.
 
         Args:
             generator: Where random numbers come from.
         """
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __len__(self) -> int:
+        """Number of batches of this process, the same in every epoch."""
+        return -(-self.total // self.processes)
+
+    def all_batches(self) -> list[list[int]]:
         """The batches of the epoch that was chosen."""
         # Far apart, so that two seeds have no epoch in common.
         seed = (self.seed * 1_000_003 + self.epoch) % 2**63
-        return iter(self.draw(torch.Generator().manual_seed(seed)))
+        return self.draw(torch.Generator().manual_seed(seed))
+
+
+class DrawnBatches(EpochBatches):
+    """Batches of one seed each, for datasets that draw what they give; every process has its own.
+
+    Args:
+        count: Batches per epoch and process.
+        trainer: As for :class:`SharedBatches`.
+    """
+
+    def __init__(self, count: int, trainer: Trainer | None = None) -> None:
+        super().__init__(trainer)
+        self.count = count
+
+    @property
+    def total(self) -> int:
+        """Number of batches of all processes."""
+        return self.count * self.processes
+
+    def draw(self, generator: torch.Generator) -> list[list[int]]:
+        """Seeds."""
+        return [[seed] for seed in torch.randint(2**62, (self.total,), generator=generator).tolist()]
 
 
 class UtteranceBatches(EpochBatches):
     """Shuffled batches of whole conversations, with about as many utterances in each.
 
     The number of batches does not change from epoch to epoch. It is the number of utterances over ``batch_size``,
-    rounded up, but at most the number of conversations. The shuffled conversations are cut where the batches come
-    closest to equal shares of the utterances.
+    rounded up to a multiple of the processes, but at most the number of conversations. The shuffled conversations are
+    cut where the batches come closest to equal shares of the utterances.
 
     Args:
         lengths: Utterances of every conversation.
-        batch_size: Utterances per batch, about.
+        batch_size: Utterances per batch and process, about.
+        trainer: As for :class:`SharedBatches`.
 
     Raises:
         ValueError: ``batch_size`` is less than 1.
@@ -75,13 +178,15 @@ class UtteranceBatches(EpochBatches):
         [0, 1, 2, 3, 4]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
-        super().__init__()
+    def __init__(self, lengths: Sequence[int], batch_size: int, trainer: Trainer | None = None) -> None:
+        super().__init__(trainer)
         self.lengths = list(lengths)
-        self.batches = min(len(self.lengths), math.ceil(sum(self.lengths) / _budget(batch_size)))
+        rounds = math.ceil(sum(self.lengths) / _budget(batch_size) / self.processes)
+        self.batches = min(len(self.lengths), rounds * self.processes)
 
-    def __len__(self) -> int:
-        """Number of batches, the same in every epoch."""
+    @property
+    def total(self) -> int:
+        """Number of batches of all processes."""
         return self.batches
 
     def draw(self, generator: torch.Generator) -> list[list[int]]:
@@ -142,13 +247,13 @@ class TrainingLoader(DataLoader[Batch_co]):
 
     Args:
         dataset: As for a DataLoader.
-        trainer: The Trainer that knows how many batches were done; ``None`` for batches that are drawn at random when
-            they are asked for, of which none is to be passed over.
+        trainer: The Trainer that knows how many batches were done.
         options: The other arguments of a DataLoader.
     """
 
     def __init__(self, dataset: Any, *, trainer: Trainer | None = None, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(dataset, **options)
+        # A generator of its own: what DataLoader draws when it starts must not move the random numbers of the training.
+        super().__init__(dataset, generator=torch.Generator(), **options)
         self.trainer = trainer
 
     # A generator: nothing runs before the first batch is asked for, and until then Lightning tells the epoch.

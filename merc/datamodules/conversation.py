@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import ConversationBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
-from merc.datamodules.batches import TrainingLoader, UtteranceBatches, consecutive_batches
+from merc.datamodules.batches import PlannedBatches, Repeated, TrainingLoader, UtteranceBatches, consecutive_batches
 from merc.datamodules.facts import DataFacts
+from merc.datamodules.resumable import ResumableBatches
 from merc.graphs import GraphBuilder
-from merc.labels import LabelSet
+from merc.labels import IGNORE_INDEX, LabelSet
 from merc.store import FeatureStore, Kind, StoreError
 
 
@@ -48,6 +49,7 @@ class ConversationDataModule(L.LightningDataModule):
         predict_splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
         self._corpus = corpus
         self._stores = dict(stores)
         self.graphs = dict(graphs or {})
@@ -133,18 +135,21 @@ class ConversationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[ConversationBatch]:
         """Conversations of ``train``, shuffled."""
         data = _Conversations(self.split("train"))
-        return TrainingLoader(
-            data, trainer=self.trainer, sampler=UtteranceBatches(data.lengths, self.batch_size), **self._whole_batches
-        )
+        batches = UtteranceBatches(data.lengths, self.batch_size, self.trainer)
+        return TrainingLoader(data, trainer=self.trainer, sampler=batches, **self._whole_batches)
 
-    def _evaluation_loader(self, split: str) -> DataLoader[ConversationBatch]:
+    def _evaluation_loader(self, split: str, predicts: bool = False) -> DataLoader[ConversationBatch]:
         data = _Conversations(self.split(split))
-        return DataLoader(data, sampler=consecutive_batches(data.lengths, self.eval_batch_size), **self._whole_batches)
+        planned = consecutive_batches(data.lengths, self.eval_batch_size)
+        batches = PlannedBatches(planned, self.trainer)
+        if predicts:
+            firsts = [data.whole.keys[start] for start in data.whole.ptr[:-1].tolist()]
+            batches = ResumableBatches(firsts, planned, self.trainer)
+        return DataLoader(data, sampler=batches, generator=torch.Generator(), **self._whole_batches)
 
     @property
     def _whole_batches(self) -> dict[str, Any]:
-        # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
-        return {"batch_size": None, "pin_memory": torch.cuda.is_available()}
+        return {"batch_size": None, "pin_memory": torch.cuda.is_available()}  # the sampler gives whole batches
 
     def val_dataloader(self) -> DataLoader[ConversationBatch]:
         """Conversations of ``val``."""
@@ -155,9 +160,10 @@ class ConversationDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> list[DataLoader[ConversationBatch]]:
-        """Conversations of every split in ``predict_splits`` that the corpus has."""
+        """Conversations of every split in ``predict_splits`` that are not yet in the stores being written."""
         self.setup()
-        return [self._evaluation_loader(split) for split in self.predict_splits if split in self.corpus]
+        splits = [split for split in self.predict_splits if split in self.corpus]
+        return [self._evaluation_loader(split, predicts=True) for split in splits]
 
 
 class _Conversations(Dataset[ConversationBatch]):
@@ -172,4 +178,7 @@ class _Conversations(Dataset[ConversationBatch]):
 
     def __getitem__(self, indices: int | list[int]) -> ConversationBatch:
         # Trainer(overfit_batches=...) puts a sampler of its own into the place of ours, which gives single indices.
-        return self.whole.select([indices] if isinstance(indices, int) else indices)
+        batch = self.whole.select([indices] if isinstance(indices, int) else indices)
+        if isinstance(indices, Repeated):
+            batch.label = torch.full_like(batch.label, IGNORE_INDEX)
+        return batch

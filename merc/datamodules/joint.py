@@ -39,8 +39,6 @@ class JointDataModule(ConversationDataModule):
 
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]
         """Conversations of ``train``, shuffled, each batch with drawn windows of lips and sound."""
-        conversations, lips = super().train_dataloader(), self.lipsync.train_dataloader()
-        enough = len(lips) >= len(conversations)
-        return CombinedLoader(
-            {"conversations": conversations, "lipsync": lips}, "min_size" if enough else "max_size_cycle"
-        )
+        conversations = super().train_dataloader()
+        lips = self.lipsync.train_dataloader(len(conversations))
+        return CombinedLoader({"conversations": conversations, "lipsync": lips}, "min_size")

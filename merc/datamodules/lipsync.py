@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import FlatBatch
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
-from merc.datamodules.batches import TrainingLoader
+from merc.datamodules.batches import DrawnBatches, PlannedBatches, Repeated, TrainingLoader
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
 from merc.media.crops import crop_size, rows_to_crops
@@ -125,6 +125,7 @@ class LipSyncDataModule(L.LightningDataModule):
         predict_splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
         if not sources:
             raise ValueError("LipSyncDataModule got no sources: expected at least one corpus with its stores.")
         self.sources = sources
@@ -161,8 +162,12 @@ class LipSyncDataModule(L.LightningDataModule):
         """All clips of a split, of all sources in order."""
         return [source.clip(key) for source in self.opened for key in source.keys(split)]
 
-    def train_dataloader(self) -> DataLoader[LipSyncBatch]:
-        """Batches of drawn windows."""
+    def train_dataloader(self, batches: int | None = None) -> DataLoader[LipSyncBatch]:
+        """Batches of drawn windows, in every process others.
+
+        Args:
+            batches: Training steps an epoch. Default: ``batches_per_epoch``.
+        """
         pools = [
             _Pool.of([source.clip(key) for key in source.keys("train")], self.window + 2 * self.max_lag)
             for source in self.opened
@@ -172,22 +177,28 @@ class LipSyncDataModule(L.LightningDataModule):
                 f"No clip of split train shows one face with its sound for {self.window} frames or more: expected "
                 "some. Give more clips, a store that says who speaks, or a shorter window."
             )
-        return TrainingLoader(_Draws(self, pools), batch_size=None)
+        drawn = DrawnBatches(batches or self.batches_per_epoch, self.trainer)
+        return TrainingLoader(_Draws(self, pools), trainer=self.trainer, sampler=drawn, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``val``, one by one."""
-        return DataLoader(self.clips("val"), batch_size=None)  # type: ignore[arg-type]
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``test``, one by one."""
-        return DataLoader(self.clips("test"), batch_size=None)  # type: ignore[arg-type]
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[LipSyncClip]:
+        items = [(source, key) for source in self.opened for key in source.keys(split)]
+        batches = PlannedBatches([[index] for index in range(len(items))], self.trainer)
+        return DataLoader(_Clips(items), sampler=batches, batch_size=None, generator=torch.Generator())
 
     def predict_dataloader(self) -> DataLoader[LipSyncClip]:
         """Clips of ``predict_splits`` that are not yet in the store being written."""
         wanted = [source for source in self.opened if source.predict]
         items = [(s, key) for s in wanted for split in self.predict_splits for key in s.utterances(split)]
         left = ResumableBatches([key for _, key in items], [[index] for index in range(len(items))], self.trainer)
-        return DataLoader(_Clips(items), sampler=left, batch_size=None)
+        return DataLoader(_Clips(items), sampler=left, batch_size=None, generator=torch.Generator())
 
 
 class _OpenSource:
@@ -247,7 +258,8 @@ class _Clips(Dataset[LipSyncClip]):
 
     def __getitem__(self, indices: list[int]) -> LipSyncClip:
         [(source, key)] = [self.items[index] for index in indices]
-        return source.clip(key)
+        clip = source.clip(key)
+        return replace(clip, speaker=None) if isinstance(indices, Repeated) else clip
 
 
 @dataclass(frozen=True)
@@ -289,7 +301,7 @@ class _Window:
 
 
 class _Draws(Dataset[LipSyncBatch]):
-    """Training batches, each drawn when it is asked for; the global generator decides."""
+    """Training batches, each drawn from a seed; the random numbers of the training stay where they are."""
 
     def __init__(self, data: LipSyncDataModule, pools: list[_Pool]) -> None:
         self.data = data
@@ -297,12 +309,12 @@ class _Draws(Dataset[LipSyncBatch]):
         weights = [source.weight for source, pool in zip(data.opened, pools, strict=True) if pool.talks]
         self.weights = torch.tensor(weights)
 
-    def __len__(self) -> int:
-        return self.data.batches_per_epoch
+    def __getitem__(self, seed: list[int]) -> LipSyncBatch:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed[0])
+            return self._draw()
 
-    def __getitem__(self, index: int) -> LipSyncBatch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _draw(self) -> LipSyncBatch:
         own: list[_Window] = []
         others: list[_Window] = []
         sounds: list[Tensor] = []

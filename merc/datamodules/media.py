@@ -66,6 +66,7 @@ class MediaDataModule(L.LightningDataModule):
         predict_splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
         self._corpus = corpus
         self.reader = reader
         self.batch_size = batch_size

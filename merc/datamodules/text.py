@@ -7,14 +7,15 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from lightning import Trainer
+from torch.utils.data import DataLoader, Dataset
 
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
-from merc.datamodules.batches import EpochBatches, TrainingLoader
+from merc.datamodules.batches import EpochBatches, PlannedBatches, Repeated, SharedBatches, TrainingLoader
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
 from merc.encoders.sentences import ReadBatch, ReadUtterance, UtteranceEncoder
-from merc.labels import LabelSet
+from merc.labels import IGNORE_INDEX, LabelSet
 
 
 class TextDataModule(L.LightningDataModule):
@@ -40,6 +41,7 @@ class TextDataModule(L.LightningDataModule):
         predict_splits: Sequence[str] = SPLITS,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
         self._corpus = corpus
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
@@ -96,11 +98,13 @@ class TextDataModule(L.LightningDataModule):
             self._inputs[split] = list(zip(self.encoder.tokenize(conversations), labels, strict=True))
         return self._inputs[split]
 
-    def _loader(
-        self, items: list[tuple[ReadUtterance, int]], batches: Sequence[list[int]] | Sampler[list[int]]
-    ) -> DataLoader[ReadBatch]:
-        # The sampler gives whole batches, so Lightning can deal them out to devices as it does with samples.
-        return DataLoader(_Batches(items, self.encoder), sampler=batches, batch_size=None)
+    def _loader(self, items: list[tuple[ReadUtterance, int]], batches: SharedBatches) -> DataLoader[ReadBatch]:
+        data = _Batches(items, self.encoder)
+        return DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
+
+    def _evaluation_loader(self, split: str) -> DataLoader[ReadBatch]:
+        items = self._labelled(split)
+        return self._loader(items, PlannedBatches(self._planned(items), self.trainer))
 
     def _planned(self, items: list[tuple[ReadUtterance, int]]) -> list[list[int]]:
         return token_batches([len(item) for item, _ in items], self.batch_tokens)
@@ -111,18 +115,16 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``train``, in shuffled batches of similar length."""
         items = self._labelled("train")
-        batches = ShuffledBuckets([len(item) for item, _ in items], self.batch_size)
+        batches = ShuffledBuckets([len(item) for item, _ in items], self.batch_size, trainer=self.trainer)
         return TrainingLoader(_Batches(items, self.encoder), trainer=self.trainer, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``val``."""
-        items = self._labelled("val")
-        return self._loader(items, self._planned(items))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[ReadBatch]:
         """Labelled utterances of ``test``."""
-        items = self._labelled("test")
-        return self._loader(items, self._planned(items))
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[ReadBatch]:
         """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
@@ -144,7 +146,8 @@ class _Batches(Dataset[ReadBatch]):
     def __getitem__(self, indices: list[int]) -> ReadBatch:
         chosen = [self.items[index] for index in indices]
         batch = self.encoder.collate([item for item, _ in chosen])
-        batch.label = torch.tensor([label for _, label in chosen])
+        labels = [IGNORE_INDEX if isinstance(indices, Repeated) else label for _, label in chosen]
+        batch.label = torch.tensor(labels)
         return batch
 
 
@@ -175,16 +178,20 @@ class ShuffledBuckets(EpochBatches):
         lengths: Tokens of every input.
         batch_size: Inputs per batch.
         noise: By how much, as a share of the length, neighbours in length may be mixed.
+        trainer: As for :class:`merc.datamodules.batches.SharedBatches`.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, noise: float = 0.2) -> None:
-        super().__init__()
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, noise: float = 0.2, trainer: Trainer | None = None
+    ) -> None:
+        super().__init__(trainer)
         self.lengths = torch.tensor(lengths, dtype=torch.float)
         self.batch_size = batch_size
         self.noise = noise
 
-    def __len__(self) -> int:
-        """Number of batches, the same in every epoch."""
+    @property
+    def total(self) -> int:
+        """Number of batches of all processes."""
         return -(-len(self.lengths) // self.batch_size)
 
     def draw(self, generator: torch.Generator) -> list[list[int]]:

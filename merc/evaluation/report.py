@@ -52,6 +52,7 @@ class ReportInfo:
         model: Description of the model.
         checkpoint: File with the weights.
         selected_on: How the checkpoint was selected, for example ``best weighted F1 on val, epoch 12``.
+        resumed_at: Steps of the optimizer after which an interrupted training was resumed.
         stores: The feature stores that were read, by name.
         missing: By modality, the utterances without features and why.
         merc_version: Version of merc.
@@ -66,6 +67,7 @@ class ReportInfo:
     model: str = ""
     checkpoint: str | None = None
     selected_on: str = ""
+    resumed_at: Sequence[int] = field(default_factory=list)
     stores: Mapping[str, StoreInfo] = field(default_factory=dict)
     missing: Mapping[str, Mapping[UtteranceKey, str]] = field(default_factory=dict)
     merc_version: str = merc.__version__
@@ -170,6 +172,7 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
                 "Model": info.model,
                 "Checkpoint": info.checkpoint,
                 "Selected on": info.selected_on,
+                "Interrupted": _resumed(info.resumed_at),
                 "Seed": info.seed,
                 "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
             }
@@ -196,6 +199,10 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
     if info.stores:
         sections += ["## Features", "\n".join(_stores(info.stores))]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _resumed(steps: Sequence[int]) -> str:
+    return f"and resumed after step {', '.join(map(str, steps))}" if steps else ""
 
 
 def _bullets(items: Mapping[str, object]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class SyncTrial:
     audio: Tensor
     frozen: Tensor
     frozen_activity: Tensor
+
+    def cpu(self) -> SyncTrial:
+        """The same vectors in the memory of the CPU."""
+        return SyncTrial(*(getattr(self, f.name).cpu() for f in fields(self)))
 
     @classmethod
     @torch.no_grad()

@@ -23,6 +23,7 @@ from merc.conversation import Corpus
 from merc.evaluation import stored_predictions
 from merc.files import write_text
 from merc.pipeline.problems import ShortParser
+from merc.pipeline.stage import STATE
 from merc.store import FeatureStore
 from merc.tasks.checkpoints import read_checkpoint
 
@@ -38,6 +39,7 @@ _NOISE = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*Using `DistributedSampler` with the dataloaders.*",  # merc's repeat no utterance that counts
 )
 
 _DEFAULTS = {
@@ -45,6 +47,7 @@ _DEFAULTS = {
     "best.mode": "max",
     "best.filename": "best-{step}",
     "best.auto_insert_metric_name": False,
+    "best.enable_version_counter": False,
     "last.filename": "last",
     "last.enable_version_counter": False,
     "trainer.log_every_n_steps": 10,
@@ -175,12 +178,22 @@ class MercCLI(LightningCLI):
             given["weights_only"] = True  # merc's checkpoints hold plain values
         if given["weights_only"] and given.get("ckpt_path") and Path(given["ckpt_path"]).is_file():
             check_checkpoint(given["ckpt_path"])
-        if self.subcommand == "predict" and given.get("return_predictions") is None:
-            given["return_predictions"] = False  # they go into stores; nobody waits for them in memory
+        if self.subcommand == "test" and not given.get("ckpt_path"):
+            raise ValueError("An untrained network is not worth a test: expected --ckpt_path CHECKPOINT.")
+        if self.subcommand == "predict":
+            given["trainer"]["logger"] = False  # nothing is logged, and the folder of the model may be read-only
+            if given.get("return_predictions") is None:
+                given["return_predictions"] = False  # they go into stores; nobody waits for them in memory
         if self.subcommand != "fit":
             self.save_config_callback = None  # what tests or predicts has its config from the training
         if given.get("out"):
             self._move_to(given["out"], given)
+        folder = given["trainer"].get("default_root_dir")
+        if self.subcommand in ("fit", "test") and folder and Path(folder, STATE).exists():
+            raise ValueError(
+                f"{folder} is a stage of `merc run`, and its results are those of that run: expected --out FOLDER for "
+                f"the results of `merc {self.subcommand}`."
+            )
 
     def _move_to(self, out: str, given: Namespace) -> None:
         """Let the Trainer work in a folder.
@@ -222,15 +235,16 @@ class MercCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say which checkpoint is the best, and how to test it."""
         best = self.trainer.checkpoint_callback
+        folder = Path(self.trainer.log_dir or "")  # asks all processes, so all of them come here
         if isinstance(best, ModelCheckpoint) and best.best_model_path and self.trainer.is_global_zero:
             score = "" if best.best_model_score is None else f" ({best.monitor} {float(best.best_model_score):.4f})"
             print(f"Best checkpoint: {best.best_model_path}{score}")
-            config = Path(self.trainer.log_dir or "") / "config.yaml"
+            config = folder / "config.yaml"
             print(f"To test it: merc test --config {config} --ckpt_path {best.best_model_path}")
 
     def after_test(self) -> None:
         """Say where the report is."""
-        folder = getattr(self.model, "report_folder", None)
+        folder = getattr(self.model, "report_folder", None)  # asks all processes, as above
         if folder is not None and self.trainer.is_global_zero:
             print(f"Report: {folder / 'report.md'}")
 

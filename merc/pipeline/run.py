@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,10 @@ def run_in_parallel(
         for number, future in enumerate(as_completed(futures), start=1):
             future.result()
             console.print(f"{futures[future]}: finished, {number} of {len(futures)}", markup=False)
+    except SystemExit:  # of SIGTERM, which reaches this process alone: the others would train on
+        for process in active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -17,17 +18,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is truncated, or holds more than plain values.
+        ValueError: It is damaged or truncated, or holds more than plain values.
     """
     try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares checksums, which torch.load does not
+        if damaged is not None:
+            raise BadZipFile(f"{damaged} does not match its checksum")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"No checkpoint {path}: expected one that `merc fit` wrote.") from error
     except Exception as error:  # torch raises whatever the bytes lead it to
         raise ValueError(
-            f"{path} is no checkpoint, or was cut while it was written: expected one that `merc fit` wrote "
-            f"({type(error).__name__})."
+            f"{path} is no checkpoint, is damaged, or was not written to its end ({type(error).__name__}"
+            f"{f': {error}' if isinstance(error, BadZipFile) else ''}): expected one that `merc fit` wrote. Copy it "
+            "again, or train again."
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `merc fit` wrote.")
     return checkpoint
 
 

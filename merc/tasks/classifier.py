@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules.facts import DataFacts
@@ -23,6 +23,7 @@ from merc.evaluation.predictions import lines_of
 from merc.labels import LabelSet
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
+from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, total
 
@@ -99,6 +100,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self.metrics: dict[str, EmotionMetrics] = {}
         self.origin: dict[str, Any] = {}
         """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
+        self._losses: dict[str, MeanMetric] = {}
         self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
 
@@ -172,16 +174,47 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             StoreError: A store is absent or has another width than the network expects.
             ValueError: The corpus has other emotions than the network was built for.
         """
+        for split in self._splits(stage):
+            self._require_labels(split)
         self.configure_model()
         self._check_data(self.settings(), self.classes, self.origin)
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
         self.metrics = {part: EmotionMetrics(self.data.labels).to(device) for part in ("val", "test")}
+        self._losses = {part: MeanMetric().to(device) for part in ("val", "test")}
         self._tested = []
+
+    def _splits(self, stage: str) -> list[str]:
+        """The splits that a stage of the Trainer compares with labels."""
+        validates = ["val"] if self.trainer.limit_val_batches else []
+        return {"fit": ["train", *validates], "validate": ["val"], "test": ["test"]}.get(stage, [])
+
+    def _require_labels(self, split: str) -> None:
+        """Refuse a corpus that has nothing to train on, to choose by or to compare with."""
+        corpus = self.data.corpus
+        if split not in corpus:
+            raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {', '.join(corpus)}: expected one.")
+        if not any(utterance.label is not None for talk in corpus[split] for utterance in talk.utterances):
+            raise ValueError(
+                f"Split {split!r} of corpus {corpus.name!r} has no labelled utterance, expected some. To predict "
+                "emotions without comparing them with labels, use `merc predict`."
+            )
 
     def on_fit_start(self) -> None:
         """Note what the weights are trained on, before the first of them moves."""
         corpus = self.data.corpus.name
-        self.origin = {"trained_on": f"{corpus}/train", "selected_on": f"{corpus}/val", "classes": self.classes}
+        before = self.origin.get("resumed_at", []) if self.trainer.ckpt_path else []
+        self.origin = {
+            "trained_on": f"{corpus}/train",
+            "selected_on": f"{corpus}/val",
+            "classes": self.classes,
+            "resumed_at": before,
+        }
+
+    def on_train_start(self) -> None:
+        """Note that a training was interrupted and goes on."""
+        super().on_train_start()
+        if self.trainer.ckpt_path and self.trainer.global_step:
+            self.origin["resumed_at"] = [*self.origin["resumed_at"], self.trainer.global_step]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the loss terms, whose means are logged."""
@@ -189,9 +222,23 @@ class ClassifierTask(TermsTask, Generic[Batch]):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the predictions of a validation batch."""
-        prediction = self.step(batch)
-        self.metrics["val"].update(prediction.logits, batch.label)
-        self.log("val/loss", prediction.loss, batch_size=len(batch.label), sync_dist=True)
+        self._count("val", self.step(batch), batch)
+
+    def _count(self, part: str, prediction: Prediction, batch: Batch) -> None:
+        """Count predictions and loss of a batch.
+
+        Raises:
+            ValueError: A logit is not finite.
+        """
+        if not prediction.logits.isfinite().all():
+            raise ValueError(
+                f"{type(self).__name__} gives logits that are not finite for {batch.keys[0]} and others: the training "
+                "has diverged. Lower the learning rate, set trainer.gradient_clip_val, or check the features."
+            )
+        self.metrics[part].update(prediction.logits, batch.label)
+        labelled = int((batch.label >= 0).sum())
+        if labelled and prediction.terms:
+            self._losses[part].update(prediction.loss, labelled)
 
     def on_validation_epoch_end(self) -> None:
         """Log weighted F1, macro F1 and accuracy of the validation split."""
@@ -199,8 +246,9 @@ class ClassifierTask(TermsTask, Generic[Batch]):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the predictions of a test batch and keep them for the report."""
-        logits = self.step(batch).logits.float()
-        self.metrics["test"].update(logits, batch.label)
+        prediction = self.step(batch)
+        self._count("test", prediction, batch)
+        logits = prediction.logits.float()
         self._tested.append(
             {
                 "keys": list(batch.keys),
@@ -240,6 +288,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             StoreError: The weights were trained on features of another width than the data has.
             ValueError: The checkpoint does not fit; the message says what differs.
         """
+        super().on_load_checkpoint(checkpoint)
         facts, found = facts_of(checkpoint, self)
         origin = found.get("origin", {})
         if self.facts is None:
@@ -277,6 +326,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         values = metrics.compute()
         for name in ("weighted_f1", "macro_f1", "accuracy"):
             self.log(f"{part}/{name}", values[name], prog_bar=name == "weighted_f1")
+        self.log(f"{part}/loss", self._losses[part].compute())
+        self._losses[part].reset()
         metrics.reset()
 
     def _report_info(self) -> ReportInfo:
@@ -290,6 +341,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             model=f"{type(self).__name__}({', '.join(self._module_names())})",
             checkpoint=str(self.trainer.ckpt_path or ""),
             selected_on=self._selected_on(),
+            resumed_at=self.origin.get("resumed_at", []),
             stores=self.stores(),
             missing=self.missing("test"),
         )
@@ -319,11 +371,8 @@ def _seed() -> int | None:
 
 
 def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The rows of all processes as one set of columns; a sampler that pads makes doubles, which are dropped."""
-    if dist.is_available() and dist.is_initialized():
-        everywhere: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, parts)
-        parts = [part for process in everywhere for part in process]
+    """The rows of all processes as one set of columns; batches that a process repeated are dropped."""
+    parts = gather_in_order(parts)
     keys = [key for part in parts for key in part["keys"]]
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
     first.sort()

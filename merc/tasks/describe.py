@@ -127,8 +127,8 @@ class DescribedTask(L.LightningModule):
                 raise
             unknown = "; ".join(f"{name} ({why})" for name, why in wanted.items())
             raise ValueError(
-                f"{checkpoint_path} does not record these arguments of its {cls.__name__}: {unknown}. With their defaults "
-                f"it does not load: {error}\nIf they differed, pass them: "
+                f"{checkpoint_path} does not record these arguments of its {cls.__name__}: {unknown}. With their "
+                f"defaults it does not load: {error}\nIf they differed, pass them: "
                 f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in wanted)})."
             ) from error
         return loaded

@@ -17,6 +17,7 @@ from merc.losses.sync import SyncLoss
 from merc.speaker import SPEAKER_COLUMNS, LipSyncNet, SyncAugmentation, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
+from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of
 from merc.weights import weights_digest
@@ -78,8 +79,7 @@ class LipSyncTask(TermsTask):
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(float("-inf")))
         self.trained_on = "nothing"
-        self._trials: list[SyncTrial] = []
-        self._choices: list[tuple[bool, bool]] = []
+        self._evaluated: list[tuple[SyncTrial | None, tuple[bool, bool] | None]] = []
 
     @property
     def data(self) -> LipSyncDataModule:
@@ -138,14 +138,13 @@ class LipSyncTask(TermsTask):
         self._evaluate(clip)
 
     def _evaluate(self, clip: LipSyncClip) -> None:
-        if clip.speaker is None:
-            return
-        if len(clip.tracks) > 1:
+        trial, choice = None, None
+        if clip.speaker is not None and len(clip.tracks) > 1:
             chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
-            self._choices.append((chosen.track == clip.speaker, clip.speaker == 0))
-        if clip.speaker >= 0:
+            choice = (chosen.track == clip.speaker, clip.speaker == 0)
+        if clip.speaker is not None and clip.speaker >= 0:
             trial = SyncTrial.of(self.network, self.scorer, clip.tracks[clip.speaker], clip.sound, self.pair_frames)
-            self._trials += [trial] if trial is not None else []
+        self._evaluated.append((None if trial is None else trial.cpu(), choice))
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split, and set the threshold by them."""
@@ -156,8 +155,10 @@ class LipSyncTask(TermsTask):
         self._summarise("test")
 
     def _summarise(self, part: str) -> None:
-        trials, choices = self._trials, self._choices
-        self._trials, self._choices = [], []
+        found = gather_in_order(self._evaluated)
+        self._evaluated = []
+        trials = [trial for trial, _ in found if trial is not None]
+        choices = [choice for _, choice in found if choice is not None]
         if len(trials) > 1:
             scores, frozen = pair_scores(self.scorer, trials)
             own = scores.diagonal()[:, None]
@@ -214,6 +215,7 @@ class LipSyncTask(TermsTask):
         Raises:
             ValueError: The checkpoint does not fit; the message says what differs.
         """
+        super().on_load_checkpoint(checkpoint)
         found = checkpoint.get("merc", {})
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from merc.tasks.describe import DescribedTask
+
+_RANDOM = "random_states"
+"""Key of a checkpoint for the states of all random numbers."""
 
 Data = TypeVar("Data", bound=L.LightningDataModule)
 
@@ -50,6 +55,7 @@ class TermsTask(DescribedTask):
     def __init__(self) -> None:
         super().__init__()
         self._terms: dict[str, tuple[Tensor | float, int]] = {}  # what was added up, and the sizes
+        self._random: dict[str, Any] | None = None  # random numbers of an interrupted training, until it goes on
 
     def add_terms(self, terms: Mapping[str, Tensor], size: int) -> Tensor:
         """Count the terms of a training step and their sum.
@@ -83,6 +89,34 @@ class TermsTask(DescribedTask):
                 f"expected trainer.val_check_interval to be at most {batches}. Checkpoints are chosen and written in "
                 "validations."
             )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the states of all random numbers, so that a resumed training equals an uninterrupted one."""
+        super().on_save_checkpoint(checkpoint)
+        name, numbers, *others = np.random.get_state()
+        checkpoint[_RANDOM] = {
+            "python": random.getstate(),
+            "numpy": (name, np.asarray(numbers).tolist(), *others),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the states of random numbers for the training that goes on."""
+        trainer = self._trainer
+        if trainer is not None and trainer.lightning_module is self and trainer.state.fn == "fit":
+            self._random = checkpoint.get(_RANDOM)
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Go on with the random numbers of the training that was interrupted."""
+        # Not earlier: between loading and the first step, sanity checks and loaders use random numbers too.
+        if self._random is not None:
+            found, self._random = self._random, None
+            random.setstate(found["python"])
+            np.random.set_state(found["numpy"])
+            torch.set_rng_state(found["torch"].cpu())
+            if len(found["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in found["cuda"]])
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
         """Log the means with the last batch, so that progress bars and other callbacks find them at the epoch's end."""

@@ -55,7 +55,7 @@ def test_own_sounds_are_on_the_diagonal_and_in_step(source):
 def test_every_kind_of_negative_is_what_it_says(source, tmp_path):
     known = module({**source, "speaker": str(tmp_path / "speaker")}, batches_per_epoch=30, silent=0.5)
     clips = {c.key: c for c in known.clips("train")}
-    draws = known.train_dataloader().dataset
+    drawn = list(known.train_dataloader())
     owners = {
         t.crops[i : i + 16].numpy().tobytes(): (key, index, t.first + i)
         for key, c in clips.items()
@@ -63,8 +63,7 @@ def test_every_kind_of_negative_is_what_it_says(source, tmp_path):
         for i in range(len(t.crops) - 15)
     }
     seen = set()
-    for step in range(len(draws)):
-        batch = draws[step]
+    for batch in drawn:
         names = [owners.get(crops.numpy().tobytes()) for crops in batch.crops]
         for anchor in range(8):
             for mouth, kind in enumerate(batch.kinds[anchor].tolist()):
