@@ -40,5 +40,6 @@ class JointDataModule(ConversationDataModule):
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]
         """Conversations of ``train``, shuffled, each batch with drawn windows of lips and sound."""
         conversations = super().train_dataloader()
+        self.lipsync.trainer = self.trainer  # whose processes share the lips too
         lips = self.lipsync.train_dataloader(len(conversations))
         return CombinedLoader({"conversations": conversations, "lipsync": lips}, "min_size")
