@@ -182,6 +182,19 @@ class ConversationBatch:
             keys=[keys[row] for row in rows.tolist()] if keys else (),
         )
 
+    def graph(self, name: str) -> Edges:
+        """The graph of some features.
+
+        Raises:
+            ValueError: The batch has none of that name.
+        """
+        if name not in self.edges:
+            raise ValueError(
+                f"The batch has no graph of {name!r}, found {sorted(self.edges) or 'none'}: give the datamodule "
+                f"graphs={{{name!r}: GraphBuilder(...)}}."
+            )
+        return self.edges[name]
+
     def to_dense(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Pad flat values to a rectangle, for sequence models.
 

@@ -153,11 +153,12 @@ def _target(stages: Sequence[Stage], name: str | None) -> Stage:
     predicting = [stage for stage in stages if stage.kind.reports]
     if not predicting:
         raise PipelineError("The run trains nothing: expected a stage `fit` that predicts emotions.")
-    tested = [stage for stage in predicting if stage.tested]
-    chosen = (tested or predicting) if name is None else [stage for stage in predicting if stage.name == name]
+    # What is not tested predicts something else, such as LipSyncNet, unless nothing is.
+    predicting = [stage for stage in predicting if stage.tested] or predicting
+    chosen = predicting if name is None else [stage for stage in predicting if stage.name == name]
     if not chosen:
         raise PipelineError(
-            f"The run trains no stage {name!r}: expected one of {', '.join(s.name for s in predicting)}."
+            f"No stage {name!r} of the run predicts emotions: expected one of {', '.join(s.name for s in predicting)}."
         )
     target = _with_logits(chosen[-1])
     return replace(target, options=inference_options(target.options))

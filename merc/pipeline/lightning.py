@@ -39,6 +39,7 @@ _NOISE = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # metrics are put together before they are logged
     ".*Using `DistributedSampler` with the dataloaders.*",  # merc's repeat no utterance that counts
 )
 

@@ -5,12 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 
 from merc.datamodules.facts import DataFacts
+
+
+def verify_checkpoint(path: str | Path) -> None:
+    """Compare what a checkpoint holds with its checksums, which PyTorch does not.
+
+    Without it, one flipped bit loads as a weight of another size.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged, or no checkpoint.
+    """
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"No checkpoint {path}: expected one that `merc fit` wrote.") from error
+    except Exception as error:  # zipfile raises whatever the bytes lead it to
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if damaged is not None:
+        raise _damaged(path, f"{damaged} does not match its checksum")
+
+
+def _damaged(path: str | Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} is no checkpoint, is damaged, or was not written to its end ({why}): expected one that `merc fit` "
+        "wrote. Copy it again, or train again."
+    )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -20,20 +47,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is none.
         ValueError: It is damaged or truncated, or holds more than plain values.
     """
+    verify_checkpoint(path)
     try:
-        with ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares checksums, which torch.load does not
-        if damaged is not None:
-            raise BadZipFile(f"{damaged} does not match its checksum")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"No checkpoint {path}: expected one that `merc fit` wrote.") from error
     except Exception as error:  # torch raises whatever the bytes lead it to
-        raise ValueError(
-            f"{path} is no checkpoint, is damaged, or was not written to its end ({type(error).__name__}"
-            f"{f': {error}' if isinstance(error, BadZipFile) else ''}): expected one that `merc fit` wrote. Copy it "
-            "again, or train again."
-        ) from error
+        raise _damaged(path, type(error).__name__) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `merc fit` wrote.")
     return checkpoint

@@ -14,7 +14,7 @@ from typing import Any, Self
 import lightning as L
 from torch import nn
 
-from merc.tasks.checkpoints import read_checkpoint
+from merc.tasks.checkpoints import read_checkpoint, verify_checkpoint
 from merc.tasks.factory import Factory
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -115,9 +115,11 @@ class DescribedTask(L.LightningModule):
         """As Lightning's.
 
         Raises:
-            ValueError: The checkpoint does not load; the message says why, and names the arguments that it does not
-                record.
+            ValueError: The checkpoint is damaged, or does not load; the message says why, and names the arguments that
+                it does not record.
         """
+        if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).is_file():
+            verify_checkpoint(checkpoint_path)
         try:
             loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except (ArgumentError, TypeError, ValueError) as error:

@@ -87,7 +87,7 @@ class StudentTask(EmotionTask):
     def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""
         name = self.modality
-        logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])
+        logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
         terms = {}
         teacher = batch.features.get(self.teacher)
         if teacher is not None or not self.loss.needs_teacher:

@@ -60,5 +60,5 @@ class TeacherTask(EmotionTask):
     def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the term ``ce`` is the loss."""
         name = self.modality
-        logits, hidden = self.network(batch.features[name], batch.present[name], batch.edges[name])
+        logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
         return Prediction(logits, hidden, {"ce": self.loss(logits, batch.label)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from merc.tasks.checkpoints import verify_checkpoint
 from merc.tasks.describe import DescribedTask
 
 _RANDOM = "random_states"
@@ -102,9 +104,17 @@ class TermsTask(DescribedTask):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the states of random numbers for the training that goes on."""
+        """Refuse a damaged checkpoint, and keep the states of random numbers for the training that goes on.
+
+        Raises:
+            ValueError: The Trainer's checkpoint does not match its checksums.
+        """
         trainer = self._trainer
-        if trainer is not None and trainer.lightning_module is self and trainer.state.fn == "fit":
+        if trainer is None or trainer.lightning_module is not self:
+            return
+        if trainer.ckpt_path and Path(trainer.ckpt_path).is_file():
+            verify_checkpoint(trainer.ckpt_path)
+        if trainer.state.fn == "fit":
             self._random = checkpoint.get(_RANDOM)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,34 @@ def test_predictions_come_with_what_was_said_by_whom(capsys):
 def test_no_table_without_logits(capsys):
     assert main(["predict", *GIVEN, "--out", "hidden", "--outputs", "[hidden]"]) == 0
     assert not Path("hidden/predictions.csv").exists() and "Predictions" not in capsys.readouterr().out
+
+
+def test_a_network_is_not_tested_before_it_is_trained(capsys):
+    assert main(["test", "--config", "stage.yaml", "--out", "untrained"]) == 1
+    assert "expected --ckpt_path" in capsys.readouterr().err and not Path("untrained/report").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_the_results_of_a_run_are_not_replaced(command, capsys, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/stage.json").write_text("{}")
+    config = {**CONFIG, "trainer": {**CONFIG["trainer"], "default_root_dir": str(tmp_path / "teacher")}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    given = ["--config", str(tmp_path / "config.yaml"), "--ckpt_path", "fit/checkpoints/last.ckpt"]
+    assert main([command, *given]) == 1
+    assert "is a stage of `merc run`" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "teacher").iterdir()] == ["stage.json"]
+    assert main([command, *given, "--out", str(tmp_path / "elsewhere")]) == 0
+
+
+def test_a_model_that_cannot_be_written_to_predicts(tmp_path):
+    shutil.copytree("fit", tmp_path / "model")
+    before = sorted((tmp_path / "model").rglob("*"))
+    given = [
+        "--config",
+        str(tmp_path / "model/config.yaml"),
+        "--ckpt_path",
+        str(tmp_path / "model/checkpoints/last.ckpt"),
+    ]
+    assert main(["predict", *given, "--out", str(tmp_path / "out"), "--data.predict_splits", "[test]"]) == 0
+    assert sorted((tmp_path / "model").rglob("*")) == before

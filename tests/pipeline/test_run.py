@@ -389,7 +389,9 @@ class Tick(Callback):
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL], ids=lambda number: number.name
+    "number",
+    some([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], {signal.SIGTERM}),
+    ids=lambda number: number.name,
 )
 def test_a_real_signal_during_training(number, place, reference, monkeypatch, capsys):
     (place / "tick.py").write_text(TICK)
@@ -418,7 +420,10 @@ def test_a_real_signal_during_training(number, place, reference, monkeypatch, ca
     said = Path("errors.txt").read_text()
     last = place / "out/seed-0/teacher/checkpoints/last.ckpt"
     if number == signal.SIGINT:
-        assert status == 130 and "The same command goes on from here." in said, said
+        assert status == 130 and "Interrupted. The same command goes on from here." in said, said
+        assert "Traceback" not in said
+    elif number == signal.SIGTERM:
+        assert status == 143 and "Terminated. The same command goes on from here." in said, said
         assert "Traceback" not in said
     else:
         assert status == -number, said
