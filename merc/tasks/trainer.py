@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,10 @@ class TermsTask(DescribedTask):
                 f"expected trainer.val_check_interval to be at most {batches}. Checkpoints are chosen and written in "
                 "validations."
             )
+        if trainer.max_epochs == -1 and trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+            # The same end, in the unit that progress bars show: they would count towards epoch -2.
+            per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / per_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the states of all random numbers, so that a resumed training equals an uninterrupted one."""

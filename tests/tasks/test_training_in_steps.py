@@ -181,3 +181,9 @@ def test_means_of_terms_are_of_an_epoch_wherever_validation_comes(folder, tmp_pa
     assert fit() == [mean(*range(n)), mean(*range(n, 2 * n)), last]
     # What was seen before an interruption is not known any more: the mean is of the rest of the epoch.
     assert fit(tmp_path / f"{2 * n - 2}.ckpt") == [mean(2 * n - 2, 2 * n - 1), last]
+
+
+def test_progress_in_steps_is_shown_in_epochs(folder, tmp_path, batches):
+    trainer = trainer_in(tmp_path, epochs=-1, max_steps=2 * batches + 1, limit_val_batches=0)
+    trainer.fit(task(), datamodule=data(folder))
+    assert (trainer.global_step, trainer.max_epochs) == (2 * batches + 1, 3)
