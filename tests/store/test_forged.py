@@ -82,7 +82,7 @@ def use(path):
     FeatureStore(path)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(["features", "sound"]))
 def test_a_forged_manifest_is_read_or_refused_and_nothing_else(honest, tmp_path, data, kind):
     shutil.rmtree(tmp_path / "s", ignore_errors=True)
@@ -221,7 +221,7 @@ def test_a_shard_that_no_writer_made_is_not_taken_over(tmp_path, data):
     assert len(content(folder)) == 2
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 200), byte=st.integers(0, 255), length=st.integers(0, 300))
 @example(place=0, byte=0, length=0)
 def test_a_forged_shard_is_read_or_refused_and_nothing_else(honest, tmp_path, place, byte, length):
