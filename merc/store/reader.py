@@ -86,7 +86,9 @@ class FeatureStore:
         if self.kind not in SEQUENCES:
             return True
         borders = torch.tensor([first for first, _ in self._shards[1:]], dtype=torch.long)
-        return len(self.lengths) == len(self.keys) and bool(torch.isin(borders, torch.cat([torch.zeros(1, dtype=torch.long), self._ends])).all())
+        if len(self.lengths) != len(self.keys):
+            return False
+        return bool(torch.isin(borders, torch.cat([torch.zeros(1, dtype=torch.long), self._ends])).all())
 
     def _open_shard(self, entry: Mapping[str, Any], verify: bool) -> Tensor:
         file = self.path / entry["file"]
@@ -250,8 +252,10 @@ class FeatureStore:
         Raises:
             StoreError: Keys repeat, or features are not finite or do not fit the keys.
         """
-        whole = {"shard_rows": max(len(keys), 1), "shard_bytes": max(features.nbytes, 1)}
-        with StoreWriter(path, kind=kind, provenance=provenance, resume=False, **whole) as writer:
+        rows, size = max(len(keys), 1), max(features.nbytes, 1)
+        with StoreWriter(
+            path, kind=kind, provenance=provenance, resume=False, shard_rows=rows, shard_bytes=size
+        ) as writer:
             for key, reason in (missing or {}).items():
                 writer.skip(key, reason)
             writer.add(keys, features, lengths)

@@ -390,8 +390,9 @@ class _Part:
 
     def holds_together(self) -> bool:
         """Whether the numbers fit each other, as they do in every shard that a writer has made."""
-        fitting = count_like(self.order) and all(map(count_like, self.lengths)) and len(set(self.keys)) == len(self.keys)
-        return fitting and len(self.lengths) == len(self.keys) and sum(self.lengths) == self.entry["rows"]
+        counted = count_like(self.order) and all(map(count_like, self.lengths))
+        unique = len(self.lengths) == len(self.keys) == len(set(self.keys))
+        return counted and unique and sum(self.lengths) == self.entry["rows"]
 
 
 def _checked(key: UtteranceKey) -> UtteranceKey:

@@ -190,7 +190,8 @@ def forged_shards():
     rows = torch.zeros(2, 4)
     for change in (
         {"keys": None}, {"keys": [["a"]]}, {"keys": [[1, 2, 3]] * 2}, {"keys": [keys[0]] * 2}, {"keys": keys[:1]},
-        {"order": "0"}, {"order": -1}, {"order": None}, {"missing": [["a"]]}, {"missing": 3}, {"missing": [[1, 2, 3, 4]]},
+        {"order": "0"}, {"order": -1}, {"order": None},
+        {"missing": [["a"]]}, {"missing": 3}, {"missing": [[1, 2, 3, 4]]},
     ):  # fmt: skip
         yield save({"features": rows}, metadata={"merc": json.dumps(about | change)})
     for text in ("", "[]", "null", '"x"', "[" * 100_000, "{", json.dumps(about)[:-1] + ', "order": 1}'):

@@ -120,7 +120,7 @@ def answer(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("trials", "patience"), [(30, 10), (60, 0), *(pytest.param(2000, p, marks=pytest.mark.slow) for p in (10, 0))]
+    ("trials", "patience"), [(20, 10), (50, 0), *(pytest.param(2000, p, marks=pytest.mark.slow) for p in (10, 0))]
 )
 def test_two_writers_never_break_a_store(tmp_path, trials, patience):
     found = answer("two_writers", tmp_path, trials, patience)

@@ -211,6 +211,32 @@ def test_a_shard_that_is_gone_at_the_commit_is_told(tmp_path):
     assert not (tmp_path / MANIFEST).exists()
 
 
+def test_a_damaged_shard_of_a_finished_store_is_made_again_in_its_place(tmp_path):
+    def extract():
+        with StoreWriter(tmp_path, shard_rows=2) as writer:
+            for place, key in enumerate(keys_of(7)):
+                if place % 3 == 1:
+                    writer.skip(key, "no face")
+                elif key not in writer.done:
+                    writer.add([key], torch.full((1, 4), float(place)))
+
+    extract()
+    before = content(tmp_path)
+    for file in sorted(tmp_path.glob("shard-*")):
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        extract()
+        assert content(tmp_path) == before, "what was made from the store is still made from this store"
+
+
+def test_keys_are_told_apart_as_they_are(tmp_path):
+    names = ["0", " 0", "0 ", "00", "\t0", "a", "A", "\u0661", "1", ""]
+    keys = [UtteranceKey("train", "0", name) for name in names]
+    store = FeatureStore.write(tmp_path, keys, torch.arange(10.0)[:, None])
+    assert [float(store[key]) for key in keys] == list(range(10))
+
+
 def test_the_caller_may_use_its_buffer_again(tmp_path):
     buffer = torch.zeros(2, 4)
     with StoreWriter(tmp_path) as writer:
