@@ -38,13 +38,16 @@ def take_lock(folder: Path) -> FileLock:
             "write to another folder."
         ) from error
     with suppress(OSError):  # only the message of others needs it; Windows lets nobody write to a locked file
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        # Where there are no locks, filelock has written a marker of the same form, and needs it as it is.
+        if not file.read_bytes().startswith(b"%d\n" % os.getpid()):
+            file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
     return lock
 
 
 def _holder(file: Path) -> str:
     """Who holds a lock, as it has written there."""
     try:
-        return file.read_bytes()[:200].decode("utf-8", "replace").strip() or "another process"
-    except OSError:
+        pid, host, *_ = file.read_bytes()[:300].decode("utf-8", "replace").split("\n")
+    except (OSError, ValueError):
         return "another process"
+    return f"process {pid} on {host}"

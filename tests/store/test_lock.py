@@ -1,9 +1,11 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,24 @@ def test_the_lock_ends_with_the_block(tmp_path, error):
     StoreWriter(tmp_path).close()
     with pytest.raises(StoreError, match="was committed or closed by this writer: make a new one"):
         writer.commit()
+
+
+def test_where_the_file_system_has_no_locks_a_marker_takes_their_place(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(merc.store.lock, "PATIENCE", 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock says so, once
+        with StoreWriter(tmp_path) as writer:
+            with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on "):
+                write(tmp_path)
+            writer.add(keys_of(2), torch.ones(2, 4))
+        write(tmp_path)
+    assert len(FeatureStore(tmp_path)) == 6
 
 
 def test_a_part_needs_no_lock_and_cannot_commit(tmp_path):
