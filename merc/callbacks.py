@@ -99,17 +99,21 @@ class StoreWriterCallback(Callback):
         provenance = {**describe(), **of_data(), "merc": __version__}
         if "logits" in map(_kind, self.outputs) and "classes" not in provenance:
             raise TypeError(f"{type(task).__name__}.provenance() lacks 'classes', which a store of logits needs.")
-        self._writers = {
-            name: StoreWriter(
+        # Process 0 first: it holds the locks, so that the others see what it has seen, and nobody else writes.
+        if not trainer.is_global_zero:
+            trainer.strategy.barrier("merc: the stores are locked")
+        for name, folder in self.outputs.items():
+            self._writers[name] = StoreWriter(
                 folder,
                 kind=_kind(name),  # type: ignore[arg-type]
                 provenance=provenance,
                 # When to write is decided below, at the end of a batch and for all stores together.
                 shard_rows=sys.maxsize,
                 shard_bytes=sys.maxsize,
+                part=not trainer.is_global_zero,
             )
-            for name, folder in self.outputs.items()
-        }
+        if trainer.is_global_zero:
+            trainer.strategy.barrier("merc: the stores are locked")
         # Nobody may write before everybody has seen what is there: processes that see different things would not
         # share out the same work.
         trainer.strategy.barrier("merc: the stores are open")
@@ -117,6 +121,11 @@ class StoreWriterCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew."""
+        self._close()
+
+    def _close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
         self._writers = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,6 +188,7 @@ class StoreWriterCallback(Callback):
         """Keep what was predicted for the next run."""
         with suppress(OSError, ValueError):  # the first error is the one to see
             self._flush()
+        self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Commit the stores; Lightning comes here after success only, so a cut run keeps its shards."""
@@ -193,7 +203,7 @@ class StoreWriterCallback(Callback):
                     writer.take_parts()
                 writer.commit()
         trainer.strategy.barrier("merc: the stores are whole")
-        self._writers = {}
+        self._close()
 
 
 class WeightEMA(WeightAveraging):

@@ -296,10 +296,14 @@ class Application:
         """Apply a stage, unless that was finished before."""
         run = self._planned(stage)
         self.applied[stage.name] = run
-        if run.finished and (stage.outputs or any((run.folder / name).is_file() for name in (CORPUS_FILE, MANIFEST))):
+        there = stage.outputs or any((run.folder / name).is_file() for name in (CORPUS_FILE, MANIFEST))
+        damage = run.damage() if run.marked else None
+        if run.marked and there and damage is None:
             self.console.print(f"{title}: finished before, unchanged", style="dim")
             return
         self.console.print(title)
+        if damage is not None:
+            self.console.print(f"{damage} This stage is made again.", style="yellow")
         run.begin()
         stage.kind.apply(run, self)
         run.update_state(finished=True)
@@ -321,7 +325,7 @@ class Application:
             {name: self.applied[name].fingerprint for name in before},
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-        return StageRun(filled, folder, self.seed, fingerprint)
+        return StageRun(filled, folder, self.seed, fingerprint, {name: self.applied[name].folder for name in before})
 
     def complete(self, run: StageRun, output: str) -> None:
         """Let a store of a stage know every utterance, and have the width that the following stages expect.

@@ -218,12 +218,13 @@ def plan(
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
             folder = (elsewhere or {}).get(fingerprint, _place(out, stage, seed))
+            reads = {name: Path(places[name]) for name in references(stage.options) - _GIVEN}
             places[stage.name], prints[stage.name] = str(folder), fingerprint
             filled = replace(stage, options=substitute(stage.options, places))
             if not stage.once:
-                yield StageRun(filled, folder, seed, fingerprint)
+                yield StageRun(filled, folder, seed, fingerprint, reads)
             elif seed == seeds[0]:
-                yield StageRun(filled, folder, 0, fingerprint)
+                yield StageRun(filled, folder, 0, fingerprint, reads)
 
 
 def _listing(source: Path, out: Path) -> str:

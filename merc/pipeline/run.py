@@ -86,7 +86,7 @@ def run_stages(
 
 
 def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:
-    """Run the stages that are not finished, one after the other.
+    """Run the stages that are not finished or whose stores are damaged, one after the other.
 
     Args:
         runs: The stages.
@@ -98,10 +98,13 @@ def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], conso
     for run in runs:
         seed = "" if run.stage.once else f", seed {run.seed}"
         title = f"{of}stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
-        if run.finished:
+        damage = run.damage() if run.marked else None
+        if run.marked and damage is None:
             console.print(f"[dim]{title}: finished before, unchanged[/dim]")
             continue
         console.rule(title, align="left")
+        if damage is not None:
+            console.print(f"{damage} This stage is made again.", style="yellow", markup=False)
         run.begin()
         run.stage.kind.run(run, trainer_options, console)
         run.update_state(finished=True)
@@ -123,7 +126,7 @@ def run_in_parallel(
     once = {run.folder: run for runs in chains.values() for run in runs if run.stage.once}
     run_in_order(list(once.values()), trainer_options, console)
     left = {name: [run for run in runs if not run.stage.once] for name, runs in chains.items()}
-    done = [name for name, runs in left.items() if all(run.finished for run in runs)]
+    done = [name for name, runs in left.items() if all(run.finished and run.damage() is None for run in runs)]
     for name in done:
         console.print(f"[dim]{name}: finished before, unchanged[/dim]")
     threads = max(1, torch.get_num_threads() // jobs)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from merc.evaluation.report import METRICS, REPORT
 from merc.files import write_json
 from merc.store import MANIFEST, FeatureStore, StoreError
+from merc.store.manifest import AGAIN, digest_of
 
 if TYPE_CHECKING:  # kinds act on stages, so this module cannot import them at the top
     from merc.pipeline.kinds import StageKind
@@ -117,12 +118,14 @@ class StageRun:
         folder: Where its results go.
         seed: Seed of the run; 0 for a stage that runs once.
         fingerprint: Digest of everything that decides the result; a finished stage with the same one is skipped.
+        reads: The folders of the stages that it refers to, by their names.
     """
 
     stage: Stage
     folder: Path
     seed: int
     fingerprint: str
+    reads: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -135,19 +138,36 @@ class StageRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the stage was finished from the very same inputs, and its results are still there."""
-        state = self.state
-        return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint and self._intact()
+        """Whether the stage was finished from the very same inputs, and its results are still there.
 
-    def _intact(self) -> bool:
-        """Whether the report is there and all stores are whole, as far as the sizes of their files tell."""
-        promised = {self.folder / output for output in self.stage.outputs}
+        Of stores only the sizes are compared; :meth:`damage` reads them.
+        """
+        return self.marked and self.damage(verify=False) is None
+
+    @property
+    def marked(self) -> bool:
+        """Whether the folder is marked as that of this stage, finished, whatever became of the results since."""
+        state = self.state
+        return bool(state.get("finished")) and state.get("fingerprint") == self.fingerprint
+
+    def damage(self, *, verify: bool = True) -> str | None:
+        """What is wrong with the results of a finished stage; ``None`` if nothing is.
+
+        Args:
+            verify: Read every byte of the stores, not just their sizes. Costs one pass over the files.
+        """
+        if self.state.get("inputs") != self.inputs():
+            return f"It was made from other stores of {', '.join(sorted(self.reads))} than are there now."
         try:
-            for store in promised.union(manifest.parent for manifest in self.folder.rglob(MANIFEST)):
-                FeatureStore(store, verify=False)
-        except (FileNotFoundError, StoreError):
-            return False
-        return self.metrics.is_file() or not self.stage.tested
+            for store in {*_stores_below(self.folder), *(self.folder / output for output in self.stage.outputs)}:
+                FeatureStore(store, verify=verify)
+        except (FileNotFoundError, StoreError) as error:
+            return str(error).removesuffix(AGAIN).strip()
+        return f"It lacks its report {self.metrics}." if self.stage.tested and not self.metrics.is_file() else None
+
+    def inputs(self) -> dict[str, str | None]:
+        """Digests of what the stages that this one reads have stored; ``None`` for one whose stores are damaged."""
+        return {name: _stored_in(folder) for name, folder in sorted(self.reads.items())}
 
     @property
     def metrics(self) -> Path:
@@ -160,11 +180,12 @@ class StageRun:
         Raises:
             PipelineError: A folder is in the way that is not of a pipeline.
         """
-        if self.state.get("fingerprint") == self.fingerprint:
+        state, inputs = self.state, self.inputs()
+        if (state.get("fingerprint"), state.get("inputs")) == (self.fingerprint, inputs):
             return
         if self.folder.exists():
             self._set_aside()
-        self.update_state(finished=False)
+        self.update_state(finished=False, inputs=inputs)
 
     def _set_aside(self) -> None:
         previous = self.folder.with_name(f"{self.folder.name}.previous")
@@ -192,6 +213,18 @@ class StageRun:
         """Add values to the state file in the folder."""
         state = {**self.state, "fingerprint": self.fingerprint, "stage": asdict(self.stage), "seed": self.seed}
         write_json(self.folder / STATE, {**state, **values})
+
+
+def _stores_below(folder: Path) -> list[Path]:
+    return sorted(manifest.parent for manifest in folder.rglob(MANIFEST))
+
+
+def _stored_in(folder: Path) -> str | None:
+    try:
+        stores = {str(store.relative_to(folder)): FeatureStore(store, verify=False) for store in _stores_below(folder)}
+    except (FileNotFoundError, StoreError):
+        return None
+    return digest_of({name: store.digest for name, store in stores.items()})
 
 
 def _remove(folder: Path) -> None:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from merc.store.kinds import StoreError
+import torch
+
+from merc.store.kinds import SEQUENCES, Kind, StoreError
 
 MANIFEST = "manifest.json"
 FORMAT = "merc.FeatureStore"
 VERSION, VERSION_OF_SEQUENCES = 1, 2  # a store of vectors stays readable by every merc
 SHARDS = "shard-*.safetensors"
+AGAIN = "Write the store again; `merc run` does so when it is given the same command."
+"""The way out of a damaged store, for messages."""
+
+_LARGEST = 2**48
+"""Above every number of rows and bytes that a store can have, and far below where products of them overflow."""
+
+_DEEPEST = 100
+"""Levels of lists and objects in a provenance."""
 
 
 def digest_of(value: object) -> str:
@@ -37,14 +50,55 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the store in a folder, checked against its checksum.
+def strict_json(text: str) -> Any:  # noqa: ANN401 - JSON values
+    """JSON as the standard has it: no NaN, no member twice, and no nesting that exhausts the stack.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for outer in level if isinstance(outer, dict | list) for part in _parts(outer)]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) != len(members):
+        raise ValueError("a member is given twice")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+Version = tuple[int, int, int]
+"""Tells a manifest from the one that replaces it, though their bytes may be the same: inode, time and size."""
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], Version]:
+    """The manifest of the store in a folder, checked against its checksum, with every member as its type says.
+
+    Returns:
+        The manifest, and which version of the file it is.
 
     Raises:
         FileNotFoundError: There is no manifest, so there is no store.
         StoreError: It is something else, damaged or altered.
     """
     file = folder / MANIFEST
+    refuse_link(file)
     if not file.is_file():
         unfinished = folder.is_dir() and any(folder.glob(SHARDS))
         hint = (
@@ -53,23 +107,112 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             else "write it with `merc predict`"
         )
         raise FileNotFoundError(f"No feature store at {folder}: expected {MANIFEST} ({hint}).")
-    data = file.read_bytes()
+    with file.open("rb") as opened:
+        data, version = opened.read(), _version(os.fstat(opened.fileno()))
     try:
-        manifest = json.loads(data.decode())
+        manifest = strict_json(data.decode())
     except ValueError as error:
-        raise StoreError(f"{file} is not a store's manifest ({error}). Write the store again.") from error
+        raise StoreError(f"{file} is not a store's manifest ({error}). {AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f"{file} is not the manifest of a feature store: expected format {FORMAT!r}.")
     if manifest.get("version") not in (VERSION, VERSION_OF_SEQUENCES):
         raise StoreError(
-            f"{file} has version {manifest.get('version')}, this merc reads {VERSION} and {VERSION_OF_SEQUENCES}: "
-            "upgrade merc."
+            f"{file} has version {reprlib.repr(manifest.get('version'))}, this merc reads {VERSION} and "
+            f"{VERSION_OF_SEQUENCES}: upgrade merc."
         )
     if _sealed(data[: data.rfind(b'"checksum": ')]) != data:
-        raise StoreError(f"{file} does not match its checksum: it was damaged or altered. Write the store again.")
-    return manifest
+        raise StoreError(f"{file} does not match its checksum: it was damaged or altered. {AGAIN}")
+    _check(file, manifest)
+    return manifest, version
+
+
+def replaced_since(folder: Path, version: Version) -> bool:
+    """Whether a writer has put another manifest in the place of one that was read."""
+    try:
+        return _version((folder / MANIFEST).stat()) != version
+    except OSError:
+        return False
+
+
+def _version(state: os.stat_result) -> Version:
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
+def refuse_link(file: Path) -> None:
+    """Refuse a file of a store that lies elsewhere: a store that somebody gave must not show other files.
+
+    Raises:
+        StoreError: It is a link.
+    """
+    if file.is_symlink():
+        raise StoreError(
+            f"{file} is a link: expected the file itself, a store reads nothing outside its folder. Copy the store "
+            "with the files that its links lead to (cp -rL)."
+        )
 
 
 def shard_stem(sha256: str) -> str:
     """The name of a shard, without its suffix: it follows from the content."""
     return f"shard-{sha256[:20]}"
+
+
+def shard_name(sha256: str) -> str:
+    """The name of a shard."""
+    return f"{shard_stem(sha256)}.safetensors"
+
+
+def count_like(value: object) -> bool:
+    """Whether a value can be a number of rows or bytes."""
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _strings(count: int) -> Callable[[object], bool]:
+    def fits(value: object) -> bool:
+        return isinstance(value, list) and all(
+            isinstance(entry, list) and len(entry) == count and all(isinstance(part, str) for part in entry)
+            for entry in value
+        )
+
+    return fits
+
+
+def _is_shard(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(sha256 := entry.get("sha256"), str)
+        and re.fullmatch("[0-9a-f]{64}", sha256) is not None
+        and entry.get("file") == shard_name(sha256)  # so it cannot lead out of the folder
+        and count_like(entry.get("rows"))
+        and count_like(entry.get("bytes"))
+    )
+
+
+def _is_dtype(value: object) -> bool:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else None
+    return isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype == torch.uint8)
+
+
+_MEMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+    "dim": (count_like, "a width"),
+    "dtype": (_is_dtype, "a floating-point type or uint8"),
+    "provenance": (lambda value: isinstance(value, dict), "an object"),
+    "keys": (_strings(3), "a list of keys of three strings"),
+    "missing": (_strings(4), "a list of keys of three strings, each with a reason"),
+    "shards": (
+        lambda value: isinstance(value, list) and all(map(_is_shard, value)),
+        "a list of shards, each with its SHA-256, the name that follows from it, rows and bytes",
+    ),
+    "lengths": (lambda value: isinstance(value, list) and all(map(count_like, value)), "a list of numbers of rows"),
+}
+"""What every member of a manifest must be, and how a message says that."""
+
+
+def _check(file: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest with a member that is not what it should be: a checksum can be forged."""
+    for name, (fits, expected) in _MEMBERS.items():
+        if name == "lengths" and manifest["kind"] not in SEQUENCES:
+            continue
+        found = manifest.get(name)
+        if not fits(found):
+            raise StoreError(f"{file} has {name} {reprlib.repr(found)}, expected {expected}. {AGAIN}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from merc.conversation import UtteranceKey
 from merc.store.kinds import SEQUENCES, Kind, StoreError
-from merc.store.manifest import digest_of, file_digest, read_manifest
+from merc.store.manifest import AGAIN, digest_of, file_digest, read_manifest, refuse_link, replaced_since
 from merc.store.writer import StoreWriter
 
 
@@ -43,7 +43,20 @@ class FeatureStore:
 
     def __init__(self, path: str | Path, *, verify: bool = True) -> None:
         self.path = Path(path)
-        self.manifest = read_manifest(self.path)
+        while True:
+            self.manifest, version = read_manifest(self.path)
+            try:
+                self._open(verify)
+            except StoreError:
+                # A writer that has replaced the store meanwhile has removed the shards that this manifest names. Each
+                # further attempt needs another commit, so this ends.
+                if not replaced_since(self.path, version):
+                    raise
+            else:
+                return
+
+    def _open(self, verify: bool) -> None:
+        """Take the manifest's word, and open the shards."""
         self.kind: Kind = self.manifest["kind"]
         self.dim: int = self.manifest["dim"]
         self.dtype: torch.dtype = getattr(torch, self.manifest["dtype"])
@@ -62,10 +75,10 @@ class FeatureStore:
         for entry in self.manifest["shards"]:
             self._shards.append((rows, self._open_shard(entry, verify)))
             rows += entry["rows"]
-        if rows != int(self.lengths.sum()) or len(self._row) != len(self.keys) or not self._cut_between_utterances():
+        if rows != sum(self.lengths.tolist()) or len(self._row) != len(self.keys) or not self._cut_between_utterances():
             raise StoreError(
                 f"{self.path} holds {rows} rows for {len(self._row)} distinct keys of {len(self.keys)}: "
-                "the manifest does not fit its shards. Write the store again."
+                f"the manifest does not fit its shards. {AGAIN}"
             )
 
     def _cut_between_utterances(self) -> bool:
@@ -73,29 +86,31 @@ class FeatureStore:
         if self.kind not in SEQUENCES:
             return True
         borders = torch.tensor([first for first, _ in self._shards[1:]], dtype=torch.long)
-        fitting = len(self.lengths) == len(self.keys) and bool((self.lengths >= 0).all())
-        return fitting and bool(torch.isin(borders, torch.cat([torch.zeros(1, dtype=torch.long), self._ends])).all())
+        if len(self.lengths) != len(self.keys):
+            return False
+        return bool(torch.isin(borders, torch.cat([torch.zeros(1, dtype=torch.long), self._ends])).all())
 
     def _open_shard(self, entry: Mapping[str, Any], verify: bool) -> Tensor:
         file = self.path / entry["file"]
+        refuse_link(file)
         if not file.is_file():
-            raise StoreError(f"{self.path} lacks its shard {file.name}: write the store again.")
-        if file.stat().st_size != entry["bytes"]:
-            raise StoreError(
-                f"{file} has {file.stat().st_size} bytes, expected {entry['bytes']}: it is truncated or altered. "
-                "Write the store again."
-            )
-        if verify and file_digest(file) != entry["sha256"]:
-            raise StoreError(f"{file} does not match its checksum: it was damaged or altered. Write the store again.")
+            raise StoreError(f"{self.path} lacks its shard {file.name}. {AGAIN}")
         try:
+            size = file.stat().st_size
+            if size != entry["bytes"]:
+                raise StoreError(
+                    f"{file} has {size} bytes, expected {entry['bytes']}: it is truncated or altered. {AGAIN}"
+                )
+            if verify and file_digest(file) != entry["sha256"]:
+                raise StoreError(f"{file} does not match its checksum: it was damaged or altered. {AGAIN}")
             with safe_open(str(file), framework="pt") as shard:
                 tensor: Tensor = shard.get_tensor("features")
-        except (SafetensorError, OSError) as error:
-            raise StoreError(f"{file} cannot be read ({error}). Write the store again.") from error
+        except (SafetensorError, OSError, RuntimeError) as error:  # the last from a file that goes while it is mapped
+            raise StoreError(f"{file} cannot be read ({error}). {AGAIN}") from error
         if tensor.shape != (entry["rows"], self.dim) or tensor.dtype != self.dtype:
             raise StoreError(
                 f"{file} holds {tuple(tensor.shape)} of {tensor.dtype}, the manifest says "
-                f"{(entry['rows'], self.dim)} of {self.dtype}: write the store again."
+                f"{(entry['rows'], self.dim)} of {self.dtype}. {AGAIN}"
             )
         return tensor
 
@@ -237,8 +252,10 @@ class FeatureStore:
         Raises:
             StoreError: Keys repeat, or features are not finite or do not fit the keys.
         """
-        whole = {"shard_rows": max(len(keys), 1), "shard_bytes": max(features.nbytes, 1)}
-        with StoreWriter(path, kind=kind, provenance=provenance, resume=False, **whole) as writer:
+        rows, size = max(len(keys), 1), max(features.nbytes, 1)
+        with StoreWriter(
+            path, kind=kind, provenance=provenance, resume=False, shard_rows=rows, shard_bytes=size
+        ) as writer:
             for key, reason in (missing or {}).items():
                 writer.skip(key, reason)
             writer.add(keys, features, lengths)

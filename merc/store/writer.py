@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,16 +20,19 @@ from torch import Tensor
 from merc.conversation import UtteranceKey
 from merc.files import write_aside
 from merc.store.kinds import SEQUENCES, Kind, StoreError
+from merc.store.lock import take_lock
 from merc.store.manifest import (
     FORMAT,
     MANIFEST,
     SHARDS,
     VERSION,
     VERSION_OF_SEQUENCES,
+    count_like,
     digest_of,
     file_digest,
     manifest_bytes,
-    shard_stem,
+    shard_name,
+    strict_json,
 )
 
 
@@ -55,8 +59,12 @@ class StoreWriter:
     shards. A writer with the same kind and provenance takes those over. Until the commit, a store that
     was there before stays whole; after it, only its own shards are removed, never anybody's other files.
 
-    Several processes may write parts of one store, no utterance in two of them: each makes its writer
-    before any of them adds, and flushes in the end; then one of them calls :meth:`take_parts` and commits.
+    A store has one writer at a time. It holds the lock of the folder until it has committed, was closed,
+    or its process has ended in whatever way; a second one waits 10 seconds and is then refused. Readers need no lock.
+
+    Several processes may write parts of one store, no utterance in two of them. One of them is the writer,
+    and makes it first. The others make theirs with ``part=True``, before any of them adds, and flush in the end; then
+    the writer calls :meth:`take_parts` and commits.
 
     Args:
         path: Folder of the store.
@@ -65,9 +73,10 @@ class StoreWriter:
         shard_rows: Utterances per shard.
         shard_bytes: Bytes after which a shard is closed though it has fewer utterances.
         resume: Take over the shards of an earlier run with the same kind and provenance.
+        part: Write shards only, for another process that is the writer and holds the lock.
 
     Raises:
-        StoreError: The provenance is not plain JSON.
+        StoreError: The provenance is not plain JSON, or another writer is at work in the folder.
 
     Attributes:
         done: Keys that the store holds: of shards that were taken over, and added.
@@ -84,6 +93,7 @@ class StoreWriter:
         shard_rows: int = 4096,
         shard_bytes: int = 2**26,
         resume: bool = True,
+        part: bool = False,
     ) -> None:
         self.path = Path(path)
         self.kind: Kind = kind
@@ -97,9 +107,7 @@ class StoreWriter:
         self.dtype: torch.dtype | None = None
         self.done: set[UtteranceKey] = set()
         self._fingerprint = digest_of([kind, self.provenance])
-        self._shards: list[dict[str, Any]] = []
-        self._keys: list[UtteranceKey] = []
-        self._lengths: list[int] = []
+        self._parts: list[_Part] = []
         self._missing: dict[UtteranceKey, str] = {}
         self._pending_keys: list[UtteranceKey] = []
         self._pending_lengths: list[int] = []
@@ -107,8 +115,9 @@ class StoreWriter:
         self._pending_missing: dict[UtteranceKey, str] = {}
         self.pending_bytes = 0
         """Bytes of rows in memory that are in no shard yet."""
-        self._order = 0
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock: FileLock | None = None if part else take_lock(self.path)
+        self._open = True
         interrupted = not (self.path / MANIFEST).is_file()
         if resume:
             self.take_parts()
@@ -116,32 +125,36 @@ class StoreWriter:
 
     def take_parts(self) -> None:
         """Take over what other writers of this kind and provenance have flushed into the folder."""
-        known = {shard["file"] for shard in self._shards}
+        known = {part.entry["file"] for part in self._parts}
         files = [file for file in self.path.glob(SHARDS) if file.name not in known]
         parts = [part for file in files if (part := self._part(file))]
-        for part in sorted(parts, key=lambda part: (part.order, part.entry["file"])):
+        for part in sorted(parts, key=_Part.place):
             self._take_over(part)
 
     def _part(self, file: Path) -> _Part | None:
-        """What a shard holds, if it is whole and fits."""
-        sha256 = file_digest(file)
-        if file.stem != shard_stem(sha256):
-            return None  # damaged; commit() removes it
-        with safe_open(str(file), framework="pt") as shard:
-            about = json.loads(shard.metadata()["merc"])
-            features: Tensor = shard.get_tensor("features")
-        if about["fingerprint"] != self._fingerprint:
+        """What a shard holds, if it is whole, fits and is not made by somebody else; commit() removes any other."""
+        try:
+            sha256 = file_digest(file)
+            if file.is_symlink() or file.name != shard_name(sha256):
+                return None
+            with safe_open(str(file), framework="pt") as shard:
+                about = strict_json(shard.metadata()["merc"])
+                features: Tensor = shard.get_tensor("features")
+            if about["fingerprint"] != self._fingerprint or features.dim() != 2:
+                return None
+            keys = [_checked(UtteranceKey(*key)) for key in about["keys"]]
+            part = _Part(
+                order=about["order"],
+                entry={"file": file.name, "rows": len(features), "bytes": file.stat().st_size, "sha256": sha256},
+                keys=keys,
+                lengths=about["lengths"] if self.kind in SEQUENCES else [1] * len(keys),
+                missing={_checked(UtteranceKey(*key)): str(reason) for *key, reason in about.get("missing", [])},
+                dim=features.shape[1],
+                dtype=features.dtype,
+            )
+            return part if part.holds_together() else None
+        except (OSError, RuntimeError, SafetensorError, ValueError, TypeError, LookupError, AttributeError):
             return None
-        keys = [UtteranceKey(*key) for key in about["keys"]]
-        return _Part(
-            order=about["order"],
-            entry={"file": file.name, "rows": len(features), "bytes": file.stat().st_size, "sha256": sha256},
-            keys=keys,
-            lengths=about.get("lengths", [1] * len(keys)),
-            missing={UtteranceKey(*key): reason for *key, reason in about.get("missing", [])},
-            dim=features.shape[1],
-            dtype=features.dtype,
-        )
 
     def _take_over(self, part: _Part) -> None:
         if part.keys:
@@ -149,15 +162,14 @@ class StoreWriter:
             if self.done.intersection(part.keys) or (part.dim, part.dtype) != (dim, dtype):
                 return
             self.dim, self.dtype = dim, dtype
-            self._note_shard(part.order, part.entry, part.keys, part.lengths)
+            self._parts.append(part)
             self.done.update(part.keys)
         self._missing = {k: v for k, v in {**part.missing, **self._missing}.items() if k not in self.done}
 
-    def _note_shard(self, order: int, entry: dict[str, Any], keys: list[UtteranceKey], lengths: list[int]) -> None:
-        self._shards.append(entry)
-        self._keys += keys
-        self._lengths += lengths
-        self._order = order + 1
+    def _next_order(self) -> int:
+        """The first place that no shard has: a shard that is made again gets its old place, and so its old name."""
+        taken = {part.order for part in self._parts}
+        return next(order for order in range(len(taken) + 1) if order not in taken)
 
     def add(
         self, keys: Sequence[UtteranceKey], features: Tensor, lengths: Sequence[int] | Tensor | None = None
@@ -237,9 +249,9 @@ class StoreWriter:
 
     def skip(self, key: UtteranceKey, reason: str) -> None:
         """Record that the store lacks an utterance, and why."""
-        if key not in self.done:
-            self._missing[_checked(key)] = reason
-            self._pending_missing[key] = reason
+        if _checked(key) not in self.done:
+            if self._missing.get(key) != reason:  # else a shard says so already
+                self._missing[key] = self._pending_missing[key] = reason
             self.settled.add(key)
 
     def flush(self) -> None:
@@ -262,15 +274,17 @@ class StoreWriter:
 
     def _write_shard(self, count: int) -> None:
         """Write the first of the pending utterances to a shard."""
+        self._require_open()
         if len(self._pending_rows) != 1:
             self._pending_rows = [torch.cat(self._pending_rows) if self._pending_rows else torch.zeros(0, 0)]
         keys, lengths = self._pending_keys[:count], self._pending_lengths[:count]
         rows, rest = self._pending_rows[0][: sum(lengths)], self._pending_rows[0][sum(lengths) :]
-        about: dict[str, Any] = {"fingerprint": self._fingerprint, "order": self._order, "keys": keys}
+        order, missing = self._next_order(), self._pending_missing
+        about: dict[str, Any] = {"fingerprint": self._fingerprint, "order": order, "keys": keys}
         if self.kind in SEQUENCES:
             about["lengths"] = lengths
-        if self._pending_missing:
-            about["missing"] = [[*key, reason] for key, reason in self._pending_missing.items()]
+        if missing:
+            about["missing"] = [[*key, reason] for key, reason in missing.items()]
         # One entry: safetensors keeps several in no fixed order, and equal content must give an equal name.
         metadata = {"merc": json.dumps(about)}
         entry: dict[str, Any] = {}
@@ -278,7 +292,7 @@ class StoreWriter:
         def by_content(aside: Path) -> Path:
             # A name made from the content can never overwrite a shard that the present manifest relies on.
             sha256 = file_digest(aside)
-            name = f"{shard_stem(sha256)}.safetensors"
+            name = shard_name(sha256)
             entry.update(file=name, rows=len(rows), bytes=aside.stat().st_size, sha256=sha256)
             return aside.with_name(name)
 
@@ -286,24 +300,28 @@ class StoreWriter:
             # Not save_file: it writes a temporary file of its own beside ours, which a kill would leave for good.
             aside.write_bytes(save({"features": rows}, metadata=metadata))
         if keys:  # a shard that only tells what is missing is of use after a kill, not to readers
-            self._note_shard(self._order, entry, keys, lengths)
+            self._parts.append(_Part(order, entry, keys, lengths, missing, rows.shape[1], rows.dtype))
         self._pending_keys, self._pending_lengths = self._pending_keys[count:], self._pending_lengths[count:]
         self._pending_rows, self._pending_missing = [rest] if len(self._pending_keys) else [], {}
         self.pending_bytes = rest.nbytes
 
     def commit(self) -> None:
-        """Write what is pending and the manifest; from here on the store can be opened.
+        """Write what is pending and the manifest, and let go of the lock; from here on the store can be opened.
 
         Raises:
-            StoreError: Another run has removed a shard of this one.
+            StoreError: A shard is gone, or this writer only writes parts.
         """
+        self._require_open()
+        if self._lock is None:
+            raise StoreError(f"{self.path} is committed by its writer: this one writes parts of it (part=True).")
         if self._pending_keys:
             self.flush()
-        kept = {shard["file"] for shard in self._shards}
+        parts = sorted(self._parts, key=_Part.place)
+        kept = {part.entry["file"] for part in parts}
         lost = sorted(name for name in kept if not (self.path / name).is_file())
         if lost:
             raise StoreError(
-                f"{self.path} has lost {', '.join(lost)} while it was written: let one run at a time write a store. "
+                f"{self.path} has lost {', '.join(lost)} while it was written: something else removes files there. "
                 "Run the same command again."
             )
         sequences = self.kind in SEQUENCES
@@ -315,15 +333,26 @@ class StoreWriter:
             "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
             "provenance": self.provenance,
             "missing": [[*key, reason] for key, reason in sorted(self._missing.items())],
-            "shards": self._shards,
-            "keys": self._keys,
-            **({"lengths": self._lengths} if sequences else {}),
+            "shards": [part.entry for part in parts],
+            "keys": [key for part in parts for key in part.keys],
+            **({"lengths": [length for part in parts for length in part.lengths]} if sequences else {}),
         }
         with write_aside(self.path / MANIFEST) as aside:
             aside.write_bytes(manifest_bytes(manifest))
         for file in [*self.path.glob(SHARDS), *self.path.glob(".shard.*.tmp"), *self.path.glob(f".{MANIFEST}.*.tmp")]:
             if file.name not in kept:
-                file.unlink()
+                file.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let another writer have the folder; what was flushed is kept for it. Nothing can be added any more."""
+        self._open = False
+        if self._lock is not None:
+            self._lock.release()
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise StoreError(f"{self.path} was committed or closed by this writer: make a new one to write more.")
 
     def __enter__(self) -> StoreWriter:
         """Start writing."""
@@ -333,16 +362,19 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit after success; after an exception keep what was added for the next run."""
-        if kind is None:
-            self.commit()
-        else:
-            with suppress(OSError, SafetensorError):  # a full disk, perhaps: the first error is the one to see
-                self.flush()
+        try:
+            if kind is None:
+                self.commit()
+            else:
+                with suppress(OSError, SafetensorError):  # a full disk, perhaps: the first error is the one to see
+                    self.flush()
+        finally:
+            self.close()
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard that another writer has left: its place in the order of writing, and what it holds."""
+    """A shard: its place in the order of writing, its entry in the manifest, and what it holds."""
 
     order: int
     entry: dict[str, Any]
@@ -351,6 +383,16 @@ class _Part:
     missing: dict[UtteranceKey, str]
     dim: int
     dtype: torch.dtype
+
+    def place(self) -> tuple[int, str]:
+        """What shards are sorted by; processes that write parts of one store have the same orders."""
+        return self.order, self.entry["file"]
+
+    def holds_together(self) -> bool:
+        """Whether the numbers fit each other, as they do in every shard that a writer has made."""
+        counted = count_like(self.order) and all(map(count_like, self.lengths))
+        unique = len(self.lengths) == len(self.keys) == len(set(self.keys))
+        return counted and unique and sum(self.lengths) == self.entry["rows"]
 
 
 def _checked(key: UtteranceKey) -> UtteranceKey:

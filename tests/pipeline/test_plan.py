@@ -171,6 +171,47 @@ def test_results_that_are_gone_or_cut_are_not_finished(made):
     assert not run.finished
 
 
+def test_a_stage_is_finished_for_the_stores_that_it_was_made_from(made):
+    def store(value):
+        key = UtteranceKey("train", "0", "0")
+        FeatureStore.write(made()[0].folder / "features", [key], torch.full((1, 7), value))
+
+    data = made()[0]
+    data.begin()
+    store(1.0)
+    finish(made())
+    assert unfinished(made()) == []
+    store(1.0)
+    assert unfinished(made()) == [], "the same rows are the same input"
+    store(2.0)
+    assert unfinished(made()) == ["teacher", "apart"]
+    assert made()[1].damage() == "It was made from other stores of data than are there now."
+    cut = made()[1]
+    cut.begin()
+    assert not (cut.folder / "result").is_file(), "what was learnt from the other stores is not gone on with"
+    assert (cut.folder.with_name("teacher.previous") / "result").is_file()
+    (cut.folder / "checkpoint").touch()
+    made()[1].begin()
+    assert (cut.folder / "checkpoint").is_file()
+    store(3.0)
+    made()[1].begin()
+    assert not (cut.folder / "checkpoint").is_file()
+
+
+def test_damage_is_found_by_reading_and_finished_looks_at_sizes(made):
+    (run,) = made([Stage("teacher", "fit", "teacher.yaml", outputs=["logits"], report=False)])
+    run.begin()
+    FeatureStore.write(run.folder / "logits", [UtteranceKey("train", "0", "0")], torch.ones(1, 7), kind="logits")
+    run.update_state(finished=True)
+    assert run.damage() is None
+    (shard,) = (run.folder / "logits").glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert run.finished
+    assert run.damage() == f"{shard} does not match its checksum: it was damaged or altered."
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [

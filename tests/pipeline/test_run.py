@@ -465,6 +465,54 @@ def test_damaged_and_missing_results_are_made_again(done, reference, capsys):
     assert scores(done) == scores(reference)
 
 
+def flip(file):
+    """Another last byte, and nothing else that shows: neither size nor time."""
+    state, data = file.stat(), bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("store", "pattern"),
+    [
+        ("seed-0/teacher/logits", "shard-*"),
+        pytest.param("data/features/text", "shard-*", marks=pytest.mark.slow),
+        pytest.param("frozen/hidden", "shard-*", marks=pytest.mark.slow),
+        pytest.param("seed-0/teacher/logits", "manifest.json", marks=pytest.mark.slow),
+    ],
+)
+def test_a_flipped_byte_of_a_finished_store_is_told_and_made_again(store, pattern, done, reference, capsys):
+    (file,) = (done / store).glob(pattern)
+    flip(file)
+    assert main(RUN) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "This stage is made again." in told and "merc run" not in told
+    assert told.count("finished before, unchanged") == len(STAGES) - 1, "what it makes again is the same, byte for byte"
+    for file in (reference / store).glob("[!.]*"):
+        assert (done / store / file.name).read_bytes() == file.read_bytes()
+    assert scores(done) == scores(reference)
+    assert stages_that_run(capsys) == []
+
+
+@pytest.mark.slow
+def test_several_seeds_at_once_are_verified_too(done, reference, capsys):
+    (file,) = (done / "seed-0/teacher/logits").glob("shard-*")
+    flip(file)
+    assert main([*RUN, "--jobs", "2"]) == 0
+    FeatureStore(done / "seed-0/teacher/logits")
+    assert scores(done) == scores(reference)
+
+
+def test_what_builds_on_a_store_that_came_out_differently_is_made_again(done, capsys):
+    """As on a GPU, where a training that is repeated gives other numbers."""
+    store = FeatureStore(done / "data/features/text")
+    FeatureStore.write(store.path, store.keys, store.gather(store.keys)[0] * 2, provenance=store.provenance)
+    assert stages_that_run(capsys) == ["frozen", "teacher", "student"]
+    assert (done / "seed-0/teacher.previous").is_dir()
+    is_complete(done)
+
+
 # What users get wrong
 
 

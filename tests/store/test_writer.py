@@ -126,6 +126,7 @@ def test_what_an_interrupted_run_found_missing_is_settled_but_not_what_a_finishe
     first.skip(keys_of(2)[1], "broken clip")
     first.flush()
     first.skip(keys_of(3)[2], "not flushed: forgotten")
+    first.close()
     cut = run([])
     assert (cut.done, cut.settled) == (set(keys_of(1)), set(keys_of(2)))
     cut.commit()
@@ -140,7 +141,7 @@ def test_what_an_interrupted_run_found_missing_is_settled_but_not_what_a_finishe
 def test_parts_of_several_writers_make_one_store(tmp_path):
     keys, lengths = keys_of(7), [2, 0, 3, 1, 0, 0, 2]
     rows = rows_of(lengths)
-    writers = [StoreWriter(tmp_path, kind="crops", shard_rows=2) for _ in range(3)]
+    writers = [StoreWriter(tmp_path, kind="crops", shard_rows=2, part=number > 0) for number in range(3)]
     for place in range(6):
         writers[place % 2].add(keys[place : place + 1], rows[place], lengths[place : place + 1])
     writers[2].skip(keys[6], "one that only found broken clips")
@@ -202,14 +203,38 @@ def test_files_of_others_in_the_folder_are_never_removed(tmp_path):
     )
 
 
-def test_two_writers_at_once_do_not_make_a_broken_store(tmp_path):
-    features = torch.randn(6, 4)
-    late = StoreWriter(tmp_path, provenance={"encoder": "late"}, shard_rows=2)
-    late.add(keys_of(6), features)
-    write(tmp_path)
-    with pytest.raises(StoreError, match=r"has lost .* let one run at a time"):
-        late.commit()
-    assert len(FeatureStore(tmp_path)) == 6
+def test_a_shard_that_is_gone_at_the_commit_is_told(tmp_path):
+    with pytest.raises(StoreError, match=r"has lost shard-.* something else removes files there"):
+        with StoreWriter(tmp_path, shard_rows=2) as writer:
+            writer.add(keys_of(6), torch.randn(6, 4))
+            next(tmp_path.glob("*.safetensors")).unlink()
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_a_damaged_shard_of_a_finished_store_is_made_again_in_its_place(tmp_path):
+    def extract():
+        with StoreWriter(tmp_path, shard_rows=2) as writer:
+            for place, key in enumerate(keys_of(7)):
+                if place % 3 == 1:
+                    writer.skip(key, "no face")
+                elif key not in writer.done:
+                    writer.add([key], torch.full((1, 4), float(place)))
+
+    extract()
+    before = content(tmp_path)
+    for file in sorted(tmp_path.glob("shard-*")):
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        extract()
+        assert content(tmp_path) == before, "what was made from the store is still made from this store"
+
+
+def test_keys_are_told_apart_as_they_are(tmp_path):
+    names = ["0", " 0", "0 ", "00", "\t0", "a", "A", "\u0661", "1", ""]
+    keys = [UtteranceKey("train", "0", name) for name in names]
+    store = FeatureStore.write(tmp_path, keys, torch.arange(10.0)[:, None])
+    assert [float(store[key]) for key in keys] == list(range(10))
 
 
 def test_the_caller_may_use_its_buffer_again(tmp_path):

@@ -4,6 +4,7 @@ import torch
 
 from merc.conversation import UtteranceKey
 from merc.store import FeatureStore, StoreWriter
+from merc.store.lock import LOCK
 
 
 def keys_of(count, dialogue="0"):
@@ -30,4 +31,5 @@ def rows_of(lengths, dim=3, dtype=torch.float32):
 
 
 def content(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    """All files but the lock, which says who wrote last."""
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != LOCK}
