@@ -56,6 +56,18 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON may be anything
+    """Parse JSON from a file that may have been made by anyone.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - JSON is what json.dumps takes
     """Write ``value`` to ``path`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -20,7 +20,7 @@ _SKIPPED = 2**16
 """Memo indices that a file may leave out: the memo is an array up to the largest index."""
 
 _LONGEST_INTEGERS = {"INT": 24, "LONG": 24, "LONG1": 1 + 9, "LONG4": 4 + 9}
-"""Bytes of an argument: 64 bits and a sign. Dictionaries of longer integers can be made to collide, which takes long."""
+"""Bytes of an argument: 64 bits and a sign. Dictionaries of longer integers can be made to collide: that is slow."""
 
 _FLOATS = re.compile(rb"(?:G.{8})++", re.DOTALL)
 _OPCODES = {ord(code): opcode for code, opcode in pickletools.code2op.items()}
