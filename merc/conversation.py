@@ -34,7 +34,14 @@ def split_name(name: str) -> str:
 
 
 class CorpusError(ValueError):
-    """A corpus on disk is not what its format promises; the message says where and what to do."""
+    """A corpus on disk is not what its format promises; the message says where and what to do.
+
+    Args:
+        message: The message. If it quotes very long values of a file, its middle is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= 2000 else f"{message[:1400]} ... {message[-500:]}")
 
 
 class UtteranceKey(NamedTuple):

