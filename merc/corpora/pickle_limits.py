@@ -23,7 +23,7 @@ _LONGEST_INTEGERS = {"INT": 24, "LONG": 24, "LONG1": 1 + 9, "LONG4": 4 + 9}
 """Bytes of an argument: 64 bits and a sign. Dictionaries of longer integers can be made to collide: that is slow."""
 
 _FLOATS = re.compile(rb"(?:G.{8})++", re.DOTALL)
-_OPCODES = {ord(code): opcode for code, opcode in pickletools.code2op.items()}
+_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _BEFORE = {opcode.name: [item.name for item in opcode.stack_before] for opcode in pickletools.opcodes}
 _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,

@@ -20,7 +20,7 @@ _TOLERANCE = 1e-3
 
 _PRIOR = 1e-3
 _LARGEST_LOG = 15.0
-"""Inverse variance of the prior on log-temperature, offsets and log-odds of the noise, and the largest log-temperature."""
+"""Precision of the prior on log-temperature, offsets and log-odds of the noise, and the largest log-temperature."""
 
 _FIRST_NOISE = 0.1
 _FOLDS = 3
@@ -302,8 +302,8 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
     covariance = centred.T @ centred / n + between
     if not torch.isfinite(covariance).all():
         raise ValueError(
-            "Evidence needs finite vectors whose squares are finite, found a covariance that is not. Check the features, or "
-            "scale them."
+            "Evidence needs finite vectors whose squares are finite, found a covariance that is not. Check the features, "
+            "or scale them."
         )
     if not covariance.trace() > 0:
         raise ValueError(
@@ -320,8 +320,8 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
 def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[float, Tensor, float]:
     """Fit temperature, offsets and, if the label frequencies are given, the label noise by maximum likelihood.
 
-    A weak Gaussian prior on their logarithms keeps them finite where the scores of few vectors separate the classes: the
-    likelihood then grows without end with the temperature, or with the odds of the noise.
+    A weak Gaussian prior on log-temperature, offsets and log-odds of the noise keeps them finite where the scores of few
+    vectors separate the classes: the likelihood then has no maximum.
     """
     log_scale = score.new_zeros((), requires_grad=True)
     offset = score.new_zeros(score.shape[1], requires_grad=True)

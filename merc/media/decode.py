@@ -328,8 +328,8 @@ def open_media(path: str, watch: Watch) -> InputContainer:
         )
     except av.ArgumentError as error:  # FFmpeg's answer if the format is not on the list, among others
         raise MediaError(
-            f"{path} is not of a container format that merc opens ({error.strerror}): expected a film or sound, such as "
-            "mp4, mkv, webm, avi, mpg, wav, flac or mp3; playlists are not opened. Convert it.",
+            f"{path} is not of a container format that merc opens ({error.strerror}): expected a film or sound, such "
+            "as mp4, mkv, webm, avi, mpg, wav, flac or mp3; playlists are not opened. Convert it.",
             "not media or damaged header",
         ) from error
     except av.FFmpegError as error:

@@ -93,7 +93,7 @@ def test_ids_of_many_digits_are_no_numbers(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"dialogue,utterance_id,speaker,text,emotion\nd,{digits},a,hi,joy\nd,1,b,oh,joy\n")
     assert [c.id for c in read_csv(path)["train"]] == ["d"]
-    for split, folder in (("train", "train"), ("dev", "dev"), ("test", "test")):
+    for split in ("train", "dev", "test"):
         (tmp_path / f"{split}_sent_emo.csv").write_text(
             f"Dialogue_ID,Utterance_ID,Speaker,Utterance,Emotion,StartTime,EndTime\n{digits},0,A,Hi,joy,0:0:1,0:0:2\n"
         )
@@ -137,7 +137,8 @@ def test_deep_json_is_refused(tmp_path, content):
     ("field", "value"),
     [
         ("speaker", None), ("speaker", ["A"]), ("text", 5), ("start", "soon"), ("start", float("nan")), ("end", 1e999),
-        ("text", "\ud800"), ("speaker", "\udfff"), ("label", 3), ("label", ["joy"]), ("media", 7), ("video", "a.mp4"), ("video", {"path": 5}), ("start", True),
+        ("text", "\ud800"), ("speaker", "\udfff"), ("label", 3), ("label", ["joy"]), ("media", 7),
+        ("video", "a.mp4"), ("video", {"path": 5}), ("start", True),
         ("video", {"path": "a.mp4", "start": "0"}), ("video", {"path": "a.mp4", "start": float("nan")}),
         ("video", {"path": "a.mp4", "region": 5}), ("video", {"path": "a.mp4", "region": [0, 0, 1]}), ("id", 3),
     ],
@@ -193,8 +194,9 @@ def test_altered_corpora_are_loaded_whole_or_refused(tmp_path_factory, dice, val
         assert Corpus.load(folder / "again.json") == found
 
 
+SPLIT_OF = ("train", "dev", "test")
 TABLE = "dialogue,utterance_id,speaker,text,emotion,start,end,split\n" + "".join(
-    f"d{number // 3},{number % 3},{'AB'[number % 2]},Hi {number}.,joy,{number},{number + 1}.5,{('train', 'dev', 'test')[number // 3]}\n"
+    f"d{number // 3},{number % 3},{'AB'[number % 2]},Hi,joy,{number},{number + 1}.5,{SPLIT_OF[number // 3]}\n"
     for number in range(9)
 )
 PIECES = [

@@ -269,7 +269,7 @@ def test_attacks_are_refused_with_little_memory(tmp_path):
     for number, content in enumerate(ATTACKS.values()):
         (tmp_path / f"{number:02}.pkl").write_bytes(content)
     run = within_limits(
-        "import sys, pathlib\nfrom merc.corpora.unpickle import load_pickle\nfrom merc.conversation import CorpusError\n"
+        "import pathlib\nfrom merc.corpora.unpickle import load_pickle\nfrom merc.conversation import CorpusError\n"
         f"for path in sorted(pathlib.Path({str(tmp_path)!r}).glob('*.pkl')):\n"
         "    try:\n        load_pickle(path)\n    except CorpusError as error:\n        print(path.name)\n",
         megabytes=1000,
