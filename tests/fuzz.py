@@ -3,8 +3,8 @@
     python tests/fuzz.py --minutes 20 --seed 0
 
 A file is read ("decoded"), or refused by the reader's own error. It fails if anything else is raised, if it takes more
-than 10 s of the processor or more than 1 GB of memory, or if the process dies; the file is then kept. The status is 1 if
-any failed.
+than 10 s of the processor or more than 1 GB of memory, or if the process dies; the file is kept. The status is 1 if any
+failed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
 import numpy as np
 import torch
 
@@ -37,6 +35,7 @@ from merc.features.numbers import import_table
 from merc.labels import MELD
 from merc.media import MediaError, probe, read_frames, read_sound
 
+ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 10
 MEMORY = 2**30
 BATCH = 40
@@ -259,8 +258,9 @@ def mutate_pickle(data: bytes, dice: random.Random) -> bytes:
                 b"h" + dice.randbytes(1), b"q" + dice.randbytes(1), b"j" + dice.randbytes(4), b"r" + dice.randbytes(4),
                 b"r" + struct.pack("<I", 1 << dice.randrange(32)), b"B" + struct.pack("<I", 1 << dice.randrange(32)),
                 b"\x8a" + bytes([dice.randrange(256)]), b"\x95" + struct.pack("<Q", 1 << dice.randrange(64)),
-                b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cbuiltins\nset\n", b"cbuiltins\nlist\n", 
-                b"c_codecs\nencode\n",                b"cbuiltins\nfrozenset\n", b"cnumpy.core.multiarray\nscalar\n", b"ccollections\ndefaultdict\n",
+                b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cbuiltins\nset\n", b"cbuiltins\nlist\n",
+                b"c_codecs\nencode\n",
+                b"cbuiltins\nfrozenset\n", b"cnumpy.core.multiarray\nscalar\n", b"ccollections\ndefaultdict\n",
             ]
         )  # fmt: skip
         data = data[:at] + piece + data[at + dice.choice([0, 0, 1, 2, 9]) :]

@@ -302,8 +302,8 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
     covariance = centred.T @ centred / n + between
     if not torch.isfinite(covariance).all():
         raise ValueError(
-            "Evidence needs finite vectors whose squares are finite, found a covariance that is not. Check the features, "
-            "or scale them."
+            "Evidence needs finite vectors whose squares are finite, found a covariance that is not. Check the "
+            "features, or scale them."
         )
     if not covariance.trace() > 0:
         raise ValueError(
@@ -320,8 +320,8 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
 def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[float, Tensor, float]:
     """Fit temperature, offsets and, if the label frequencies are given, the label noise by maximum likelihood.
 
-    A weak Gaussian prior on log-temperature, offsets and log-odds of the noise keeps them finite where the scores of few
-    vectors separate the classes: the likelihood then has no maximum.
+    A weak Gaussian prior on log-temperature, offsets and log-odds of the noise keeps them finite where the scores of
+    few vectors separate the classes: the likelihood then has no maximum.
     """
     log_scale = score.new_zeros((), requires_grad=True)
     offset = score.new_zeros(score.shape[1], requires_grad=True)
