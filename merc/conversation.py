@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merc.files import write_json
+from merc.files import parse_json, write_json
 from merc.labels import LabelSet
 
 CORPUS_FILE = "corpus.json"
@@ -35,7 +34,14 @@ def split_name(name: str) -> str:
 
 
 class CorpusError(ValueError):
-    """A corpus on disk is not what its format promises; the message says where and what to do."""
+    """A corpus on disk is not what its format promises; the message says where and what to do.
+
+    Args:
+        message: The message. If it quotes very long values of a file, its middle is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= 2000 else f"{message[:1400]} ... {message[-500:]}")
 
 
 class UtteranceKey(NamedTuple):
@@ -279,7 +285,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                 f"No corpus at {path}: expected a JSON file that `merc import` wrote. Run `merc import --help`."
             )
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_bytes())
         except ValueError as error:
             raise CorpusError(
                 f"{path} is not JSON in UTF-8 ({error}). Import the corpus again with `merc import`."
@@ -290,11 +296,11 @@ class Corpus(Mapping[str, list[Conversation]]):
             raise CorpusError(f"{path} has version {raw.get('version')}, this merc reads 1: upgrade merc.")
         try:
             labels = raw["labels"]
+            names, order, notes = _texts(labels["names"]), _texts(labels["report_order"]), _texts(raw["notes"])
+            _texts([raw["name"], raw["protocol"], labels["name"], *labels["aliases"], *labels["aliases"].values()])
             return cls(
                 name=raw["name"],
-                labels=LabelSet(
-                    labels["name"], tuple(labels["names"]), tuple(labels["report_order"]), dict(labels["aliases"])
-                ),
+                labels=LabelSet(labels["name"], names, order, dict(labels["aliases"])),
                 splits={
                     split: [
                         Conversation(c["id"], tuple(map(_read, c["utterances"])), c["partition"]) for c in conversations
@@ -302,7 +308,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                     for split, conversations in raw["splits"].items()
                 },
                 protocol=raw["protocol"],
-                notes=tuple(raw["notes"]),
+                notes=notes,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorpusError(
@@ -317,9 +323,28 @@ def _written(record: Utterance | Clip) -> dict[str, Any]:
 
 
 def _read(utterance: Mapping[str, Any]) -> Utterance:
+    values = {name: value for name, value in utterance.items() if name != "video"}
+    _check_types(values)
     if "video" not in utterance:
-        return Utterance(**utterance)
+        return Utterance(**values)
     clip = dict(utterance["video"])
-    if "region" in clip:
-        clip["region"] = tuple(clip["region"])
-    return Utterance(**{**utterance, "video": Clip(**clip)})
+    region = clip.pop("region", None)
+    _check_types(clip)
+    return Utterance(**values, video=Clip(**clip, region=None if region is None else tuple(region)))
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Refuse times that are not finite numbers, and other values that are not strings."""
+    for name, value in values.items():
+        if name in ("start", "end"):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise TypeError(f"{name} is {value!r}, expected a finite number")
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}, expected a string")
+
+
+def _texts(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever the file has
+    """A list of strings as a tuple."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r}, expected a list of strings")
+    return tuple(values)

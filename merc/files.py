@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -54,6 +57,23 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
     with write_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON may be anything
+    """Parse JSON from a file that may have been made by anyone.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, is nested too deeply, or contains halves of characters, which could not be
+            written again.
+    """
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    try:
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
 
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - JSON is what json.dumps takes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tu
             elif record:
                 if len(record) != len(columns):
                     raise CorpusError(
-                        f"{path}, line {line}: {len(record)} cells, expected {len(columns)} ({', '.join(columns)}). "
+                        f"{path}, line {line}: {len(record)} cells, expected {len(columns)} ({shown_names(columns)}). "
                         f"Quote cells that hold {DELIMITERS[delimiter]}."
                     )
                 rows.append(Row(line, dict(zip(columns, map(str.strip, record), strict=True))))
@@ -161,19 +162,30 @@ def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tu
 
 def _check_columns(path: Path, record: list[str], required: Sequence[str]) -> tuple[str, ...]:
     columns = tuple(name.strip() for name in record)
-    for name in columns:
-        if columns.count(name) > 1:
+    for name, count in Counter(columns).items():
+        if count > 1:
             raise CorpusError(f"{path} has two columns named {name!r}: column names must be unique.")
     if absent := [name for name in required if name not in columns]:
         raise CorpusError(
-            f"{path} has no column {', '.join(map(repr, absent))}: found {', '.join(map(repr, columns))}. "
+            f"{path} has no column {', '.join(map(repr, absent))}: found {shown_names(columns)}. "
             "Rename the columns, or name yours where the reader takes column names."
         )
     return columns
 
 
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
-_SECONDS = re.compile(r"\d+(?:[.,]\d*)?|[.,]\d+")
+def shown_names(names: Sequence[str]) -> str:
+    """Names for a message, which must not become as long as a file."""
+    return ", ".join(map(shown, names[:40])) + (f", ... ({len(names)})" if len(names) > 40 else "")
+
+
+def shown(text: str) -> str:
+    """A text of a file for a message, shortened if it is long."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+# Ten digits are 300 years. Without a bound, 400 digits are infinite, and 5000 are no number for Python.
+_CLOCK = re.compile(r"(?:(\d{1,10}):)?(\d{1,10}):(\d{1,10}(?:[.,]\d+)?)")
+_SECONDS = re.compile(r"\d{1,10}(?:[.,]\d*)?|[.,]\d+")
 
 
 def parse_time(cell: str, path: Path, line: int) -> float | None:
@@ -191,4 +203,4 @@ def parse_time(cell: str, path: Path, line: int) -> float | None:
         return round(int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", ".")), 6)
     if _SECONDS.fullmatch(cell):
         return float(cell.replace(",", "."))
-    raise CorpusError(f"{path}, line {line}: {cell!r} is not a time: expected seconds or hours:minutes:seconds.")
+    raise CorpusError(f"{path}, line {line}: {shown(cell)} is not a time: expected seconds or hours:minutes:seconds.")

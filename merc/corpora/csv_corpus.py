@@ -13,7 +13,7 @@ from typing import Any
 
 from merc.conversation import CORPUS_FILE, SPLITS, Clip, Conversation, Corpus, CorpusError, Utterance, split_name
 from merc.labels import LabelSet, UnknownLabelError
-from merc.rows import CsvFile, Row, parse_time, read_rows
+from merc.rows import CsvFile, Row, parse_time, read_rows, shown_names
 
 SUFFIXES = (".csv", ".tsv")
 """The files that are read of a folder."""
@@ -35,6 +35,7 @@ SCENE = ("season", "episode", "scene")
 """Columns that together name a dialogue where none does alone (``sceneid`` as well)."""
 
 _MOST_LABELS = 30
+_MOST_DIGITS = 18  # of ids that are taken for numbers
 _WHOLE = "all"  # the partition of drawn splits: one feature store serves every seed
 _UNNAMED = "unknown"
 
@@ -277,7 +278,7 @@ class _Columns:
     def _error(self, what: str, role: str, *, several: bool = False, absent: bool = False) -> CorpusError:
         advice = f"Pass --{role} COLUMN" + " (or several columns that name it together)" * several
         advice += f", or --{role}= if there is none" * absent
-        return CorpusError(f"{self.table.path}: {what}: found {', '.join(map(repr, self.table.columns))}. {advice}.")
+        return CorpusError(f"{self.table.path}: {what}: found {shown_names(self.table.columns)}. {advice}.")
 
 
 def _fold(column: str) -> str:
@@ -466,7 +467,7 @@ class _Reader:
 
 def _descends(dialogue: Sequence[Utterance]) -> bool:
     ids = [utterance.id for utterance in dialogue]
-    if not all(name.isascii() and name.isdigit() for name in ids):
+    if not all(name.isascii() and name.isdigit() and len(name) <= _MOST_DIGITS for name in ids):
         return False
     numbers = [int(name) for name in ids]
     return numbers != sorted(numbers)

@@ -36,8 +36,9 @@ SESSIONS = (1, 2, 3, 4, 5)
 _CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 _OUTSIDE = {"xxx", "sur", "fea", "dis", "oth"}
 _ID = re.compile(r"(?P<dialogue>Ses0(?P<session>[1-5])(?P<marker>[FM])_.+)_(?P<speaker>[FM])(?:\d{3}|XX\d)")
-_TURN = re.compile(r"(\S+) \[\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*\]:\s*(.*)")
-_RATING = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*\]\t(\S+)\t(\w+)\t\[.*\]")
+_SPAN = r"\[\s*(\d{1,9}(?:\.\d+)?)\s*-\s*(\d{1,9}(?:\.\d+)?)\s*\]"  # 400 digits would be infinite
+_TURN = re.compile(rf"(\S+) {_SPAN}:\s*(.*)")
+_RATING = re.compile(rf"{_SPAN}\t(\S+)\t(\w+)\t\[.*\]")
 
 
 def speaker_half(utterance_id: str) -> Literal["left", "right"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from merc.conversation import SPLITS, Conversation, Corpus, CorpusError, Utterance
 from merc.labels import MELD, UnknownLabelError
-from merc.rows import CsvFile, Row, parse_time, read_rows
+from merc.rows import CsvFile, Row, parse_time, read_rows, shown
 
 CSV_FILES = {"train": "train_sent_emo.csv", "val": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 """MELD's annotation file of every split."""
@@ -21,6 +21,7 @@ CLIP_NAME = re.compile(r"dia(\d+)_utt(\d+)\.mp4")
 """Name of a clip; the groups are Dialogue_ID and Utterance_ID."""
 
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "StartTime", "EndTime")
+_MOST_DIGITS = 9
 _ARCHIVES = {"train": "train", "val": "dev", "test": "test"}
 
 
@@ -137,8 +138,8 @@ def _listing(folder: Path | None) -> Sequence[Path]:
 
 def _integer(row: Row, column: str, path: Path) -> int:
     cell = row.cells[column]
-    if not (cell.isascii() and cell.isdigit()):
-        raise CorpusError(f"{path}, line {row.line}: {column} is {cell!r}, expected a whole number from 0 on.")
+    if not (cell.isascii() and cell.isdigit() and len(cell) <= _MOST_DIGITS):
+        raise CorpusError(f"{path}, line {row.line}: {column} is {shown(cell)}, expected a whole number from 0 on.")
     return int(cell)
 
 

@@ -155,7 +155,7 @@ class _Importer:
         self.sources = sources
         # Keys become text at once: files mix int, numpy integers and strings for the same dialogue.
         self.parts = {
-            role: {_name(key): item for key, item in part.items()} if isinstance(part, dict) else part
+            role: _by_name(part, role, sources[role]) if isinstance(part, dict) else part
             for role, part in parts.items()
         }
         self.notes: list[str] = []
@@ -258,10 +258,10 @@ class _Importer:
 
     def _label(self, dialogue: str, label: object) -> str:
         names = self.layout.labels.names
-        index: int = int(label)  # type: ignore[call-overload]  # a number, or run() is refused
-        if not 0 <= index < len(names):
+        index = _whole(label)
+        if index is None or not 0 <= index < len(names):
             raise CorpusError(
-                f"{self.path}: dialogue {dialogue!r} has label id {index}, expected 0 to {len(names) - 1} "
+                f"{self.path}: dialogue {dialogue!r} has label id {label}, expected 0 to {len(names) - 1} "
                 f"({', '.join(names)})."
             )
         return names[index]
@@ -274,7 +274,11 @@ class _Importer:
                 raise CorpusError(
                     f"{self.path}: dialogue {dialogue!r} has speaker {vector.tolist()}, expected one-hot."
                 )
-            index = int(vector.argmax()) if vector.size > 1 else int(vector[0])
+            index = int(vector.argmax()) if vector.size > 1 else _whole(vector[0])
+            if index is None or index < 0:
+                raise CorpusError(
+                    f"{self.path}: dialogue {dialogue!r} has speaker {vector.tolist()}, expected a whole number."
+                )
             name = "MF"[index] if self.layout.corpus == "iemocap" and index < 2 else f"speaker{index}"
         return f"{dialogue[:5]}{name}" if self.layout.corpus == "iemocap" else name
 
@@ -379,6 +383,21 @@ def _name(key: object) -> str:
     """A dialogue's name: text, without the blanks or the leading zeros of numbers."""
     name = _text(key).strip()
     return str(int(name)) if re.fullmatch(r"[0-9]+", name) else name
+
+
+def _by_name(part: Mapping[Any, Any], role: str, source: Path) -> dict[str, Any]:
+    """The same items by the names of their dialogues."""
+    named: dict[str, Any] = {}
+    for key, item in part.items():
+        if (name := _name(key)) in named:
+            raise CorpusError(f"{source}: {role} has dialogue {name!r} twice, the second time as {key!r}: damaged?")
+        named[name] = item
+    return named
+
+
+def _whole(value: Any) -> int | None:  # noqa: ANN401 - anything that a file holds
+    """A whole number, also if it is written as 2.0; ``None`` for anything else."""
+    return int(value) if _is_number(value) and float(value).is_integer() else None
 
 
 def _order(name: str) -> tuple[int, str]:

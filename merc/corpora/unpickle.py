@@ -6,12 +6,15 @@ import math
 import pickle
 import re
 from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from merc.conversation import CorpusError
+from merc.corpora.pickle_limits import PickleLimitError, check_pickle
 
 
 class UnsafePickleError(CorpusError):
@@ -24,7 +27,8 @@ def load_pickle(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file ho
     Admitted are None, booleans, numbers, strings, bytes, list, tuple, dict, set, frozenset, OrderedDict,
     defaultdict of these, and numpy arrays, scalars and dtypes as numpy 1 and 2 write them, under Python 2
     or 3. Everything that numpy would otherwise do on behalf of the file is checked first: a file that
-    chooses its own dtype states can corrupt memory.
+    chooses its own dtype states can corrupt memory. A file that asks for much more memory or time than its size needs
+    is refused before it is read (see :func:`~merc.corpora.pickle_limits.check_pickle`).
 
     Args:
         path: The file.
@@ -32,19 +36,23 @@ def load_pickle(path: str | Path) -> Any:  # noqa: ANN401 - whatever the file ho
     Raises:
         FileNotFoundError: There is no such file.
         UnsafePickleError: The pickle asks for anything else.
-        CorpusError: The file is no pickle, or truncated.
+        CorpusError: The file is no pickle, truncated, or asks for much more than it holds.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file {path}: expected a pickle of features.")
     with path.open("rb") as file:
         try:
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                check_pickle(data)
             return _Unpickler(file, encoding="latin1").load()
         except UnsafePickleError as error:
             raise UnsafePickleError(
                 f"{path} {error}. Only numpy arrays and plain containers are read, and nothing of the file was run. "
                 "Take the file from its authors, or save it again as numpy arrays."
             ) from None
+        except PickleLimitError as error:
+            raise CorpusError(f"{path} {error}: it is damaged, or made to harm. Take it from its authors.") from None
         except MemoryError as error:
             raise CorpusError(
                 f"{path} asks for more memory than there is: it is damaged or was made to harm."
@@ -113,7 +121,11 @@ class _Unpickler(pickle.Unpickler):
         kind = _checked(dtype)
         if kind.hasobject:
             raise UnsafePickleError("asks numpy for objects from raw bytes")
-        return np.frombuffer(data, kind).reshape(shape, order="F" if order == "F" else "C")
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        _check_shape(shape, kind.itemsize, len(data))
+        # numpy makes no array of an empty buffer.
+        flat = np.frombuffer(data, kind) if len(data) else np.empty(0, kind)
+        return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 _NDARRAY = object()
@@ -144,6 +156,18 @@ def _checked(dtype: object) -> np.dtype[Any]:
     return np.dtype(dtype.code).newbyteorder(dtype.order)
 
 
+def _check_shape(shape: Sequence[int], itemsize: int, length: int) -> None:
+    """Refuse a shape for which there is another amount of data, or that is endless though it needs none."""
+    if min(shape, default=0) < 0 or not itemsize or math.prod(shape) * itemsize != length:
+        raise UnsafePickleError(f"gives numpy {length} bytes or objects for the shape {tuple(shape)}")
+    if not length and math.prod(side for side in shape if side) > _LARGEST_EMPTY:
+        raise UnsafePickleError(f"gives numpy the empty shape {tuple(shape)}")
+
+
+_LARGEST_EMPTY = 2**20
+"""Sides of an array without entries, multiplied: whoever goes through its rows would never end."""
+
+
 def _raw(data: str | bytes) -> bytes:
     """Python 2's byte strings arrive as text, because they were decoded as latin1."""
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
@@ -160,6 +184,5 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
             raise UnsafePickleError("gives numpy raw bytes as objects")
         content = data if isinstance(data, list) else _raw(data)
         itemsize = 1 if isinstance(data, list) else kind.itemsize
-        if min(shape, default=0) < 0 or math.prod(shape) * itemsize != len(content):
-            raise UnsafePickleError(f"gives numpy {len(content)} entries for the shape {shape}")
+        _check_shape(shape, itemsize, len(content))
         super().__setstate__((1, tuple(shape), kind, bool(fortran), content))  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from merc.conversation import UtteranceKey
 from merc.evaluation.comparison import ensemble
 from merc.evaluation.predictions import PredictionsError, read_predictions
 from merc.evaluation.report import METRICS, REPORT, ReportInfo, StoreInfo, write_report
+from merc.files import parse_json
 from merc.store import MANIFEST, FeatureStore
 
 LOGITS = "logits"
@@ -141,7 +141,12 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     file = report_of(folder) / METRICS
     if not file.is_file():
         raise FileNotFoundError(f"No report in {folder}, expected a stage that `merc run` tested, or its report.")
-    metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        metrics = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise PredictionsError(f"{file} is not JSON ({error}). Test the system again.") from error
+    if not isinstance(metrics, dict):
+        raise PredictionsError(f"{file} is not a report: expected an object with scores. Test the system again.")
     return metrics
 
 

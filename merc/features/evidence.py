@@ -18,6 +18,10 @@ _ROUNDS = 20
 _TOLERANCE = 1e-3
 """Maximal rounds of expectation-maximisation, and the change of the memberships below which it stops."""
 
+_PRIOR = 1e-3
+_LARGEST_LOG = 15.0
+"""Precision of the prior on log-temperature, offsets and log-odds of the noise, and the largest log-temperature."""
+
 _FIRST_NOISE = 0.1
 _FOLDS = 3
 """Initial share of wrong labels, and the folds of the cross-validation of the noise estimate."""
@@ -33,8 +37,8 @@ class GaussianEvidence:
     .. math:: p_c(x) = \mathrm{softmax}_c(b_c - t \, (x - \mu_c)^T \Sigma^{-1} (x - \mu_c) / 2), \qquad
         e_c(x) = \log((1 - \epsilon) \, p_c(x) + \epsilon \, \pi_c)
 
-    minus its mean over the classes. Temperature t and offsets b are fitted by maximum likelihood. Without label noise,
-    :math:`\epsilon` is 0.
+    minus its mean over the classes. Temperature t and offsets b are fitted by maximum likelihood, with a weak prior
+    that keeps them finite on small corpora. Without label noise, :math:`\epsilon` is 0.
 
     With label noise, an annotation is the true emotion with probability :math:`1 - \epsilon`, and otherwise drawn from
     the frequencies :math:`\pi` of the annotations. Expectation-maximisation (Lawrence and Schölkopf, 2001) alternates
@@ -296,6 +300,11 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
     """Covariance of centred rows plus ``between``, shrunk towards a multiple of the identity; and the share of it."""
     n, d = centred.shape
     covariance = centred.T @ centred / n + between
+    if not torch.isfinite(covariance).all():
+        raise ValueError(
+            "Evidence needs finite vectors whose squares are finite, found a covariance that is not. Check the "
+            "features, or scale them."
+        )
     if not covariance.trace() > 0:
         raise ValueError(
             "Evidence needs vectors that differ within an emotion, found the same vector for all training utterances "
@@ -309,7 +318,11 @@ def _ledoit_wolf(centred: Tensor, between: Tensor) -> tuple[Tensor, float]:
 
 
 def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[float, Tensor, float]:
-    """Fit temperature, offsets and, if the label frequencies are given, the label noise by maximum likelihood."""
+    """Fit temperature, offsets and, if the label frequencies are given, the label noise by maximum likelihood.
+
+    A weak Gaussian prior on log-temperature, offsets and log-odds of the noise keeps them finite where the scores of
+    few vectors separate the classes: the likelihood then has no maximum.
+    """
     log_scale = score.new_zeros((), requires_grad=True)
     offset = score.new_zeros(score.shape[1], requires_grad=True)
     noise = score.new_full((), _FIRST_NOISE).logit().requires_grad_()
@@ -317,15 +330,17 @@ def _calibrate(score: Tensor, label: Tensor, frequency: Tensor | None) -> tuple[
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        log_likelihood = (log_scale.exp() * score + offset).log_softmax(-1).gather(1, label[:, None])[:, 0]
+        scale = log_scale.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()  # a long step must not overflow
+        log_likelihood = (scale * score + offset).log_softmax(-1).gather(1, label[:, None])[:, 0]
         if frequency is not None:
             log_likelihood = torch.logaddexp(
                 F.logsigmoid(noise) + frequency[label].log(), F.logsigmoid(-noise) + log_likelihood
             )
-        loss = -log_likelihood.mean()
+        prior = log_scale.square() + offset.square().sum() + noise.square()
+        loss = -log_likelihood.mean() + _PRIOR / 2 * prior / len(label)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     found = 0.0 if frequency is None else min(float(noise.detach().sigmoid()), 1 - 1e-6)
-    return float(log_scale.detach().exp()), offset.detach(), found
+    return float(log_scale.detach().clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()), offset.detach(), found

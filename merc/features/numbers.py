@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from merc.conversation import Corpus, CorpusError, UtteranceKey, split_name
-from merc.features.table import FeatureTable
+from merc.features.table import FeatureTable, check_bound
 from merc.rows import CsvFile, Row, read_rows
 
 CLIP_PATTERN = r"(?:.*[/\\])?dia(?P<dialogue>\d+)_utt(?P<utterance>\d+)(?:\.\w+)?"
@@ -125,8 +125,11 @@ def import_table(
         CorpusError: A file or column is missing, a cell is neither empty nor a finite number, a row
             identifies no utterance, an utterance has two rows, or a column has no number in the train split. The
             message gives file and line.
+        ValueError: ``bound`` is not positive.
     """
     keys = keys or KeyColumns()
+    if bound is not None:
+        check_bound(bound)
     if "train" not in corpus:
         raise CorpusError(f"Corpus {corpus.name!r} has no train split, which is needed for the statistics.")
     order = [key for split in corpus.values() for conversation in split for key in conversation.keys]

@@ -66,7 +66,9 @@ class FeatureTable:
 
         Raises:
             CorpusError: None of the training utterances has a vector.
+            ValueError: ``bound`` is not positive.
         """
+        check_bound(bound)
         rows = [row for row, key in enumerate(self.keys) if key in train]
         if not rows:
             raise CorpusError("No training utterance has a vector. Mean and deviation need at least one.")
@@ -89,6 +91,16 @@ class FeatureTable:
         return FeatureStore.write(
             path, self.keys, self.features, missing=dict(self.missing), provenance=dict(self.provenance)
         )
+
+
+def check_bound(bound: float) -> None:
+    """Refuse a bound of standardized values that would make all of them equal, or NaN.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    if not bound > 0:
+        raise ValueError(f"The bound of standardized values is {bound}: expected a positive number, such as 10.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,31 @@ _SEEK_MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)
 _UNSTAMPED = 1.0
 """Seconds: MPEG program streams stamp only some frames, at least one in 0.7 s; the first after a seek are guesses."""
 
+CONTAINERS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegts", "mpegvideo", "flv", "asf", "nut", "m4v", "h264", "hevc", "ivf", "dv"),
+    *(
+        "yuv4mpegpipe",
+        "rm",
+        "mxf",
+        "wav",
+        "w64",
+        "mp3",
+        "flac",
+        "ogg",
+        "aac",
+        "aiff",
+        "au",
+        "caf",
+        "amr",
+        "ac3",
+        "eac3",
+    ),
+)
+"""The container formats of FFmpeg that are opened: films and sound. Mov includes mp4, m4a and 3gp, matroska webm.
+
+Each holds its content itself. Playlists, such as concat, hls, dash and sdp, could make any file that the user may read
+part of a clip."""
+
 _MAX_PIXELS = 2**25  # 8K; a damaged header must not make us allocate more
 
 
@@ -272,10 +297,10 @@ def pyav() -> None:
 
 
 def open_media(path: str, watch: Watch) -> InputContainer:
-    """Open a local file.
+    """Open a local file of one of the formats in :data:`CONTAINERS`.
 
     Raises:
-        MediaError: It is missing, not a file, or cannot be decoded.
+        MediaError: It is missing, not a file, not of such a format, or cannot be decoded.
     """
     pyav()
     import av
@@ -294,13 +319,19 @@ def open_media(path: str, watch: Watch) -> InputContainer:
     if size == 0:
         raise MediaError(f"{path} is empty. Copy or download it again.", "empty file")
     try:
-        # A renamed text file, or a playlist, must not make us open other files or URLs.
+        # Whatever its name, a playlist must not make us open URLs or other files.
         return av.open(
             f"file:{path}",
-            options={"protocol_whitelist": "file"},
+            options={"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)},
             metadata_errors="replace",
             timeout=watch.limit,
         )
+    except av.ArgumentError as error:  # FFmpeg's answer if the format is not on the list, among others
+        raise MediaError(
+            f"{path} is not of a container format that merc opens ({error.strerror}): expected a film or sound, such "
+            "as mp4, mkv, webm, avi, mpg, wav, flac or mp3; playlists are not opened. Convert it.",
+            "not media or damaged header",
+        ) from error
     except av.FFmpegError as error:
         watch.check()
         raise MediaError(

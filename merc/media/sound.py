@@ -73,9 +73,9 @@ def iter_sound(
         def timed_pieces() -> Iterator[tuple[float, int, Tensor]]:
             nonlocal decoded
             for when, frame in source.frames(max(0.0, clip.start - _WARM_UP)):
+                decoded = True
                 if clip.end is not None and when >= clip.end + _WARM_UP:
                     return
-                decoded = True
                 yield when - clip.start, frame.sample_rate, _mono(frame)
 
         length = inf if clip.end is None else round((clip.end - clip.start) * sample_rate)

@@ -15,9 +15,10 @@ from hypothesis.extra import numpy as hnp
 
 from merc.conversation import CorpusError
 from merc.corpora.unpickle import UnsafePickleError, load_pickle
+from support.limited import within_limits
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(st.text(max_size=3), inner, max_size=4)
@@ -208,3 +209,78 @@ def test_damaged_pickles_are_read_or_refused(tmp_path_factory, cut, flip, bit):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="No file"):
         load_pickle(tmp_path / "none.pkl")
+
+
+# --- files that are made to take memory or time
+
+
+def doubled(make, times, start):
+    """A pickle in which every object holds the one before it twice."""
+    return b"\x80\x04" + start + b"".join(b"\x94" + make(b"h" + bytes([index])) for index in range(times))
+
+
+TUPLES = doubled(lambda one: one + b"\x86", 60, b"K\x01\x85")
+LISTS = doubled(lambda one: b"0](" + one + one + b"e", 60, b"]K\x01a")
+LONG_TEXT = b"\x80\x02X" + struct.pack("<I", 2**20) + bytes(2**20) + b"q\x000"
+ENCODED = b"c_codecs\nencode\nq\x020X\x06\x00\x00\x00latin1q\x010"
+
+ATTACKS = {
+    "memo index": b"Nr\x00\x00\x00\x20.",
+    "memo index as text": b"Np536870912\n.",
+    "frame": b"\x80\x04\x95\x00\x00\x00\x00\x01\x00\x00\x00N.",
+    "item size": b"B\xff\xff\xff\x7fabc.",
+    "item of 8 bytes": b"\x80\x04\x8e\xff\xff\xff\xff\x7f\x00\x00\x00abc.",
+    "no bytes an item": b"\x80\x02"
+    + ARRAY
+    + b"(K\x01\x8a\x06\x00\x10\xa5\xd4\xe8\x00\x85"
+    + dtype(b"S0")
+    + b"\x89U\x00tb.",
+    "endless rows of nothing": b"\x80\x02"
+    + ARRAY
+    + b"(K\x01\x8a\x06\x00\x10\xa5\xd4\xe8\x00K\x00\x86"
+    + dtype(b"f8")
+    + b"\x89U\x00tb.",
+    "deep": b"\x80\x02" + b"(" * 10**6 + b"t" * 10**6 + b".",
+    "deep tuple as a key": b"\x80\x02}K\x01" + b"\x85" * 10**6 + b"K\x01s.",
+    "doubled tuples as a key": b"\x80\x04}" + TUPLES[2:] + b"K\x01s.",
+    "doubled lists": LISTS + b".",
+    "in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+    "list in itself": b"\x80\x02]q\x00h\x00a.",
+    "changed when shared": b"\x80\x02]q\x00](h\x00h\x00e0h\x00K\x01a.",
+    "copies": LONG_TEXT + ENCODED + b"](" + b"h\x02h\x00h\x01\x86R" * 5000 + b"e.",
+    "long integer": b"\x80\x02\x8b\x00\x00\x01\x00" + bytes([1]) * 2**16 + b".",
+    "long integer as text": b"L" + b"9" * 10**6 + b"L\n.",
+    "mark as an object": b"\x80\x02((\x85.",
+    "mark in the memo": b"(q\x00N.",
+    "nothing to take": b"a.",
+    "no mark": b"Nt.",
+}
+
+
+@pytest.mark.parametrize("content", ATTACKS.values(), ids=ATTACKS)
+def test_a_small_file_takes_little_memory_and_time(tmp_path, content):
+    path = tmp_path / "f.pkl"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"f\.pkl"):
+        load_pickle(path)
+
+
+def test_attacks_are_refused_with_little_memory(tmp_path):
+    for number, content in enumerate(ATTACKS.values()):
+        (tmp_path / f"{number:02}.pkl").write_bytes(content)
+    run = within_limits(
+        "import pathlib\nfrom merc.corpora.unpickle import load_pickle\nfrom merc.conversation import CorpusError\n"
+        f"for path in sorted(pathlib.Path({str(tmp_path)!r}).glob('*.pkl')):\n"
+        "    try:\n        load_pickle(path)\n    except CorpusError as error:\n        print(path.name)\n",
+        megabytes=1000,
+        seconds=60,
+    )
+    assert len(run.split()) == len(ATTACKS)
+
+
+def test_sharing_that_files_have_is_read(tmp_path):
+    vector, names = np.eye(9)[2], ["Anna", "Ben"]
+    value = {str(number): {"speakers": [vector] * 30, "names": names} for number in range(500)}
+    for protocol in range(6):
+        found = load(tmp_path, pickle.dumps(value, protocol))
+        assert found["7"]["speakers"][3].tolist() == vector.tolist() and found["499"]["names"] == names

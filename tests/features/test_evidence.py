@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from merc.conversation import Conversation, Corpus, Utterance, UtteranceKey
 from merc.features import GaussianEvidence, evidence_table
+from merc.features.evidence import _calibrate
 from merc.labels import LabelSet
 from merc.store import FeatureStore, StoreError
 
@@ -216,3 +217,28 @@ def test_evidence_of_another_corpus_is_refused(tmp_path):
     store = FeatureStore.write(tmp_path / "f", [UtteranceKey("train", "x", "y")], torch.randn(1, 3))
     with pytest.raises(StoreError, match="no utterance of corpus 'tiny'"):
         evidence_table(store, corpus())
+
+
+@pytest.mark.parametrize("size", [0.1, 10.0, 1e6])
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_stays_finite_where_few_vectors_separate_the_classes(size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    score = -size * torch.rand(30, 4, generator=generator).double()
+    label = score.argmax(1)
+    label[:4] = torch.arange(4)
+    frequency = torch.bincount(label, minlength=4).double() / 30
+    temperature, offset, noise = _calibrate(score, label, frequency)
+    assert 0 < temperature < 1e6 and offset.abs().max() < 100 and 0 <= noise < 1
+
+
+@pytest.mark.parametrize("gap", [0.0, 3.0, 30.0])
+def test_small_corpora_have_finite_evidence_with_noisy_labels(gap):
+    x, y = drawn(30, 8, 2, gap)
+    fitted = GaussianEvidence.fit(x, y, 2)._fit_with_noise(x.double(), y, standardize=False)
+    assert torch.isfinite(fitted(x, fitted.membership)).all() and fitted.temperature < 1e6
+
+
+def test_vectors_whose_squares_overflow_are_not_called_equal():
+    x, y = drawn(30, 3, 2, 1.0)
+    with pytest.raises(ValueError, match="squares are finite"):
+        GaussianEvidence.fit(x.double() * 1e200, y, 2)

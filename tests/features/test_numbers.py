@@ -194,3 +194,13 @@ def test_key_columns_are_checked():
         KeyColumns(pattern=r"(\d+)")
     with pytest.raises(ValueError, match="not a regular expression"):
         KeyColumns(pattern="(")
+
+
+@pytest.mark.parametrize("bound", [-1.0, 0.0, float("nan")])
+def test_a_bound_that_makes_all_values_equal_is_refused(tmp_path, bound):
+    path = write(tmp_path / "train.csv", "dia0_utt0.wav,1,2", "dia0_utt1.wav,2,3")
+    corpus = corpus_of(train=2)
+    with pytest.raises(ValueError, match="expected a positive number"):
+        import_table([path], corpus, bound=bound)
+    with pytest.raises(ValueError, match="expected a positive number"):
+        import_table([path], corpus, standardize=False).standardized(set(corpus["train"][0].keys), bound)

@@ -19,7 +19,7 @@ from merc.conversation import CORPUS_FILE, Conversation, Corpus, CorpusError, Ut
 from merc.corpora.rendered.clips import clip_path, render_dialogue
 from merc.corpora.rendered.config import RenderConfig
 from merc.corpora.rendered.plan import Take, Track, plan_dialogue, true_tracks
-from merc.files import write_json
+from merc.files import parse_json, write_json
 from merc.media.rates import FRAME_RATE
 from merc.media.tracks import FaceTrack, tracks_to_rows
 from merc.speaker.choose import NOBODY, SpeakerChoice
@@ -60,7 +60,10 @@ def _claim(out: Path, config: RenderConfig) -> None:
     claim = {"format": "merc.RenderedCorpus", "version": 1, "config": dataclasses.asdict(config)}
     file = out / RENDER_FILE
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            found = parse_json(file.read_bytes())
+        except ValueError as error:
+            raise CorpusError(f"{file} is not JSON ({error}). Delete the folder and render it again.") from error
         if found != json.loads(json.dumps(claim)):
             raise CorpusError(
                 f"{out} holds a corpus that is rendered with other parameters (see {RENDER_FILE}): choose another "
