@@ -67,6 +67,8 @@ class DataFacts:
             ValueError: The values are no facts.
         """
         try:
+            if any(int(width) < 1 for width in values["widths"].values()):
+                raise ValueError("a width is at least 1")
             return cls(
                 widths={str(name): int(width) for name, width in values["widths"].items()},
                 classes=tuple(map(str, values["classes"])),

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from merc.datamodules.facts import DataFacts
 
+_PARTS = {"state_dict": dict, "pytorch-lightning_version": str, "hyper_parameters": dict}
+"""What every checkpoint of merc holds, whoever made it."""
+
 
 def verify_checkpoint(path: str | Path) -> None:
     """Compare what a checkpoint holds with its checksums, which PyTorch does not.
@@ -53,7 +56,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever the bytes lead it to
         raise _damaged(path, type(error).__name__) from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}: expected a checkpoint that `merc fit` wrote.")
+        raise _damaged(path, f"it holds a {type(checkpoint).__name__}")
+    for name, kind in _PARTS.items():
+        if not isinstance(checkpoint.get(name), kind):
+            raise _damaged(path, f"{name} is {type(checkpoint.get(name)).__name__}, expected {kind.__name__}")
+    if not isinstance(checkpoint.get("callbacks", {}), dict):
+        raise _damaged(path, "callbacks is no dict")
     return checkpoint
 
 

@@ -174,10 +174,12 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             StoreError: A store is absent or has another width than the network expects.
             ValueError: The corpus has other emotions than the network was built for.
         """
-        for split in self._splits(stage):
-            self._require_labels(split)
+        splits = self._splits(stage)
+        if self.facts is None:
+            self._require_labels(splits)  # a network is made from them
         self.configure_model()
         self._check_data(self.settings(), self.classes, self.origin)
+        self._require_labels(splits)
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
         self.metrics = {part: EmotionMetrics(self.data.labels).to(device) for part in ("val", "test")}
         self._losses = {part: MeanMetric().to(device) for part in ("val", "test")}
@@ -188,16 +190,18 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         validates = ["val"] if self.trainer.limit_val_batches else []
         return {"fit": ["train", *validates], "validate": ["val"], "test": ["test"]}.get(stage, [])
 
-    def _require_labels(self, split: str) -> None:
+    def _require_labels(self, splits: Sequence[str]) -> None:
         """Refuse a corpus that has nothing to train on, to choose by or to compare with."""
         corpus = self.data.corpus
-        if split not in corpus:
-            raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {', '.join(corpus)}: expected one.")
-        if not any(utterance.label is not None for talk in corpus[split] for utterance in talk.utterances):
-            raise ValueError(
-                f"Split {split!r} of corpus {corpus.name!r} has no labelled utterance, expected some. To predict "
-                "emotions without comparing them with labels, use `merc predict`."
-            )
+        for split in splits:
+            if split not in corpus:
+                found = ", ".join(corpus)
+                raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: expected one.")
+            if not any(utterance.label is not None for talk in corpus[split] for utterance in talk.utterances):
+                raise ValueError(
+                    f"Split {split!r} of corpus {corpus.name!r} has no labelled utterance, expected some. To predict "
+                    "emotions without comparing them with labels, use `merc predict`."
+                )
 
     def on_fit_start(self) -> None:
         """Note what the weights are trained on, before the first of them moves."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 import lightning as L
 from torch import nn
 
-from merc.tasks.checkpoints import read_checkpoint, verify_checkpoint
+from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.factory import Factory
 
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -119,12 +119,16 @@ class DescribedTask(L.LightningModule):
                 it does not record.
         """
         if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).is_file():
-            verify_checkpoint(checkpoint_path)
+            read_checkpoint(checkpoint_path)  # refuses a damaged one
         try:
             loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except (ArgumentError, TypeError, ValueError) as error:
             left_out = read_checkpoint(checkpoint_path).get("merc_left_out", {})
             wanted = {name: why for name, why in left_out.items() if name not in kwargs}
+            if not wanted and isinstance(error, TypeError):
+                raise ValueError(
+                    f"{checkpoint_path} does not record how its {cls.__name__} was made: {error}"
+                ) from error
             if not wanted:
                 raise
             unknown = "; ".join(f"{name} ({why})" for name, why in wanted.items())

@@ -105,7 +105,7 @@ class TermsTask(DescribedTask):
             "python": random.getstate(),
             "numpy": (name, np.asarray(numbers).tolist(), *others),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "devices": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,8 +130,8 @@ class TermsTask(DescribedTask):
             random.setstate(found["python"])
             np.random.set_state(found["numpy"])
             torch.set_rng_state(found["torch"].cpu())
-            if len(found["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in found["cuda"]])
+            if len(found["devices"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in found["devices"]])
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
         """Log the means with the last batch, so that progress bars and other callbacks find them at the epoch's end."""

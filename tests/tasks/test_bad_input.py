@@ -113,3 +113,27 @@ def test_a_training_that_diverges_says_so(folder, tmp_path):
     huge = ConversationDataModule(folder / "corpus.json", {"text": tmp_path / "huge"}, {"text": GraphBuilder()})
     with pytest.raises(ValueError, match=r"not finite .* diverged. Lower the learning rate"):
         trainer_in(tmp_path, num_sanity_val_steps=0).fit(teacher(lr=1e30), datamodule=huge)
+
+
+ODD = {
+    "no version": lambda c: c.pop("pytorch-lightning_version"),
+    "no weights": lambda c: c.pop("state_dict"),
+    "a number for weights": lambda c: c.update(state_dict=5),
+    "a list of callbacks": lambda c: c.update(callbacks=[]),
+    "no arguments": lambda c: c.update(hyper_parameters={}),
+    "text for arguments": lambda c: c.update(hyper_parameters="x"),
+    "no description": lambda c: c.pop("merc"),
+    "a description in a list": lambda c: c.update(merc=[]),
+    "no facts": lambda c: c["merc"].pop("facts"),
+    "a negative width": lambda c: c["merc"]["facts"].update(widths={"text": -1}),
+    "classes in a number": lambda c: c["merc"]["facts"].update(classes=3),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_checkpoint_that_holds_something_else_is_refused(folder, tmp_path, odd):
+    checkpoint = torch.load(folder / "good.ckpt", weights_only=True)
+    ODD[odd](checkpoint)
+    torch.save(checkpoint, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=r"checkpoint|odd\.ckpt|Expected widths"):
+        TeacherTask.load_from_checkpoint(tmp_path / "odd.ckpt", weights_only=True)
