@@ -131,9 +131,9 @@ class DescribedTask(L.LightningModule):
                 ) from error
             if not wanted:
                 raise
-            unknown = "; ".join(f"{name} ({why})" for name, why in wanted.items())
+            lacking = "; ".join(f"{name} ({why})" for name, why in wanted.items())
             raise ValueError(
-                f"{checkpoint_path} does not record these arguments of its {cls.__name__}: {unknown}. With their "
+                f"{checkpoint_path} does not record these arguments of its {cls.__name__}: {lacking}. With their "
                 f"defaults it does not load: {error}\nIf they differed, pass them: "
                 f"{cls.__name__}.load_from_checkpoint(path, {', '.join(f'{name}=...' for name in wanted)})."
             ) from error
