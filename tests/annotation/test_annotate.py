@@ -293,7 +293,9 @@ def test_a_line_of_which_nothing_is_there_has_no_emotion(run, film, tmp_path):
 def test_errors_of_users_take_one_line(run, film, tmp_path, capsys):
     assert "holds no finished run" in one_line(capsys, command(film, tmp_path, tmp_path / "o"))
     assert "has the seeds 0, not 3" in one_line(capsys, command(film, run, tmp_path / "o", "--seed", "3"))
-    assert "trains no stage 'none'" in one_line(capsys, command(film, run, tmp_path / "o", "--stage", "none"))
+    assert "No stage 'none' of the run predicts emotions" in one_line(
+        capsys, command(film, run, tmp_path / "o", "--stage", "none")
+    )
     assert "There is no media file" in one_line(capsys, command((film[0] + "x", film[1]), run, tmp_path / "o"))
     (tmp_path / "late.csv").write_text("start,end,text\n100,101,too late\n")
     args = command((film[0], str(tmp_path / "late.csv")), run, tmp_path / "o")

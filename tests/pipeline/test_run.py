@@ -586,12 +586,14 @@ class Silent(ConcatFusion):
 def test_widths_classes_and_stores_that_do_not_fit(done, capsys):
     data = ["--data.corpus=out/data/corpus.json", "--data.stores.text=out/data/features/text"]
     fit = ["fit", "--config", "teacher.yaml", *data, "--trainer.default_root_dir=fit"]
-    simulate(dialogues={"train": 8}, widths={"text": 9}, latent_dims={"text": 6}).save("wide")
+    simulate(dialogues={"train": 8, "val": 2}, widths={"text": 9}, latent_dims={"text": 6}).save("wide")
     own = str(done / "seed-0/teacher/checkpoints/last.ckpt")
     wide = [*fit, "--data.stores.text=wide/features/text", "--ckpt_path", own]
     assert "wide/features/text has vectors of width 9, expected 8" in one_line(capsys, wide)
     emotions = dict.fromkeys(("calm", "cross"), 1)
-    simulate(dialogues={"train": 8}, emotions=emotions, widths={"text": 8}, latent_dims={"text": 6}).save("two")
+    simulate(dialogues={"train": 8, "val": 2}, emotions=emotions, widths={"text": 8}, latent_dims={"text": 6}).save(
+        "two"
+    )
     two = ["--data.corpus=two/corpus.json", "--data.stores.text=two/features/text", "--ckpt_path", own]
     error = one_line(capsys, [*fit, *two])
     assert "trained on simulated/train, with the classes ['neutral'" in error and "has ['calm', 'cross']" in error

@@ -461,7 +461,8 @@ def test_checkpoints_that_do_not_fit_are_refused(data, chain, tmp_path):
     cut.write_bytes(Path(chain[2]["audio"]).read_bytes()[:1000])
     with pytest.raises(ValueError, match="was not written to its end"):
         start(audio=str(cut))
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    foreign = {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "hyper_parameters": {}}
+    torch.save(foreign, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="expected StudentTask, found None"):
         start(audio=str(tmp_path / "foreign.ckpt"))
 
