@@ -8,7 +8,7 @@ seen and of which each is made by
 
     merc import rendered --out FOLDER/data --seed 1 --dialogues '{train: 1, val: 14, test: 1}' \
         --people '{train: 4, val: 12, test: 4}'
-    merc predict --config rendered/faces.yaml --data.corpus FOLDER/data/corpus.json --out FOLDER/faces \
+    merc predict --config faces.yaml --data.corpus FOLDER/data/corpus.json --out FOLDER/faces \
         --outputs '[faces, crops, sound]'
 
 A choice is right if it is a track of the speaker, who has one in every shot that shows him, or nobody where no track

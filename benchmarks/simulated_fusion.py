@@ -31,11 +31,6 @@ trainer:
   check_val_every_n_epoch: null
   gradient_clip_val: 1.0
   callbacks:
-    - class_path: lightning.pytorch.callbacks.RichProgressBar
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {monitor: val/weighted_f1, mode: max, filename: best}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {filename: last, enable_version_counter: false}
     - class_path: merc.callbacks.WeightEMA
       init_args: {horizon: 0.15}
 model:
@@ -77,7 +72,7 @@ def pipeline(out: Path, corpus_seed: int) -> Path:
     stages["data"]["options"] = {"seed": corpus_seed}
     for modality in ("audio", "visual"):
         student = stages[f"{modality}_student"]
-        options = {**student["options"], "model.init_args.loss.init_args.alpha": 1.0}
+        options = {**student.get("options", {}), "model.init_args.loss.init_args.alpha": 1.0}
         config["stages"].append({**student, "name": f"{modality}_undistilled", "options": options, "outputs": []})
     early = out / "early_fusion.yaml"
     early.write_text(EARLY_FUSION, encoding="utf-8")
@@ -87,7 +82,7 @@ def pipeline(out: Path, corpus_seed: int) -> Path:
             "name": "early_fusion",
             "command": "fit",
             "config": str(early),
-            "options": {"data.corpus": "{data}/corpus.json", "data.stores": features},
+            "stores": features,
             "optimum": "text+audio+visual",
         }
     )

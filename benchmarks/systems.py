@@ -30,20 +30,24 @@ from merc.evaluation import Predictions, compare_seeds, paired_bootstrap, read_p
 from merc.evaluation.report import markdown_table
 from merc.features.table import FeatureTable
 from merc.files import write_text
-from merc.pipeline.lightning import MercCLI
 from merc.pipeline.run import run_pipeline
+from merc.tasks.checkpoints import read_checkpoint
 
 MODALITIES = ("text", "audio", "visual")
 EVIDENCE = {name: f"{{{name}}}" for name in MODALITIES}
 
 
-def fit(name: str, config: str, stores: Mapping[str, str], optimum: str, **more: Any) -> dict[str, Any]:
+def shipped(name: str, system: str | None = None) -> list[str]:
+    """The configs of a system on the simulated corpus."""
+    return [f"systems/{system or name}.yaml", f"simulated/{name}.yaml"]
+
+
+def fit(name: str, config: list[str], stores: Mapping[str, str], optimum: str, **more: Any) -> dict[str, Any]:
     """A stage that trains and tests."""
-    options = {"data.corpus": "{data}/corpus.json", "data.stores": dict(stores), **more.pop("options", {})}
-    return {"name": name, "command": "fit", "config": config, "options": options, "optimum": optimum, **more}
+    return {"name": name, "command": "fit", "config": config, "stores": dict(stores), "optimum": optimum, **more}
 
 
-def fused(name: str, config: str, stores: Mapping[str, str], **text_options: Any) -> list[dict[str, Any]]:
+def fused(name: str, config: list[str], stores: Mapping[str, str], **text_options: Any) -> list[dict[str, Any]]:
     """A fusion of all modalities, and the same of the text alone."""
     return [
         fit(name, config, stores, "+".join(MODALITIES)),
@@ -55,7 +59,7 @@ def hierarchical() -> list[dict[str, Any]]:
     """The stages of demo/simulated.yaml after the import: teacher, students, and the fusion under its own name."""
     demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
     *networks, fusion = [stage for stage in demo if stage["command"] == "fit"]
-    return [*networks, *fused("hierarchical", fusion["config"], fusion["options"]["data.stores"])]
+    return [*networks, *fused("hierarchical", fusion["config"], fusion["stores"])]
 
 
 def telme() -> list[dict[str, Any]]:
@@ -63,12 +67,18 @@ def telme() -> list[dict[str, Any]]:
     teacher = {"teacher": "{telme_teacher}/logits", "teacher_hidden": "{telme_teacher}/hidden"}
     hidden = {"text": "{telme_teacher}/hidden"} | {m: f"{{telme_{m}}}/hidden" for m in MODALITIES[1:]}
     return [
-        fit("telme_teacher", "simulated/telme_teacher.yaml", {"text": "{text}"}, "text", outputs=["hidden", "logits"]),
+        fit(
+            "telme_teacher",
+            shipped("telme_teacher", "teacher"),
+            {"text": "{text}"},
+            "text",
+            outputs=["hidden", "logits"],
+        ),
         *(
-            fit(f"telme_{m}", f"simulated/telme_{m}.yaml", {m: f"{{{m}}}", **teacher}, m, outputs=["hidden"])
+            fit(f"telme_{m}", shipped(f"telme_{m}"), {m: f"{{{m}}}", **teacher}, m, outputs=["hidden"])
             for m in MODALITIES[1:]
         ),
-        *fused("telme", "simulated/telme_fusion.yaml", hidden),
+        *fused("telme", shipped("telme"), hidden),
     ]
 
 
@@ -84,14 +94,14 @@ AVERAGED = ("hierarchical", "lfvd")
 SYSTEMS = {
     "hierarchical": hierarchical(),
     "telme": telme(),
-    "lfvd": fused("lfvd", "simulated/lfvd.yaml", EVIDENCE),
+    "lfvd": fused("lfvd", shipped("lfvd"), EVIDENCE),
     # One classifier of a modality instead of three, each with weight 1.
-    "cmath": fused("cmath", "simulated/cmath.yaml", EVIDENCE, **{"model.init_args.aux_weight": 1.0}),
+    "cmath": fused("cmath", shipped("cmath"), EVIDENCE, **{"model.init_args.aux_weight": 1.0}),
     "averaged": [
         mean("averaged", AVERAGED, "+".join(MODALITIES)),
         mean("averaged_text", [f"{name}_text" for name in AVERAGED], "text"),
     ],
-    "concat": fused("concat", "simulated/concat.yaml", EVIDENCE),
+    "concat": fused("concat", shipped("concat"), EVIDENCE),
 }
 
 
@@ -113,11 +123,11 @@ def pipeline(out: Path, systems: list[str], corpus_seed: int, exact: bool) -> Pa
     """The corpus, its evidence and the systems, as a config."""
     demo = yaml.safe_load(find_config("demo/simulated.yaml").read_text(encoding="utf-8"))["stages"]
     replaced = MODALITIES if exact else ()
-    stages = [stage for stage in demo if stage["command"] == "import" and stage["name"] not in replaced]
+    stages = [stage for stage in demo if stage["command"] != "fit" and stage["name"] not in replaced]
     stages[0]["options"] = {"seed": corpus_seed}
     for name in systems:
         stages += SYSTEMS[name]
-    text = yaml.safe_dump({"stages": stages}, sort_keys=False)
+    text = yaml.safe_dump({"corpus": "data", "stages": stages}, sort_keys=False)
     for name, place in (exact_evidence(out / "exact", corpus_seed) if exact else {}).items():
         text = text.replace(f"{{{name}}}", place)
     path = out / "pipeline.yaml"
@@ -125,10 +135,10 @@ def pipeline(out: Path, systems: list[str], corpus_seed: int, exact: bool) -> Pa
     return path
 
 
-def parameters(config: str) -> int:
-    """Trainable numbers of a shipped stage."""
-    task = MercCLI(["--config", config], run=False).model
-    return sum(parameter.numel() for parameter in task.parameters())
+def parameters(out: Path, name: str, seed: int) -> int:
+    """Trained numbers of a stage."""
+    weights = read_checkpoint(out / f"seed-{seed}" / name / "best.ckpt")["state_dict"]
+    return sum(value.numel() for value in weights.values() if value.is_floating_point())
 
 
 def predictions(out: Path, name: str, seeds: list[int]) -> list[Predictions]:
@@ -160,7 +170,8 @@ def table(out: Path, systems: list[str], seeds: list[int]) -> str:
     for name in systems:
         row, text = rows[name], rows[f"{name}_text"]
         stages = [stage for one in (AVERAGED if name == "averaged" else (name,)) for stage in SYSTEMS[one]]
-        size = sum(parameters(stage["config"]) for stage in stages if not stage["name"].endswith("_text"))
+        trained = [stage["name"] for stage in stages if not stage["name"].endswith("_text")]
+        size = sum(parameters(out, stage, seeds[0]) for stage in trained)
         over_text = difference(found[text.name], found[name])
         over_concat = "" if name == "concat" else difference(found["concat"], found[name])
         cells = [name, f"{size:,}", row.cell("weighted_f1"), f"{row.share:.1f} %", text.cell("weighted_f1")]

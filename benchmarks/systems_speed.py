@@ -42,6 +42,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from train_speed import DIALOGUES, PRODUCTS, make_corpus, multiply_adds, peak_mb, product_times, utterances, write_store
 
 from merc.batch import ConversationBatch
+from merc.configs.lookup import shipped_configs
 from merc.conversation import Conversation, Utterance
 from merc.corpora.simulated import SimulationConfig
 from merc.datamodules import ConversationDataModule
@@ -54,8 +55,8 @@ from merc.tasks import FusionTask
 from merc.tasks.base import EmotionTask
 
 SYSTEMS = {
-    "hierarchical": ["teacher", "audio", "visual", "fusion"],
-    "TelME": ["telme_audio", "telme_visual", "telme_fusion"],
+    "hierarchical": ["teacher", "audio_student", "visual_student", "hierarchical"],
+    "TelME": ["telme_audio", "telme_visual", "telme"],
     "LFVD": ["lfvd"],
     "CMATH": ["cmath"],
     "Concat": ["lfvd"],  # with another head
@@ -65,12 +66,12 @@ SYSTEMS = {
 COMMUNITY = {"text": 1024, "audio": 300, "visual": 342}
 WIDTHS = {
     "teacher": {"text": 768},
-    "audio": {"audio": 1024},
-    "visual": {"visual": 768},
-    "fusion": dict.fromkeys(("text", "audio", "visual"), 256),
+    "audio_student": {"audio": 1024},
+    "visual_student": {"visual": 768},
+    "hierarchical": dict.fromkeys(("text", "audio", "visual"), 256),
     "telme_audio": {"audio": 1024, "teacher_hidden": 768},
     "telme_visual": {"visual": 768, "teacher_hidden": 768},
-    "telme_fusion": dict.fromkeys(("text", "audio", "visual"), 768),
+    "telme": dict.fromkeys(("text", "audio", "visual"), 768),
     "lfvd": COMMUNITY,
     "cmath": COMMUNITY,
 }
@@ -162,7 +163,7 @@ def padding(task: EmotionTask, data: ConversationDataModule, equal: Conversation
 
     def seconds(batch: ConversationBatch) -> float:
         start = time.process_time()
-        task.predict(batch).loss.backward()
+        task.step(batch).loss.backward()
         return time.process_time() - start
 
     # In turn, as the machine is not always equally fast.
@@ -189,7 +190,9 @@ def measure(corpus_name: str, system: str, threads: int, epochs: int, share: flo
             folder = Path(name)
             corpus.save(folder / "corpus.json")
             names = ("text", "audio", "visual", "teacher", "teacher_hidden")
-            arguments = ["--config", f"{corpus_name}/{stage}.yaml", "--data.corpus", str(folder / "corpus.json")]
+            configs = [f"paper/{stage}.yaml", f"paper/{stage}_{corpus_name}.yaml"]
+            arguments = [word for name in configs if name in shipped_configs() for word in ("--config", name)]
+            arguments += ["--data.corpus", str(folder / "corpus.json")]
             arguments += ["--trainer.default_root_dir", name, "--trainer.accelerator", "cpu"]
             arguments += ["--trainer.num_sanity_val_steps", "0", "--trainer.max_epochs", str(epochs)]
             arguments += ["--trainer.max_steps", "-1", "--trainer.check_val_every_n_epoch", "1"]

@@ -125,9 +125,9 @@ def train(task: EmotionTask, data: ConversationDataModule, folder: Path, epochs:
 def multiply_adds(task: EmotionTask, batch: ConversationBatch) -> tuple[float, float]:
     """Multiply-adds of a training step and of a validation step, for each utterance of the batch."""
     with FlopCounterMode(display=False) as training:
-        task.train().predict(batch).loss.backward()
+        task.train().step(batch).loss.backward()
     with FlopCounterMode(display=False) as validation:
-        task.eval().predict(batch)
+        task.eval().step(batch)
     task.zero_grad()
     # The counter sees matrix products only. On each edge GATv2 multiplies and adds twice a channel, for the score and
     # for the sum of messages, the GCN once; the backward pass takes each of them twice.
