@@ -43,9 +43,20 @@ class SharedBatches(DistributedSampler[list[int]]):
         self.rank, self.processes = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         self.even = even
 
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Number of batches of all processes, the same in every epoch."""
+
     @abstractmethod
     def all_batches(self) -> list[list[int]]:
         """The batches of all processes, in order."""
+
+    def __len__(self) -> int:
+        """Number of batches of this process, the same in every epoch."""
+        return (
+            math.ceil(self.total / self.processes) if self.even else len(range(self.rank, self.total, self.processes))
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of this process."""
@@ -54,7 +65,7 @@ class SharedBatches(DistributedSampler[list[int]]):
         if self.even and batches:
             # Of its own, so that what was computed first is what counts; else of the first process, which comes first.
             again = self.again((own or batches)[0])
-            own += [again] * (-(-len(batches) // self.processes) - len(own))
+            own += [again] * (len(self) - len(own))
         return iter(own)
 
 
@@ -71,11 +82,10 @@ class PlannedBatches(SharedBatches):
         super().__init__(trainer, even)
         self.batches = list(batches)
 
-    def __len__(self) -> int:
-        """Number of batches of this process."""
-        if self.even:
-            return -(-len(self.batches) // self.processes)
-        return len(self.batches[self.rank :: self.processes])
+    @property
+    def total(self) -> int:
+        """Number of batches of all processes."""
+        return len(self.batches)
 
     def all_batches(self) -> list[list[int]]:
         """The batches of all processes, in order."""
@@ -109,11 +119,6 @@ class EpochBatches(SharedBatches):
         """
         self.epoch = epoch
 
-    @property
-    @abstractmethod
-    def total(self) -> int:
-        """Number of batches of all processes, the same in every epoch."""
-
     @abstractmethod
     def draw(self, generator: torch.Generator) -> list[list[int]]:
         """The batches of one epoch, of all processes.
@@ -121,10 +126,6 @@ class EpochBatches(SharedBatches):
         Args:
             generator: Where random numbers come from.
         """
-
-    def __len__(self) -> int:
-        """Number of batches of this process, the same in every epoch."""
-        return -(-self.total // self.processes)
 
     def all_batches(self) -> list[list[int]]:
         """The batches of the epoch that was chosen."""

@@ -141,10 +141,11 @@ class ConversationDataModule(L.LightningDataModule):
     def _evaluation_loader(self, split: str, predicts: bool = False) -> DataLoader[ConversationBatch]:
         data = _Conversations(self.split(split))
         planned = consecutive_batches(data.lengths, self.eval_batch_size)
-        batches = PlannedBatches(planned, self.trainer)
         if predicts:
             firsts = [data.whole.keys[start] for start in data.whole.ptr[:-1].tolist()]
-            batches = ResumableBatches(firsts, planned, self.trainer)
+            batches: PlannedBatches = ResumableBatches(firsts, planned, self.trainer)
+        else:
+            batches = PlannedBatches(planned, self.trainer)
         return DataLoader(data, sampler=batches, generator=torch.Generator(), **self._whole_batches)
 
     @property

@@ -174,12 +174,9 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             StoreError: A store is absent or has another width than the network expects.
             ValueError: The corpus has other emotions than the network was built for.
         """
-        splits = self._splits(stage)
-        if self.facts is None:
-            self._require_labels(splits)  # a network is made from them
+        self._require_labels(self._splits(stage))  # first: an unbuilt network is made from them
         self.configure_model()
         self._check_data(self.settings(), self.classes, self.origin)
-        self._require_labels(splits)
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
         self.metrics = {part: EmotionMetrics(self.data.labels).to(device) for part in ("val", "test")}
         self._losses = {part: MeanMetric().to(device) for part in ("val", "test")}

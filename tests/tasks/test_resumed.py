@@ -64,7 +64,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(folder, tmp_path, name, 
     with pytest.raises(RuntimeError, match="unplugged"):
         fit(make, data, tmp_path / "cut", Unplugged(step))
     shutil.copy(tmp_path / "cut/last.ckpt", tmp_path / "start.ckpt")
-    torch.manual_seed(99)  # a process that starts anew has drawn other numbers
+    torch.manual_seed(99)  # a new process has other random numbers
     again, resumed = fit(make, data, tmp_path / "cut", start=tmp_path / "start.ckpt")
     assert resumed["global_step"] == after["global_step"] > step
     for state in ("state_dict", "current_model_state"):
