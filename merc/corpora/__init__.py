@@ -10,6 +10,7 @@ from merc._lazy import lazy_names
 if TYPE_CHECKING:
     from merc.conversation import CORPUS_FILE
     from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
+    from merc.corpora.films import read_films
     from merc.corpora.iemocap import read_iemocap, speaker_half
     from merc.corpora.meld import read_meld
     from merc.corpora.pickles import LAYOUTS, import_pickle
@@ -30,6 +31,7 @@ __all__ = [
     "import_pickle",
     "read_corpus",
     "read_csv",
+    "read_films",
     "read_iemocap",
     "read_meld",
     "read_transcript",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "merc.conversation": ["CORPUS_FILE"],
         "merc.corpora.csv_corpus": ["CsvColumns", "read_corpus", "read_csv"],
+        "merc.corpora.films": ["read_films"],
         "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
         "merc.corpora.meld": ["read_meld"],
         "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],

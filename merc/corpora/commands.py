@@ -178,6 +178,7 @@ IMPORTS: Mapping[str, str] = {
     "csv": "merc.corpora.read_csv",
     "meld": "merc.corpora.read_meld",
     "iemocap": "merc.corpora.read_iemocap",
+    "films": "merc.corpora.read_films",
     "pickle": "merc.corpora.import_pickle",
     "table": "merc.corpora.commands.import_table",
     "evidence": "merc.corpora.commands.import_evidence",

@@ -19,7 +19,7 @@ from merc.losses.sync import NEGATIVES
 from merc.media.crops import crop_size, rows_to_crops
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
-from merc.speaker.choose import SpeakerChoice
+from merc.speaker.choose import NOBODY, SpeakerChoice
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
 
@@ -35,9 +35,10 @@ class LipSyncSource:
         faces: Store of kind ``faces``.
         crops: Store of kind ``crops``.
         sound: Store of kind ``sound``.
-        speaker: Store of kind ``speaker`` that says which track speaks, where that is known. Without it, only clips
-            with exactly one track are taken for that track's speech.
+        speaker: Store of kind ``speaker`` that says which track speaks, where that is known. Without it, tracks that
+            are alone in the frame are taken to speak.
         weight: How often training draws from this source, relative to the others.
+        validate: Whether validation and test go through it.
         predict: Whether prediction goes through it; not where it only adds to the training.
     """
 
@@ -47,6 +48,7 @@ class LipSyncSource:
     sound: str | Path
     speaker: str | Path | None = None
     weight: float = 1.0
+    validate: bool = True
     predict: bool = True
 
 
@@ -59,6 +61,8 @@ class LipSyncClip:
         tracks: Its face tracks, in the order of the store: by their first frame, then the largest face first.
         sound: ``(M, 80)`` log-mel.
         speaker: The track that is known to speak, -1 if it is known that none does, ``None`` if nothing is known.
+        talking: Tracks whose lips are taken to belong to the sound: the speaker's, or, where nothing is known, those
+            beside which no other face is visible (one person, whom cuts or turns of the head divide into tracks).
         missing: Why nothing can be chosen in it: the reason that the stores give, or that no face was found.
     """
 
@@ -66,6 +70,7 @@ class LipSyncClip:
     tracks: tuple[MouthTrack, ...]
     sound: Tensor
     speaker: int | None = None
+    talking: tuple[int, ...] = ()
     missing: str | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> LipSyncClip:
@@ -94,10 +99,11 @@ class LipSyncBatch(FlatBatch):
 class LipSyncDataModule(L.LightningDataModule):
     """Self-supervised pairs of lips and sound (arXiv 2511.13731, section 3.2).
 
-    A clip with one face is taken for that face's speech. A training batch draws two windows from each of some
-    clips; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
+    A face that is alone in the frame is taken to speak. A training batch draws two windows from each of some tracks of
+    one source; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
     frames away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
-    to speak, and frozen frames of any face. Nothing but stores is read.
+    to speak, and frozen frames of any face. As all of a batch is of one source, no negative is told apart by its
+    camera. Nothing but stores is read.
 
     Args:
         sources: Where clips come from.
@@ -189,7 +195,7 @@ class LipSyncDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, split: str) -> DataLoader[LipSyncClip]:
-        items = [(source, key) for source in self.opened for key in source.keys(split)]
+        items = [(source, key) for source in self.opened if source.validate for key in source.keys(split)]
         batches = PlannedBatches([[index] for index in range(len(items))], self.trainer)
         return DataLoader(_Clips(items), sampler=batches, batch_size=None, generator=torch.Generator())
 
@@ -205,7 +211,7 @@ class _OpenSource:
     """A source with its stores open."""
 
     def __init__(self, source: LipSyncSource) -> None:
-        self.weight, self.predict = source.weight, source.predict
+        self.weight, self.validate, self.predict = source.weight, source.validate, source.predict
         self.corpus = source.corpus if isinstance(source.corpus, Corpus) else Corpus.load(source.corpus)
         self.faces, self.crops, self.sound = (FeatureStore(path) for path in (source.faces, source.crops, source.sound))
         self.faces.require(kind="faces")
@@ -244,7 +250,16 @@ class _OpenSource:
         found = rows_to_tracks(rows)
         tracks = tuple(map(MouthTrack, (track.first for track in found), rows_to_crops(crops, found)))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
-        return LipSyncClip(key, tracks, sound, speaker, None if tracks else "no face was found")
+        if speaker is None:
+            talking = tuple(index for index, track in enumerate(tracks) if _is_alone(track, tracks))
+        else:
+            talking = () if speaker == NOBODY else (speaker,)
+        return LipSyncClip(key, tracks, sound, speaker, talking, None if tracks else "no face was found")
+
+
+def _is_alone(track: MouthTrack, tracks: Sequence[MouthTrack]) -> bool:
+    """Whether no other face is visible beside a track."""
+    return all(other is track or other.stop <= track.first or other.first >= track.stop for other in tracks)
 
 
 class _Clips(Dataset[LipSyncClip]):
@@ -259,21 +274,21 @@ class _Clips(Dataset[LipSyncClip]):
     def __getitem__(self, indices: list[int]) -> LipSyncClip:
         [(source, key)] = [self.items[index] for index in indices]
         clip = source.clip(key)
-        return replace(clip, speaker=None) if isinstance(indices, Repeated) else clip
+        return replace(clip, speaker=None, talking=()) if isinstance(indices, Repeated) else clip
 
 
 @dataclass(frozen=True)
 class _Pool:
     """What training draws from, of one source."""
 
-    talks: list[LipSyncClip]
-    """Clips whose speaking track, and sound, are long enough for a window."""
+    talks: list[tuple[LipSyncClip, int]]
+    """Clips and the track in them that speaks, long enough for a window."""
     silent: list[MouthTrack]
     """Tracks that are known not to speak."""
 
     @classmethod
     def of(cls, clips: list[LipSyncClip], shortest: int) -> _Pool:
-        talks = [c for c in clips if c.speaker is not None and c.speaker >= 0 and _length(c, c.speaker) >= shortest]
+        talks = [(clip, track) for clip in clips for track in clip.talking if _length(clip, track) >= shortest]
         silent = [
             track
             for clip in clips
@@ -318,14 +333,15 @@ class _Draws(Dataset[LipSyncBatch]):
         own: list[_Window] = []
         others: list[_Window] = []
         sounds: list[Tensor] = []
+        pool = self.pools[int(torch.multinomial(self.weights, 1))]
         while len(own) < self.data.batch_size:
-            clip = self._talk(self._pool())
-            for start in self._starts(clip):
-                own.append(self._window(clip, self._speaker(clip), start, speaks=1))
+            clip, track = pool.talks[_below(len(pool.talks))]
+            for start in self._starts(clip, track):
+                own.append(self._window(clip, track, start, speaks=1))
                 sounds.append(self._heard(clip, start))
-            others += self._beside(clip, own[-1].start)
+            others += self._beside(clip, track, own[-1].start)
         own, sounds = own[: self.data.batch_size], sounds[: self.data.batch_size]
-        others += [self._silence() for _ in range(round(self.data.silent * len(own)))]
+        others += [self._silence(pool) for _ in range(round(self.data.silent * len(own)))]
         windows = [*own, *others]
         return LipSyncBatch(
             crops=torch.stack([window.crops for window in windows]),
@@ -334,26 +350,13 @@ class _Draws(Dataset[LipSyncBatch]):
             speaks=torch.tensor([window.speaks for window in windows]),
         )
 
-    def _pool(self) -> _Pool:
-        return self.pools[int(torch.multinomial(self.weights, 1))]
-
-    @staticmethod
-    def _talk(pool: _Pool) -> LipSyncClip:
-        return pool.talks[_below(len(pool.talks))]
-
-    @staticmethod
-    def _speaker(clip: LipSyncClip) -> int:
-        if clip.speaker is None:
-            raise ValueError(f"Nobody knows who speaks in {clip.key}: it is no positive.")
-        return clip.speaker
-
-    def _starts(self, clip: LipSyncClip) -> list[int]:
-        """One window of the speaking track, and a second one out of sync with it if there is room."""
+    def _starts(self, clip: LipSyncClip, track: int) -> list[int]:
+        """One window of a track that speaks, and a second one out of sync with it if there is room."""
         lag = self.data.max_lag
-        room = _length(clip, self._speaker(clip)) - self.data.window - 2 * lag
+        room = _length(clip, track) - self.data.window - 2 * lag
         first = _below(room + 1)
         away = [s for s in range(room + 1) if abs(s - first) >= self.data.min_shift]
-        origin = clip.tracks[self._speaker(clip)].first + lag
+        origin = clip.tracks[track].first + lag
         return [origin + first, *([origin + away[_below(len(away))]] if away else [])]
 
     def _window(self, clip: LipSyncClip, track: int, start: int, speaks: int) -> _Window:
@@ -365,24 +368,22 @@ class _Draws(Dataset[LipSyncBatch]):
         moved = max(start + _below(2 * lag + 1) - lag, 0)
         return clip.sound[MEL_PER_FRAME * moved :][: MEL_PER_FRAME * self.data.window]
 
-    def _beside(self, clip: LipSyncClip, start: int) -> list[_Window]:
+    def _beside(self, clip: LipSyncClip, speaker: int, start: int) -> list[_Window]:
         """The other tracks of a clip that are visible in the whole window."""
-        speaker = self._speaker(clip)
         return [
             self._window(clip, index, start, speaks=0)
             for index, track in enumerate(clip.tracks)
             if index != speaker and track.first <= start and start + self.data.window <= track.stop
         ]
 
-    def _silence(self) -> _Window:
+    def _silence(self, pool: _Pool) -> _Window:
         """Lips that do not speak: a track that is known for it, or a frozen frame of one that may."""
-        pool = self._pool()
         if pool.silent and _below(2):
             track = pool.silent[_below(len(pool.silent))]
             start = _below(len(track.crops) - self.data.window + 1)
             return _Window(None, 0, start, track.crops[start : start + self.data.window], 0)
-        clip = self._talk(pool)
-        crops = clip.tracks[self._speaker(clip)].crops
+        clip, talking = pool.talks[_below(len(pool.talks))]
+        crops = clip.tracks[talking].crops
         frozen = crops[_below(len(crops))].expand(self.data.window, -1, -1)
         return _Window(None, 0, 0, frozen, 0)
 

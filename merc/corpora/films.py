@@ -1,0 +1,136 @@
+"""The reader of a folder of films of talking faces, for training LipSyncNet: one person in each, split by person."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from merc.conversation import SPLITS, Conversation, Corpus, CorpusError, Utterance, split_name
+from merc.files import parse_json
+from merc.labels import MELD
+
+FILM_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+"""Suffixes of the files that are taken for films."""
+
+PEOPLE_FILE = "people.json"
+"""The file of a folder that says who is in which film, where there is one."""
+
+_WHOLE = "all"  # the partition: one store of faces serves every division into splits
+
+
+def read_films(
+    root: str | Path,
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    people: Mapping[str, str] | str | Path | None = None,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    shares: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Read a folder of films in which one person talks, without words and labels.
+
+    Every film becomes a conversation of one utterance, with the film as its clip. Nobody is in two splits. Patterns are
+    those of file names (``*``, ``?``, ``[ab]``) for paths relative to the folder, with forward slashes; ``*`` matches
+    those as well.
+
+    Args:
+        root: The folder. Folders inside it are searched too, for files with :data:`FILM_SUFFIXES`.
+        include: Patterns of the films to read.
+        exclude: Patterns of films to leave out.
+        people: Who is in a film, by pattern: a mapping, or a JSON file that holds one. The first pattern that matches
+            counts; a film that none matches shows a person of its own. Default: ``people.json`` in the folder, if it
+            is there.
+        splits: Patterns of films, or names of people, of each split. Who is named in none is drawn.
+        shares: The share of people that is drawn for each split. Default: 80 % train, 10 % val, 10 % test.
+        seed: Decides who is drawn for which split.
+
+    Raises:
+        CorpusError: The folder is not there or holds no such film, the people cannot be read, a split or share is
+            not valid, or somebody would be in two splits.
+
+    Example:
+        >>> corpus = read_films("GRID", people={"s1_*": "s1", "s2_*": "s2"}, splits={"test": ["s2"]})  # doctest: +SKIP
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CorpusError(f"There is no folder {root}: expected one with films of talking faces.")
+    names = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in FILM_SUFFIXES and path.is_file()
+    )
+    names = [name for name in names if _any_match(name, include) and not _any_match(name, exclude)]
+    if not names:
+        raise CorpusError(
+            f"{root} holds no film that include ({', '.join(include)}) names and exclude ({', '.join(exclude)}) does "
+            f"not: expected files with one of the suffixes {' '.join(sorted(FILM_SUFFIXES))}."
+        )
+    persons = _persons(names, people, root)
+    chosen = _splits(persons, splits or {}, shares or {"train": 0.8, "val": 0.1, "test": 0.1}, seed)
+    conversations: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
+    for name in names:
+        media = str((root / name).resolve())
+        talk = Conversation(name, (Utterance("0", persons[name], "", media=media),), _WHOLE)
+        conversations[chosen[persons[name]]].append(talk)
+    told = ", ".join(f"{split} {len({c.utterances[0].speaker for c in conversations[split]})}" for split in SPLITS)
+    return Corpus(root.resolve().name, MELD, conversations, f"people: {told}; nobody is in two splits, seed {seed}")
+
+
+def _any_match(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _persons(names: Sequence[str], people: Mapping[str, str] | str | Path | None, root: Path) -> dict[str, str]:
+    """Who is in each film."""
+    if people is None:
+        people = root / PEOPLE_FILE if (root / PEOPLE_FILE).is_file() else {}
+    if not isinstance(people, Mapping):
+        people = _read_people(Path(people))
+    exact = {name: people[name] for name in names if name in people}
+    return {
+        name: exact.get(name) or next((who for pattern, who in people.items() if fnmatchcase(name, pattern)), name)
+        for name in names
+    }
+
+
+def _read_people(file: Path) -> dict[str, str]:
+    expected = 'expected an object such as {"s1_*": "s1"}, from patterns of films to people'
+    try:
+        found = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{file} cannot be read ({error}): {expected}.") from error
+    if not isinstance(found, dict) or not all(isinstance(who, str) and who for who in found.values()):
+        raise CorpusError(f"{file} does not say who is in which film: {expected}.")
+    return found
+
+
+def _splits(
+    persons: Mapping[str, str], named: Mapping[str, Sequence[str]], shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """The split of each person: as named, otherwise drawn by a hash, so that new films move nobody."""
+    chosen: dict[str, str] = {}
+    for split, patterns in named.items():
+        for pattern in patterns:
+            who = {person for name, person in persons.items() if pattern == person or fnmatchcase(name, pattern)}
+            if not who:
+                raise CorpusError(f"Split {split} names {pattern!r}, which is no film and no person of the folder.")
+            for person in who:
+                if chosen.setdefault(person, split_name(split)) != split_name(split):
+                    raise CorpusError(f"{person} would be in the splits {chosen[person]} and {split_name(split)}.")
+    shares = {split_name(split): float(share) for split, share in shares.items()}
+    if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
+        raise CorpusError(f"shares are {shares}: expected shares of people of at least 0, for train, val or test.")
+    total = sum(shares.values())
+    for person in sorted(set(persons.values()) - chosen.keys()):
+        place = int.from_bytes(hashlib.sha256(f"{seed} {person}".encode()).digest()[:8], "big") / 2**64 * total
+        for split, share in shares.items():
+            chosen[person] = split
+            place -= share
+            if place < 0:
+                break
+    return chosen
