@@ -53,18 +53,19 @@ class PooledLipSyncNet(SyncNetwork):
             nn.Conv2d(widths[1], widths[2], 3, (1, 2), 1),
             *_after(widths[2]),
         )
-        self.mouth_vector = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[2] * (size // 8) ** 2, dim))
-        self.voice_vector = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[2] * (MEL_BANDS // 8), dim))
+        self.drop = nn.Dropout(dropout)
+        self.mouth_vector = nn.Linear(widths[2] * (size // 8) ** 2, dim)
+        self.voice_vector = nn.Linear(widths[2] * (MEL_BANDS // 8), dim)
 
     def embed_video(self, crops: Tensor) -> tuple[Tensor, None]:
         """Unit vectors ``(B, dim)`` of windows of a mouth ``(B, T, S, S)``; nothing says whether the lips speak."""
-        grey = crops.to(self.mouth_vector[1].weight.dtype) / 127.5 - 1
-        return _unit(self.mouth_vector(self.mouth(grey[:, None]).mean(2).flatten(1))), None
+        grey = crops.to(self.mouth_vector.weight.dtype) / 127.5 - 1
+        return _unit(self.mouth_vector(self.drop(self.mouth(grey[:, None]).mean(2).flatten(1)))), None
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """Unit vectors ``(B, dim)`` of windows of log-mel ``(B, 4 T, 80)``."""
-        level = (sound.to(self.voice_vector[1].weight.dtype) + 4) / 4  # speech is at about -12..4
-        return _unit(self.voice_vector(self.voice(level[:, None]).mean(2).flatten(1)))
+        level = (sound.to(self.voice_vector.weight.dtype) + 4) / 4  # speech is at about -12..4
+        return _unit(self.voice_vector(self.drop(self.voice(level[:, None]).mean(2).flatten(1))))
 
 
 def _after(channels: int) -> tuple[nn.Module, nn.Module]:

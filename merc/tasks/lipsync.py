@@ -104,10 +104,11 @@ class LipSyncTask(TermsTask):
         Raises:
             ValueError: The network expects another size than the store has.
         """
-        if data.size != self.network.size:
+        size = self.network.size
+        if data.size != size:
             raise ValueError(
-                f"{type(self.network).__name__} looks at crops of {self.network.size} x {self.network.size} pixels, the store has "
-                f"{data.size} x {data.size}: correct size in the config, or write the crops again."
+                f"{type(self.network).__name__} looks at crops of {size} x {size} pixels, the store has {data.size} x "
+                f"{data.size}: correct size in the config, or write the crops again."
             )
 
     def on_fit_start(self) -> None:
