@@ -357,7 +357,7 @@ NETWORKS: dict[str, Callable[[], LipSyncTask]] = {
     "both losses": lambda: task_of(LipSyncNet(), SyncLoss(contrast=1.0)),
     "as published": as_published,
 }
-"""What is compared: this network, the paper's shape, this one under the paper's loss, alone and added, and the paper."""
+"""What is compared: merc's network and the paper's shape, the paper's loss alone and added, and all of the paper's."""
 
 
 def by_place(folder: Path, clip: LipSyncClip) -> list[int]:
