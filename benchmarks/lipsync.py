@@ -30,7 +30,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from merc.callbacks import StoreWriterCallback
@@ -43,7 +43,7 @@ from merc.losses import SyncLoss
 from merc.media import FaceTracker, MTCNNDetector
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import FaceTrack, rows_to_tracks
-from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker import LipSyncNet, PooledLipSyncNet, SyncAugmentation, SyncNetwork, SyncScorer
 from merc.speaker.choose import NOBODY
 from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore
@@ -53,19 +53,6 @@ FRAMES = 74
 """Pictures of a test: 3 s."""
 
 KINDS = ("faces", "crops", "sound")
-
-
-class PooledNet(LipSyncNet):
-    """The usual shape: each encoder pools over time and ends in a linear layer to 256 numbers."""
-
-    def __init__(self, **options: int) -> None:
-        super().__init__(**options)
-        hidden = self.lips_trace.in_channels
-        self.lips_trace, self.voice_trace = (nn.Conv1d(hidden, 256, 1) for _ in range(2))
-
-    def unit(self, traces: Tensor) -> Tensor:
-        """The mean over time, as a vector of length 1."""
-        return F.normalize(traces.mean(-1), dim=-1)
 
 
 @dataclass
@@ -94,10 +81,10 @@ def quiet_trainer(**options: object) -> L.Trainer:
     return L.Trainer(**{"enable_checkpointing": False, **defaults, **options})  # type: ignore[arg-type]
 
 
-def train(network: LipSyncNet, loss: SyncLoss, sources: list[LipSyncSource], steps: int, seed: int) -> LipSyncTask:
+def train(make: Callable[[], LipSyncTask], sources: list[LipSyncSource], steps: int, seed: int) -> LipSyncTask:
     """Train for a fixed number of steps; nothing is chosen on anything."""
     L.seed_everything(seed, verbose=False)
-    task = LipSyncTask(network, loss=loss, augment=SyncAugmentation(), lr_scheduler=None)
+    task = make()
     task.make_lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps // 10)
     data = LipSyncDataModule(sources, batches_per_epoch=10)
     trainer = quiet_trainer(
@@ -138,7 +125,8 @@ def test(tasks: dict[str, LipSyncTask], clips: Sequence[LipSyncClip]) -> Result:
 
 def variants(scorer: SyncScorer) -> dict[str, SyncScorer]:
     """The scorer as it is, and what each of its parts is worth."""
-    return {"": scorer, ", no activity": replace(scorer, activity=0.0), ", no lag": replace(scorer, max_lag=0)}
+    without = {", no activity": replace(scorer, activity=0.0), ", no lag": replace(scorer, max_lag=0)}
+    return {"": scorer, **{name: other for name, other in without.items() if other != scorer}}
 
 
 def silent_scores(task: LipSyncTask, clips: Sequence[LipSyncClip], silent: Sequence[MouthTrack]) -> list[bool]:
@@ -225,7 +213,7 @@ def is_right(track: int, truth: set[int]) -> bool:
     return track in truth if truth else track == NOBODY
 
 
-def seconds_per_window(network: LipSyncNet, frames: int = 32, repeats: int = 5) -> float:
+def seconds_per_window(network: SyncNetwork, frames: int = 32, repeats: int = 5) -> float:
     """Median seconds to score one track against one sound in one window."""
     crops = torch.randint(0, 256, (1, frames, network.size, network.size), dtype=torch.uint8)
     sound, times = torch.randn(1, MEL_PER_FRAME * frames, 80), []
@@ -286,7 +274,7 @@ def main() -> None:
             out = {name for name in talks if people.get(name, name) in groups[fold :: options.folds]}
             rest = [talk for talk in corpus["train"] if talk.id in talks.keys() - out]
             sources = [LipSyncSource(Corpus(corpus.name, MELD, {"train": rest}), **stores), lips]
-            tasks = {name: train(*NETWORKS[name](), sources, options.steps, division) for name in options.networks}
+            tasks = {name: train(NETWORKS[name], sources, options.steps, division) for name in options.networks}
             held_out = [talks[name] for name in sorted(out)]
             results.append(test(tasks, held_out))
             for name, task in tasks.items():
@@ -320,7 +308,7 @@ def main() -> None:
         print(f"| {method} | {share([w for *_, w in hard])} | {over} | {' | '.join(map(share, cells))} |")
     if scenes:
         print(f"| first face | | | | | | | {share([is_right(0, speaker) for _, speaker in scenes])} |")
-    small, large = seconds_per_window(LipSyncNet()), seconds_per_window(PooledNet(size=224), repeats=1)
+    small, large = seconds_per_window(LipSyncNet()), seconds_per_window(PooledLipSyncNet(size=224), repeats=1)
     parameters = sum(p.numel() for p in LipSyncNet().parameters())
     print(
         f"\n32 pictures: {1000 * small:.1f} ms at 32 px ({parameters / 1e6:.2f} M parameters), {1000 * large:.0f} ms "
@@ -351,13 +339,25 @@ def chosen(task: LipSyncTask, tracks: Sequence[MouthTrack], sound: Tensor) -> in
     return task.scorer.choose(task.network, tracks, sound, float(task.threshold)).track
 
 
-NETWORKS: dict[str, Callable[[], tuple[LipSyncNet, SyncLoss]]] = {
-    "traces": lambda: (LipSyncNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
-    "pooled": lambda: (PooledNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
-    "paper loss": lambda: (LipSyncNet(), SyncLoss()),
-    "both losses": lambda: (LipSyncNet(), SyncLoss(contrast=1.0)),
+def task_of(network: SyncNetwork, loss: SyncLoss) -> LipSyncTask:
+    """A task with merc's own choice."""
+    return LipSyncTask(network, loss=loss, augment=SyncAugmentation())
+
+
+def as_published() -> LipSyncTask:
+    """The paper's network, loss and choice, as in paper/lipsync.yaml."""
+    scorer = SyncScorer(window=None, max_lag=0, activity=0.0)
+    return LipSyncTask(PooledLipSyncNet(), SyncLoss(), SyncAugmentation(), scorer, activity=0.0)
+
+
+NETWORKS: dict[str, Callable[[], LipSyncTask]] = {
+    "traces": lambda: task_of(LipSyncNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+    "pooled": lambda: task_of(PooledLipSyncNet(), SyncLoss(rank=0.0, align=0.0, contrast=1.0)),
+    "paper loss": lambda: task_of(LipSyncNet(), SyncLoss()),
+    "both losses": lambda: task_of(LipSyncNet(), SyncLoss(contrast=1.0)),
+    "as published": as_published,
 }
-"""What is compared: this network, one that pools over time, and this one under the paper's loss, alone and added."""
+"""What is compared: merc's network and the paper's shape, the paper's loss alone and added, and all of the paper's."""
 
 
 def by_place(folder: Path, clip: LipSyncClip) -> list[int]:

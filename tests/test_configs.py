@@ -40,7 +40,7 @@ from merc.pipeline.run import run_pipeline
 from merc.pipeline.stage import references
 from merc.speaker import SpeakerChoice
 from merc.store import FeatureStore
-from support import made_pickles
+from support import made_pickles, tiny_lips
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
 from support.tiny_text import tiny_bert, tiny_corpus
 
@@ -49,7 +49,7 @@ LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
 WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
 MODALITIES = ("text", "audio", "visual")
-LINES = 1200
+LINES = 1220
 """What all of the YAML may have: a config that says what another one says belongs into one of them."""
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
@@ -527,7 +527,15 @@ def stored(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("stack", sorted(set(STACKS) - elsewhere()), ids=" + ".join)
+def on_lips(stack):
+    """Whether a stack learns from lips and sound, and not from features of utterances."""
+    return RAW[stack[0]]["data"]["class_path"] == "merc.datamodules.LipSyncDataModule"
+
+
+LEFT = sorted(set(STACKS) - elsewhere())
+
+
+@pytest.mark.parametrize("stack", [stack for stack in LEFT if not on_lips(stack)], ids=" + ".join)
 def test_stage(stack, tmp_path, stored, standins):
     model = parsed(*stack)["model"]
     reads = [model["init_args"]["modality"]] if "modality" in model["init_args"] else list(MODALITIES)
@@ -551,3 +559,18 @@ def test_stage(stack, tmp_path, stored, standins):
     add_store_writer(cli.trainer, tmp_path / "out", ["logits"])
     cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     assert FeatureStore(tmp_path / "out/logits").dim == 7
+
+
+@pytest.mark.parametrize("stack", [stack for stack in LEFT if on_lips(stack)], ids=" + ".join)
+def test_stage_on_lips(stack, tmp_path):
+    size = RAW[stack[0]]["model"]["init_args"]["network"]["init_args"]["size"]
+    clips = [([(0, crops)], sound, 0) for crops, sound in (tiny_lips.talk(seed, 60, size=size) for seed in range(4))]
+    source = tiny_lips.write_stores(tmp_path, {"train": clips, "val": clips[:2], "test": clips}, size)
+    options = {"data.sources": [source], "data.batch_size": 4, "trainer.default_root_dir": str(tmp_path)}
+    given = [*(word for name in stack for word in ("--config", name)), *quick(options), *CPU]
+    cli = MercCLI([*given, "--trainer.max_steps=1", "--trainer.val_check_interval=1"], run=False)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    add_store_writer(cli.trainer, tmp_path / "out", ["speaker"])
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    assert len(FeatureStore(tmp_path / "out/speaker")) == 10

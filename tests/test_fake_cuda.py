@@ -8,7 +8,8 @@ from merc.datamodules.lipsync import LipSyncBatch
 from merc.evaluation import EmotionMetrics
 from merc.labels import IEMOCAP4
 from merc.losses import FusionLoss, SyncLoss
-from merc.speaker import LipSyncNet, SyncAugmentation, SyncScorer
+from merc.media import FaceTrack, Frames
+from merc.speaker import ActiveSpeakerNet, LipSyncNet, PooledLipSyncNet, SyncAugmentation, SyncScorer, score_tracks
 from merc.speaker.score import MouthTrack
 from support.every_loss import LOSSES, total, unit_vectors
 from support.networks import NETWORKS, batch_of_three, loss
@@ -96,6 +97,24 @@ def test_choosing_the_speaker():
     network, scorer = move(LipSyncNet(size=16, width=4, hidden=8)).eval(), SyncScorer(window=16, hop=8)
     tracks = [MouthTrack(0, torch.randint(0, 256, (40, 16, 16), dtype=torch.uint8)) for _ in range(2)]
     assert scorer.choose(network, tracks, torch.randn(160, 80)).track in (0, 1)
+
+
+def test_the_network_of_the_paper():
+    network = move(PooledLipSyncNet(size=16, width=4))
+    video, _ = network.embed_video(torch.randint(0, 256, (3, 8, 16, 16), dtype=torch.uint8).to(DEVICE))
+    (video * network.embed_audio(torch.randn(3, 32, 80).to(DEVICE))).sum().backward()
+    assert all(p.grad.device == DEVICE for p in network.parameters())
+    track = MouthTrack(0, torch.randint(0, 256, (40, 16, 16), dtype=torch.uint8))
+    assert SyncScorer(window=None, max_lag=0).choose(network.eval(), [track], torch.randn(160, 80)).track == 0
+
+
+def test_the_second_opinion():
+    network = move(ActiveSpeakerNet())
+    network(torch.randint(0, 256, (1, 3, 112, 112), dtype=torch.uint8).to(DEVICE), torch.randn(1, 12, 13).to(DEVICE))
+    frames = Frames(torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8), 0, 25, 1.0)
+    tracks = [FaceTrack(1, torch.tensor([[4.0, 4, 30, 36]]).expand(4, 4), 0.9)]
+    [odds] = score_tracks(network.eval(), [frames], tracks, torch.randn(3000))
+    assert odds.shape == (4,) and odds.device.type == "cpu"
 
 
 def test_the_whole_batch_moves_and_comes_back():

@@ -16,7 +16,7 @@ from torch import Tensor
 from merc.conversation import Clip, Utterance, UtteranceKey
 from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.visual import evenly
-from merc.media.crops import crop_faces, mouth_crops
+from merc.media.crops import crop_faces, track_crops
 from merc.media.decode import Frames, MediaError, probe, read_frames
 from merc.media.sound import LogMel, read_sound
 from merc.media.tracker import FaceTracker
@@ -249,7 +249,7 @@ class TrackReader(Reader):
     def _seen(self, clip: Clip) -> tuple[Tensor, Tensor]:
         frames = _Held(clip, self.max_height, self.time_limit, self.held_bytes)
         tracks = self.tracker(frames.first_time())
-        return tracks_to_rows(tracks), mouth_crops(frames.again(), tracks, self.crop_size, margin=self.margin)
+        return tracks_to_rows(tracks), track_crops(frames.again(), tracks, self.crop_size, margin=self.margin)
 
     def collate(
         self, keys: Sequence[UtteranceKey], samples: Sequence[Mapping[Kind, Tensor | str]]

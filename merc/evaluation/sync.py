@@ -10,7 +10,7 @@ from torch import Tensor
 
 from merc.losses.sync import pairwise_distance
 from merc.media.rates import MEL_PER_FRAME
-from merc.speaker.net import LipSyncNet
+from merc.speaker.base import SyncNetwork
 from merc.speaker.score import MouthTrack, SyncScorer
 
 
@@ -39,7 +39,7 @@ class SyncTrial:
     @classmethod
     @torch.no_grad()
     def of(
-        cls, network: LipSyncNet, scorer: SyncScorer, track: MouthTrack, sound: Tensor, frames: int
+        cls, network: SyncNetwork, scorer: SyncScorer, track: MouthTrack, sound: Tensor, frames: int
     ) -> SyncTrial | None:
         """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter.
 

@@ -1,8 +1,9 @@
 """Media: frames and sound of any file that FFmpeg reads, faces, and their tracks."""
 
-from merc.media.crops import crop_faces, mouth_crops, rows_to_crops
+from merc.media.crops import crop_faces, rows_to_crops, track_crops
 from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames
 from merc.media.faces import CenterFaceDetector, FaceDetector, Faces, MTCNNDetector
+from merc.media.mfcc import MFCC
 from merc.media.rates import FRAME_RATE, MEL_BANDS, MEL_PER_FRAME, MEL_RATE, SAMPLE_RATE
 from merc.media.sound import LogMel, iter_sound, read_sound
 from merc.media.tracker import FaceTracker
@@ -13,6 +14,7 @@ __all__ = [
     "MEL_BANDS",
     "MEL_PER_FRAME",
     "MEL_RATE",
+    "MFCC",
     "SAMPLE_RATE",
     "CenterFaceDetector",
     "FaceDetector",
@@ -26,12 +28,12 @@ __all__ = [
     "MediaInfo",
     "crop_faces",
     "iter_sound",
-    "mouth_crops",
     "probe",
     "read_frames",
     "read_sound",
     "rows_to_crops",
     "rows_to_tracks",
+    "track_crops",
     "track_of",
     "tracks_to_rows",
 ]

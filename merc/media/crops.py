@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from merc.media.decode import Frames
     from merc.media.tracks import FaceTrack
 
-Region = Literal["face", "mouth"]
-"""The whole face, or its lower middle part: mouth, jaw and a part of the cheeks."""
+Region = Literal["face", "mouth", "speech"]
+"""The whole face, its lower middle part (mouth, jaw and a part of the cheeks), or what lies between: nose to chin."""
 
-_REGIONS: dict[Region, tuple[float, float]] = {"face": (0.5, 1.0), "mouth": (0.8, 0.6)}
+_REGIONS: dict[Region, tuple[float, float]] = {"face": (0.5, 1.0), "mouth": (0.8, 0.6), "speech": (0.7, 0.7)}
 """Centre of the region as a share of the box's height, and its side as a share of the longer side of the box."""
 
 _UNIT = 256
@@ -69,15 +69,21 @@ def crop_squares(boxes: Tensor, region: Region = "face", margin: float = 0.2) ->
     return torch.cat([centre - half, centre + half], -1)
 
 
-def mouth_crops(
-    frames: Iterable[Frames], tracks: Sequence[FaceTrack], size: int = 88, *, margin: float = 0.2
+def track_crops(
+    frames: Iterable[Frames],
+    tracks: Sequence[FaceTrack],
+    size: int = 88,
+    *,
+    region: Region = "mouth",
+    margin: float = 0.2,
 ) -> Tensor:
-    """The grey mouth crops of all tracks, in the form of the ``crops`` store.
+    """The grey crops of all tracks, in the form of the ``crops`` store.
 
     Args:
         frames: The frames in which the tracks were found, at any scale (for example a second pass over the clip).
         tracks: The tracks of the clip.
         size: Side S of a crop in pixels.
+        region: The region to crop.
         margin: As for :func:`crop_faces`.
 
     Returns:
@@ -96,7 +102,7 @@ def mouth_crops(
             if begin < end:
                 images = chunk.images[begin - chunk.first : end - chunk.first]
                 boxes = track.boxes[begin - track.first : end - track.first] * chunk.scale
-                squares = crop_squares(boxes.to(images.device), "mouth", margin)
+                squares = crop_squares(boxes.to(images.device), region, margin)
                 patches = resample(images, squares, (size, size), to_grey=True).round_().to(torch.uint8)
                 crops[start + begin - track.first : start + end - track.first] = patches.flatten(1).cpu()
                 done += end - begin
@@ -123,7 +129,7 @@ def rows_to_crops(rows: Tensor, tracks: Sequence[FaceTrack]) -> list[Tensor]:
     """The crops of every track, from the rows of a ``crops`` store.
 
     Args:
-        rows: ``(n, S * S)`` uint8, as :func:`mouth_crops` gives them.
+        rows: ``(n, S * S)`` uint8, as :func:`track_crops` gives them.
         tracks: The tracks of the same clip, with n frames in all.
 
     Returns:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.media.rates import MEL_BANDS
+from merc.speaker.base import SyncNetwork
 
 
-class LipSyncNet(nn.Module):
-    r"""A 3D network for the mouth and a 2D network for the sound, with a common space (arXiv 2511.13731, section 3.2).
+class LipSyncNet(SyncNetwork):
+    r"""A 3D network for the mouth and a 2D network for the sound, with a common space, after arXiv 2511.13731.
 
     Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector is what the
     traces do around their mean in the window, flattened and L2-normalised,
@@ -19,7 +20,8 @@ class LipSyncNet(nn.Module):
 
     so that the Euclidean distance of the paper is a correlation over time, :math:`d^2 = 2 - 2 \, corr(z_v, z_a)`,
     and neither a face nor a voice has a place of its own in the space. A window of 32 frames (1.28 s) gives the
-    paper's 256 numbers with 8 channels.
+    paper's 256 numbers with 8 channels. The time axis and the head below are merc's own;
+    :class:`merc.speaker.PooledLipSyncNet` is the network as the paper describes it.
 
     The mouth enters as a grey image, normalised by the window's mean and contrast, the change from one frame to
     the next, and the size of that change; the sound as log-mel and as the root of the energy in each band.
@@ -41,10 +43,9 @@ class LipSyncNet(nn.Module):
     def __init__(
         self, size: int = 32, channels: int = 8, width: int = 16, hidden: int = 128, dropout: float = 0.2
     ) -> None:
-        super().__init__()
+        super().__init__(size)
         if size < 16 or size % 8:
             raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8, at least 16.")
-        self.size = size
         self.channels = channels
         self.width = width
         self.hidden = hidden

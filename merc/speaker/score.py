@@ -10,8 +10,8 @@ from torch import Tensor
 
 from merc.losses.sync import pairwise_distance
 from merc.media.rates import MEL_PER_FRAME
+from merc.speaker.base import SyncNetwork
 from merc.speaker.choose import SpeakerChoice, choose_speaker
-from merc.speaker.net import LipSyncNet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,14 +44,14 @@ class SyncScorer:
     windows.
 
     Args:
-        window: Frames per window; 32 are 1.28 s.
+        window: Frames per window; 32 are 1.28 s. ``None`` scores the whole clip at once, as the paper does.
         hop: Frames from one window to the next.
         max_lag: Frames by which the sound may lead or follow.
         activity: :math:`\lambda`, the weight of whether the lips speak at all; 0 leaves the paper's score.
         shortest: A track is scored in a window if it shows at least this many frames of it, or the whole clip.
     """
 
-    window: int = 32
+    window: int | None = 32
     hop: int = 16
     max_lag: int = 2
     activity: float = 0.1
@@ -59,13 +59,13 @@ class SyncScorer:
 
     def windows(self, length: int) -> list[tuple[int, int]]:
         """First frame and the one after the last of every window of a clip; the last window ends with the clip."""
-        if length <= self.window:
+        if self.window is None or length <= self.window:
             return [(0, length)]
         starts = list(range(0, length - self.window, self.hop))
         return [(start, start + self.window) for start in [*starts, length - self.window]]
 
     def choose(
-        self, network: LipSyncNet, tracks: Sequence[MouthTrack], sound: Tensor, threshold: float | None = None
+        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, threshold: float | None = None
     ) -> SpeakerChoice:
         """Choose the track that speaks (see :func:`choose_speaker`), in a clip as long as its sound."""
         spans = self.windows(len(sound) // MEL_PER_FRAME)
@@ -73,7 +73,7 @@ class SyncScorer:
 
     @torch.no_grad()
     def score(
-        self, network: LipSyncNet, tracks: Sequence[MouthTrack], sound: Tensor, spans: Sequence[tuple[int, int]]
+        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, spans: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Scores of every track in every window.
 
@@ -110,23 +110,27 @@ class SyncScorer:
         return (-distance[:, lag] + self.activity * activity.float().sigmoid()).cpu()
 
     def embed_track(
-        self, network: LipSyncNet, track: MouthTrack, spans: Sequence[tuple[int, int]]
+        self, network: SyncNetwork, track: MouthTrack, spans: Sequence[tuple[int, int]]
     ) -> tuple[list[Tensor], Tensor]:
-        """Vectors and log-odds of speaking for the windows ``spans``, in each of which the track is always visible."""
-        device = network.lips_trace.weight.device
+        """Vectors and log-odds of speaking for the windows ``spans``, in each of which the track is always visible.
+
+        The log-odds are 0 if the network has none.
+        """
+        device = next(network.parameters()).device
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
-        activity = torch.empty(len(spans), dtype=torch.float32, device=device)
+        activity = torch.zeros(len(spans), dtype=torch.float32, device=device)
         for indices in _by_length(spans):
             crops = torch.stack([track.crops[spans[i][0] - track.first : spans[i][1] - track.first] for i in indices])
             found, speaks = network.embed_video(crops.to(device))
-            activity[torch.tensor(indices, device=device)] = speaks.float()
+            if speaks is not None:
+                activity[torch.tensor(indices, device=device)] = speaks.float()
             for index, vector in zip(indices, found, strict=True):
                 vectors[index] = vector
         return vectors, activity
 
-    def embed_sound(self, network: LipSyncNet, sound: Tensor, spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def embed_sound(self, network: SyncNetwork, sound: Tensor, spans: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Vectors ``(L, d)`` of the sound per window, at every lag; first and last rows are repeated at the ends."""
-        device = network.lips_trace.weight.device
+        device = next(network.parameters()).device
         lags = range(-self.max_lag, self.max_lag + 1)
         vectors: list[Tensor] = [torch.empty(0)] * len(spans)
         for indices in _by_length(spans):

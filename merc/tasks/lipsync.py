@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
 from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
-from merc.speaker import SPEAKER_COLUMNS, LipSyncNet, SyncAugmentation, SyncScorer
+from merc.speaker import SPEAKER_COLUMNS, SyncAugmentation, SyncNetwork, SyncScorer
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
 from merc.tasks.gather import gather_in_order
@@ -41,7 +41,7 @@ class LipSyncTask(TermsTask):
         loss: The synchrony loss.
         augment: Draws other looks for training windows; ``None`` trains on the windows as they are.
         scorer: How windows become a choice.
-        activity: Weight of the cross-entropy of whether lips speak at all.
+        activity: Weight of the cross-entropy of whether lips speak at all, for networks that judge it.
         pair_frames: Frames of every clip that enter the pairs of validation and test; 74 are 3 s.
         visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
             somebody speaks in nearly every clip that shows a face.
@@ -54,7 +54,7 @@ class LipSyncTask(TermsTask):
 
     def __init__(
         self,
-        network: LipSyncNet,
+        network: SyncNetwork,
         loss: SyncLoss | None = None,
         augment: SyncAugmentation | None = None,
         scorer: SyncScorer | None = None,
@@ -104,10 +104,11 @@ class LipSyncTask(TermsTask):
         Raises:
             ValueError: The network expects another size than the store has.
         """
-        if data.size != self.network.size:
+        size = self.network.size
+        if data.size != size:
             raise ValueError(
-                f"LipSyncNet looks at crops of {self.network.size} x {self.network.size} pixels, the store has "
-                f"{data.size} x {data.size}: correct size in the config, or write the crops again."
+                f"{type(self.network).__name__} looks at crops of {size} x {size} pixels, the store has {data.size} x "
+                f"{data.size}: correct size in the config, or write the crops again."
             )
 
     def on_fit_start(self) -> None:
@@ -124,7 +125,7 @@ class LipSyncTask(TermsTask):
         video, activity = self.network.embed_video(crops)
         terms: dict[str, Tensor] = self.loss(video, self.network.embed_audio(sound), batch.kinds)
         known = batch.speaks >= 0
-        if self.activity > 0 and known.any():
+        if self.activity > 0 and activity is not None and known.any():
             speaks = batch.speaks[known].float()
             terms["activity"] = self.activity * F.binary_cross_entropy_with_logits(activity[known].float(), speaks)
         return terms

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merc.media.crops import crop_faces, crop_squares, grey, mouth_crops, resample, rows_to_crops
+from merc.media.crops import crop_faces, crop_squares, grey, resample, rows_to_crops, track_crops
 from merc.media.decode import Frames
 from merc.media.tracks import FaceTrack, tracks_to_rows
 
@@ -110,7 +110,7 @@ def test_grey_is_luma():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 30])
-def test_mouth_crops_are_rows_of_the_tracks(chunk):
+def test_crops_are_rows_of_the_tracks(chunk):
     images = noise(30, seed=5)
     line = torch.arange(30.0)[:, None]
     tracks = [
@@ -119,15 +119,15 @@ def test_mouth_crops_are_rows_of_the_tracks(chunk):
     ]
     frames = [Frames(images[i : i + chunk], i, 25.0, 0.5) for i in range(0, 30, chunk)]
     tracks = [FaceTrack(track.first, track.boxes * 2, track.score) for track in tracks]  # source pixels
-    crops = mouth_crops(frames, tracks, 12)
+    crops = track_crops(frames, tracks, 12)
     assert crops.shape == (len(tracks_to_rows(tracks)), 144) and crops.dtype == torch.uint8
     for track, mouths in zip(tracks, rows_to_crops(crops, tracks), strict=True):
         assert mouths.shape == (len(track), 12, 12)
         alone = crop_faces(grey(images[track.first : track.end]), track.boxes / 2, 12, region="mouth")[:, 0]
         assert (mouths.int() - alone.int()).abs().max() <= 1
     with pytest.raises(ValueError, match="Pass all frames"):
-        mouth_crops(frames[:-1], tracks, 12)
-    nothing = mouth_crops(frames, [], 12)
+        track_crops(frames[:-1], tracks, 12)
+    nothing = track_crops(frames, [], 12)
     assert nothing.shape == (0, 144) and rows_to_crops(nothing, []) == []
 
 

@@ -101,7 +101,7 @@ def _jobs(talking: Mapping[str, int], silent: Mapping[str, int]) -> list[_Job]:
 
 def _draw(job: _Job, *, seconds: float, crop_size: int, seed: int) -> tuple[UtteranceKey, dict[Kind, Tensor]]:
     """One head as the rows of each store."""
-    from merc.media.crops import mouth_crops
+    from merc.media.crops import track_crops
     from merc.media.decode import Frames
     from merc.media.sound import LogMel
     from merc.media.tracks import FaceTrack, tracks_to_rows
@@ -112,7 +112,7 @@ def _draw(job: _Job, *, seconds: float, crop_size: int, seed: int) -> tuple[Utte
     tracks = [FaceTrack(0, head.boxes, 1.0)]
     return key, {
         "faces": tracks_to_rows(tracks),
-        "crops": mouth_crops([frames], tracks, crop_size),
+        "crops": track_crops([frames], tracks, crop_size),
         "sound": LogMel()(head.sound),
         "speaker": SpeakerChoice(NOBODY if silent else 0, 0.0, 0.0, 0.0 if silent else 1.0).to_row()[None],
     }
