@@ -10,7 +10,7 @@ from merc.labels import IEMOCAP4
 from merc.losses import FusionLoss, SyncLoss
 from merc.media import FaceTrack, Frames
 from merc.speaker import ActiveSpeakerNet, LipSyncNet, PooledLipSyncNet, SyncAugmentation, SyncScorer, score_tracks
-from merc.speaker.score import MouthTrack
+from merc.speaker.base import MouthTrack
 from support.every_loss import LOSSES, total, unit_vectors
 from support.networks import NETWORKS, batch_of_three, loss
 from support.pretend_device import DEVICE, PretendDevice, move

@@ -8,7 +8,7 @@ import torch
 
 from merc.losses import SyncLoss
 from merc.speaker import LipSyncNet, SyncScorer
-from merc.speaker.score import MouthTrack
+from merc.speaker.base import MouthTrack
 from support.networks import NETWORKS, batch_of_three, loss, outputs, to_dtype
 
 every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

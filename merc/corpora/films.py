@@ -45,7 +45,8 @@ def read_films(
         people: Who is in a film, by pattern: a mapping, or a JSON file that holds one. The first pattern that matches
             counts; a film that none matches shows a person of its own. Default: ``people.json`` in the folder, if it
             is there.
-        splits: Patterns of films, or names of people, of each split. Who is named in none is drawn.
+        splits: Patterns of films, or names of people, of each split; ``*`` stands for all who are named in no other.
+            Who is named in none is drawn.
         shares: The share of people that is drawn for each split. Default: 80 % train, 10 % val, 10 % test.
         seed: Decides who is drawn for which split.
 
@@ -114,14 +115,17 @@ def _splits(
 ) -> dict[str, str]:
     """The split of each person: as named, otherwise drawn by a hash, so that new films move nobody."""
     chosen: dict[str, str] = {}
+    rest = [split for split, patterns in named.items() if "*" in patterns]
     for split, patterns in named.items():
-        for pattern in patterns:
+        for pattern in [pattern for pattern in patterns if pattern != "*"]:
             who = {person for name, person in persons.items() if pattern == person or fnmatchcase(name, pattern)}
             if not who:
                 raise CorpusError(f"Split {split} names {pattern!r}, which is no film and no person of the folder.")
             for person in who:
                 if chosen.setdefault(person, split_name(split)) != split_name(split):
                     raise CorpusError(f"{person} would be in the splits {chosen[person]} and {split_name(split)}.")
+    if rest:
+        shares = {rest[0]: 1.0}
     shares = {split_name(split): float(share) for split, share in shares.items()}
     if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
         raise CorpusError(f"shares are {shares}: expected shares of people of at least 0, for train, val or test.")

@@ -19,8 +19,8 @@ from merc.losses.sync import NEGATIVES
 from merc.media.crops import crop_size, rows_to_crops
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
+from merc.speaker.base import MouthTrack
 from merc.speaker.choose import NOBODY, SpeakerChoice
-from merc.speaker.score import MouthTrack
 from merc.store import FeatureStore, StoreError
 
 _SHIFTED, _SAME_CLIP, _OTHER_CLIP, _SILENT = range(1, len(NEGATIVES) + 1)

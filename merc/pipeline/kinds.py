@@ -235,6 +235,16 @@ class EvidenceStage(FunctionStage):
         table.save(run.folder)
 
 
+class ExportLipSyncStage(FunctionStage):
+    """Puts the weights of a trained LipSyncNet into a folder with a card (:func:`merc.tasks.export_lipsync`)."""
+
+    def function(self, stage: Stage) -> Callable[..., Any]:
+        """The export."""
+        from merc.tasks.export import export_lipsync
+
+        return export_lipsync
+
+
 class EnsembleStage(FunctionStage):
     """Averages the probabilities of earlier stages that were tested (:func:`merc.evaluation.ensemble_systems`)."""
 
@@ -413,6 +423,7 @@ KINDS: Mapping[str, type[StageKind]] = {
     "fit": FitStage,
     "predict": PredictStage,
     "ensemble": EnsembleStage,
+    "export_lipsync": ExportLipSyncStage,
 }
 """The kinds of stages that have a short name."""
 

@@ -130,7 +130,8 @@ class SyncAugmentation(nn.Module):
         brightness = 127 * self.light * (2 * torch.rand(count, 1, 1, 1, device=device) - 1)
         grain = self.noise * torch.rand(count, 1, 1, 1, device=device) * torch.randn_like(crops)
         lit = 255 * (crops.clamp(0, 255) / 255).pow(gamma)
-        return (lit * contrast + brightness + grain).clamp(0, 255)
+        looks: Tensor = (lit * contrast + brightness + grain).clamp(0, 255)
+        return looks
 
     def _coarser(self, crops: Tensor) -> Tensor:
         level = torch.where(torch.rand(len(crops), device=crops.device) < self.coarse, 1.0, 0.0)
@@ -163,7 +164,7 @@ class SyncAugmentation(nn.Module):
         return crops.gather(1, index[:, :, None, None].expand_as(crops))
 
     def _sound(self, sound: Tensor) -> Tensor:
-        count, length, bands = sound.shape
+        count, _, bands = sound.shape
         device = sound.device
 
         def some(probability: float) -> Tensor:

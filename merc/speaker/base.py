@@ -1,16 +1,23 @@
-"""The base class of networks that compare lips with a sound."""
+"""The base classes of networks that compare lips with a sound, and of scorers that choose the speaker by them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from merc.speaker.choose import SpeakerChoice
 
 
 class SyncNetwork(nn.Module, ABC):
     """Base of networks that map lips and sound to unit vectors, close if they belong together.
 
-    :class:`merc.tasks.LipSyncTask` trains any of them, :class:`merc.speaker.SyncScorer` chooses speakers with it. The
+    :class:`merc.tasks.LipSyncTask` trains any of them, a :class:`SpeakerScorer` chooses speakers with it. The
     vectors of a window must not depend on the other windows of a call.
 
     Args:
@@ -42,4 +49,126 @@ class SyncNetwork(nn.Module, ABC):
 
         Returns:
             Unit vectors ``(B, d)``, in float32 or wider.
+        """
+
+
+class TraceNetwork(SyncNetwork):
+    """Base of networks that keep the time axis: they map lips and sound to traces, with one value per frame.
+
+    A vector is what the traces of a window do around their mean, scaled to length 1, so the scalar product of two is a
+    correlation over time.
+    """
+
+    @abstractmethod
+    def trace_video(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Traces ``(B, C, T)`` of mouths ``(B, T, S, S)``, and ``(B,)`` log-odds that the lips speak, or ``None``."""
+
+    @abstractmethod
+    def trace_audio(self, sound: Tensor) -> Tensor:
+        """Traces ``(B, C, T)`` of log-mels ``(B, 4 T, 80)``."""
+
+    def embed_video(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unit vectors ``(B, C * T)`` of the traces, and the log-odds."""
+        traces, activity = self.trace_video(crops)
+        return self.unit(traces), activity
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """Unit vectors ``(B, C * T)`` of the traces."""
+        return self.unit(self.trace_audio(sound))
+
+    @staticmethod
+    def unit(traces: Tensor) -> Tensor:
+        """Centre traces ``(B, C, T)`` over time and scale them to unit vectors ``(B, C * T)``.
+
+        Computed in float32 or wider.
+        """
+        traces = traces.float() if traces.element_size() < 4 else traces
+        return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MouthTrack:
+    """The mouth of one face over a part of a clip.
+
+    Args:
+        first: The frame of the clip with which the track begins, on the grid of
+            :data:`~merc.media.rates.FRAME_RATE` frames per second.
+        crops: ``(T, S, S)`` uint8 grey mouth crops, one per frame.
+    """
+
+    first: int
+    crops: Tensor
+
+    @property
+    def stop(self) -> int:
+        """The frame after the last."""
+        return self.first + len(self.crops)
+
+
+class Trial(Protocol):
+    """What a scorer keeps of a talking face and its sound, to compare them with others."""
+
+    def cpu(self) -> Self:
+        """The same in the memory of the CPU."""
+
+
+TrialT = TypeVar("TrialT", bound=Trial)
+
+
+class SpeakerScorer(ABC, Generic[TrialT]):
+    """Base of what turns the vectors or traces of a network into a choice of the speaker.
+
+    Attributes:
+        spread: A difference of scores that counts as clear.
+    """
+
+    spread: ClassVar[float]
+
+    @abstractmethod
+    def choose(
+        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, calibration: Tensor | None = None
+    ) -> SpeakerChoice:
+        """Choose the track that speaks.
+
+        Args:
+            network: In evaluation mode.
+            tracks: K tracks of a clip.
+            sound: ``(M, 80)`` log-mel of the same clip.
+            calibration: From :meth:`calibrated`. Default: :meth:`uncalibrated`.
+        """
+
+    @abstractmethod
+    def uncalibrated(self) -> Tensor:
+        """What is assumed before a validation."""
+
+    @abstractmethod
+    def calibrated(self, trials: Sequence[TrialT]) -> Tensor:
+        """What two trials or more of the validation split say of scores, as a vector."""
+
+    @abstractmethod
+    def nobody(self, calibration: Tensor, tracks: int = 1) -> float:
+        """The score of "nobody who is visible speaks", beside that many tracks that are visible throughout."""
+
+    @abstractmethod
+    def trial(self, network: SyncNetwork, track: MouthTrack, sound: Tensor, frames: int) -> TrialT | None:
+        """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter.
+
+        Args:
+            network: In evaluation mode.
+            track: The talking face.
+            sound: ``(M, 80)`` log-mel of the clip.
+            frames: Frames to use.
+        """
+
+    @abstractmethod
+    def pairs(self, trials: Sequence[TrialT], calibration: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every sound against every face.
+
+        Args:
+            trials: N trials of one length.
+            calibration: From :meth:`calibrated`.
+
+        Returns:
+            ``(N, N)``: row i holds the score of each face with sound i; ``(N,)`` the score of each sound with its own
+            still face.
         """

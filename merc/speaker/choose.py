@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,10 @@ NOBODY = -1
 """The track of a clip in which no visible person speaks."""
 
 
-SPEAKER_COLUMNS = ("track", "score", "margin", "coverage")
+SPEAKER_COLUMNS = ("track", "score", "margin", "coverage", "probability", "activity")
 """What the numbers in a row of a ``speaker`` store are: one row per utterance, see :class:`SpeakerChoice`."""
 
-_BOUND = 2.0  # scores lie in about -2..0.1: the distance of two unit vectors is at most 2
+_BOUND = 100.0  # beyond what scores and margins are
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class SpeakerChoice:
         margin: By how much the score is above the next candidate: another track, or nobody; infinity if there is none.
         coverage: Share of the clip's windows in which the chosen track is visible; 0 for nobody.
         scores: The score of every track; empty where they were not kept.
+        probability: How probable the choice is, in 0..1; NaN if the scores say nothing of it.
+        activity: How probable it is that the lips of the chosen track move as in speech, whatever the sound, in 0..1;
+            NaN if nothing says so.
     """
 
     track: int
@@ -34,15 +38,18 @@ class SpeakerChoice:
     margin: float
     coverage: float
     scores: tuple[float, ...] = ()
+    probability: float = math.nan
+    activity: float = math.nan
 
     def to_row(self) -> Tensor:
-        """The choice as a row ``(4,)`` of a ``speaker`` store, float32, with the columns :data:`SPEAKER_COLUMNS`.
+        """The choice as a row ``(6,)`` of a ``speaker`` store, float32, with the columns :data:`SPEAKER_COLUMNS`.
 
-        Stores hold finite numbers: an infinite score or margin becomes 2 or -2, beyond what scores can differ by, and
-        a margin between two infinite scores 0. The scores of the other tracks are not kept.
+        Stores hold finite numbers: an infinite score or margin becomes 100 or -100, a margin between two infinite
+        scores 0, and an unknown probability or activity -1. The scores of the other tracks are not kept.
         """
-        row = torch.tensor([float(getattr(self, name)) for name in SPEAKER_COLUMNS])
-        return row.nan_to_num(posinf=_BOUND, neginf=-_BOUND)
+        values = {name: float(getattr(self, name)) for name in SPEAKER_COLUMNS}
+        values |= {name: -1.0 for name in ("probability", "activity") if math.isnan(values[name])}
+        return torch.tensor(list(values.values())).nan_to_num(posinf=_BOUND, neginf=-_BOUND)
 
     @classmethod
     def from_row(cls, row: Tensor) -> SpeakerChoice:
@@ -56,8 +63,9 @@ class SpeakerChoice:
                 f"A row of speakers has the {len(SPEAKER_COLUMNS)} numbers {', '.join(SPEAKER_COLUMNS)}, got the shape "
                 f"{tuple(row.shape)}."
             )
-        track, *others = row.tolist()
-        return cls(int(track), *others)
+        track, score, margin, coverage, probability, activity = row.tolist()
+        known = (math.nan if value < 0 else value for value in (probability, activity))
+        return cls(int(track), score, margin, coverage, (), *known)
 
 
 def choose_speaker(scores: Tensor, visible: Tensor, threshold: float | None = None) -> SpeakerChoice:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.media.rates import MEL_BANDS
-from merc.speaker.base import SyncNetwork
+from merc.speaker.base import TraceNetwork
 
 
-class LipSyncNet(SyncNetwork):
+class LipSyncNet(TraceNetwork):
     r"""A 3D network for the mouth and a 2D network for the sound, with a common space, after arXiv 2511.13731.
 
     Both encoders keep the time axis: each gives ``channels`` traces with one value per frame. A vector is what the
@@ -74,14 +74,14 @@ class LipSyncNet(SyncNetwork):
         self.voice_trace = nn.Conv1d(hidden, channels, 3, padding=1)
         self.speaks = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
 
-    def embed_video(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+    def trace_video(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Encode windows of a mouth.
 
         Args:
             crops: ``(B, T, S, S)`` grey levels in 0..255, of any type; T at least 2.
 
         Returns:
-            Unit vectors ``(B, channels * T)``, and ``(B,)`` log-odds that the lips speak.
+            Traces ``(B, channels, T)``, and ``(B,)`` log-odds that the lips speak.
         """
         grey = crops.to(self.lips_trace.weight.dtype) / 255
         grey = grey - grey.mean((1, 2, 3), keepdim=True)
@@ -92,31 +92,24 @@ class LipSyncNet(SyncNetwork):
         pooled = torch.unflatten(F.avg_pool2d(maps.transpose(1, 2).flatten(0, 1), 2), 0, crops.shape[:2])
         hidden = self.lips(pooled.flatten(2).transpose(1, 2))
         summary = torch.cat([hidden.mean(-1), (hidden.var(-1, correction=0) + 1e-6).sqrt()], dim=-1)
-        return self.unit(self.lips_trace(hidden)), self.speaks(summary).squeeze(-1)
+        return self.lips_trace(hidden), self.speaks(summary).squeeze(-1)
 
-    def embed_audio(self, sound: Tensor) -> Tensor:
+    def trace_audio(self, sound: Tensor) -> Tensor:
         """Encode windows of sound.
 
         Args:
             sound: ``(B, 4 T, 80)`` log-mel, natural logarithm, 100 frames per second.
 
         Returns:
-            Unit vectors ``(B, channels * T)``.
+            Traces ``(B, channels, T)``.
         """
         sound = sound.to(self.voice_trace.weight.dtype)
         level = sound - sound.mean((1, 2), keepdim=True)
         energy = (level - level.amax((1, 2), keepdim=True)).exp()
         energy = (energy / energy.mean((1, 2), keepdim=True)).sqrt()
         maps = self.sound_features(torch.stack([level / 3, energy], dim=1))
-        return self.unit(self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2))))
-
-    def unit(self, traces: Tensor) -> Tensor:
-        """Centre traces ``(B, channels, T)`` over time and scale them to unit vectors ``(B, channels * T)``.
-
-        Computed in float32 or wider.
-        """
-        traces = traces.float() if traces.element_size() < 4 else traces
-        return F.normalize((traces - traces.mean(-1, keepdim=True)).flatten(1), dim=-1)
+        traces: Tensor = self.voice_trace(self.voice(maps.transpose(2, 3).flatten(1, 2)))
+        return traces
 
 
 def _temporal(inputs: int, hidden: int, dropout: float) -> nn.Sequential:

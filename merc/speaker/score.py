@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from merc.losses.sync import pairwise_distance
 from merc.media.rates import MEL_PER_FRAME
-from merc.speaker.base import SyncNetwork
+from merc.speaker.base import MouthTrack, SpeakerScorer, SyncNetwork
 from merc.speaker.choose import SpeakerChoice, choose_speaker
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MouthTrack:
-    """The mouth of one face over a part of a clip.
+@dataclass(frozen=True, eq=False)
+class SyncTrial:
+    """The vectors of one talking face and its sound, cut to a common length.
 
     Args:
-        first: The frame of the clip with which the track begins, on the grid of
-            :data:`~merc.media.rates.FRAME_RATE` frames per second.
-        crops: ``(T, S, S)`` uint8 grey mouth crops, one per frame.
+        video: ``(W, d)`` of the face in W windows.
+        activity: ``(W,)`` log-odds that its lips speak.
+        audio: ``(W, L, d)`` of the sound, at L lags.
+        frozen: ``(W, d)`` of the still face.
+        frozen_activity: ``(W,)`` log-odds that the still lips speak.
     """
 
-    first: int
-    crops: Tensor
+    video: Tensor
+    activity: Tensor
+    audio: Tensor
+    frozen: Tensor
+    frozen_activity: Tensor
 
-    @property
-    def stop(self) -> int:
-        """The frame after the last."""
-        return self.first + len(self.crops)
+    def cpu(self) -> SyncTrial:
+        """The same vectors in the memory of the CPU."""
+        return SyncTrial(*(getattr(self, f.name).cpu() for f in fields(self)))
 
 
 @dataclass(frozen=True)
-class SyncScorer:
+class SyncScorer(SpeakerScorer[SyncTrial]):
     r"""Scores face tracks by how well their lips fit the sound (arXiv 2511.13731, eq. 5).
 
     .. math:: Score(F_j, A) = -\lVert f_v^j - f_a \rVert_2 + \lambda \, \sigma(a_j)
@@ -49,6 +53,11 @@ class SyncScorer:
         max_lag: Frames by which the sound may lead or follow.
         activity: :math:`\lambda`, the weight of whether the lips speak at all; 0 leaves the paper's score.
         shortest: A track is scored in a window if it shows at least this many frames of it, or the whole clip.
+        visible: How often the speaker is visible, in 0..1, by which the threshold of "nobody" weighs its two mistakes;
+            with 1 somebody speaks in nearly every clip that shows a face.
+
+    Raises:
+        ValueError: ``visible`` is out of its range.
     """
 
     window: int | None = 32
@@ -56,6 +65,27 @@ class SyncScorer:
     max_lag: int = 2
     activity: float = 0.1
     shortest: int = 12
+    visible: float = 0.95
+    spread = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 <= self.visible <= 1:
+            raise ValueError(f"visible is a share: expected 0..1, got {self.visible}.")
+
+    def uncalibrated(self) -> Tensor:
+        """No threshold: somebody who is visible speaks."""
+        return torch.tensor([float("-inf")])
+
+    def calibrated(self, trials: Sequence[SyncTrial]) -> Tensor:
+        """The threshold below which nobody who is visible speaks (:func:`speaking_threshold`)."""
+        scores, frozen = self.pairs(trials, self.uncalibrated())
+        others = ~torch.eye(len(scores), dtype=torch.bool)
+        return torch.tensor([speaking_threshold(scores.diagonal(), torch.cat([scores[others], frozen]), self.visible)])
+
+    def nobody(self, calibration: Tensor, tracks: int = 1) -> float:
+        """The threshold."""
+        return float(calibration[0])
 
     def windows(self, length: int) -> list[tuple[int, int]]:
         """First frame and the one after the last of every window of a clip; the last window ends with the clip."""
@@ -65,11 +95,41 @@ class SyncScorer:
         return [(start, start + self.window) for start in [*starts, length - self.window]]
 
     def choose(
-        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, threshold: float | None = None
+        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, calibration: Tensor | None = None
     ) -> SpeakerChoice:
-        """Choose the track that speaks (see :func:`choose_speaker`), in a clip as long as its sound."""
+        """Choose the track that speaks (see :func:`choose_speaker`), in a clip as long as its sound.
+
+        The threshold of nobody is the only number of ``calibration``.
+        """
+        [threshold] = (self.uncalibrated() if calibration is None else calibration).tolist()
+        threshold = None if threshold == float("-inf") else threshold
         spans = self.windows(len(sound) // MEL_PER_FRAME)
         return choose_speaker(*self.score(network, tracks, sound, spans), threshold)
+
+    @torch.no_grad()
+    def trial(self, network: SyncNetwork, track: MouthTrack, sound: Tensor, frames: int) -> SyncTrial | None:
+        """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter."""
+        if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
+            return None
+        spans = [(track.first + a, track.first + b) for a, b in self.windows(frames)]
+        still = MouthTrack(track.first, track.crops[len(track.crops) // 2].expand(frames, -1, -1))
+        video, activity = self.embed_track(network, track, spans)
+        frozen, frozen_activity = self.embed_track(network, still, spans)
+        audio = torch.stack(self.embed_sound(network, sound, spans))
+        return SyncTrial(torch.stack(video), activity, audio, torch.stack(frozen), frozen_activity)
+
+    def pairs(self, trials: Sequence[SyncTrial], calibration: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every sound against every face; the scores are the distances, whatever the calibration."""
+        video, frozen = (torch.stack([getattr(t, name) for t in trials]) for name in ("video", "frozen"))
+        activity, still = (torch.stack([getattr(t, name) for t in trials]) for name in ("activity", "frozen_activity"))
+        audio = torch.stack([trial.audio for trial in trials])
+        scores = torch.stack([self._all(video, activity, sound[None]) for sound in audio])
+        return scores.cpu(), self._all(frozen, still, audio).cpu()
+
+    def _all(self, video: Tensor, activity: Tensor, audio: Tensor) -> Tensor:
+        distance = pairwise_distance(audio, video[..., None, :])[..., 0]  # (N, W, L)
+        best = distance.mean(1).amin(-1)
+        return -best + self.activity * activity.float().sigmoid().mean(-1)
 
     @torch.no_grad()
     def score(
@@ -151,3 +211,27 @@ def _by_length(spans: Sequence[tuple[int, int]]) -> list[list[int]]:
 def _cut(sound: Tensor, span: tuple[int, int], lag: int) -> Tensor:
     frames = torch.arange(MEL_PER_FRAME * (span[0] + lag), MEL_PER_FRAME * (span[1] + lag))
     return sound[frames.clamp(0, len(sound) - 1)][None]
+
+
+def speaking_threshold(own: Tensor, others: Tensor, visible: float = 0.95) -> float:
+    r"""The threshold that best separates true speakers from other faces, if the scores of both are Gaussian.
+
+    .. math:: \theta = \arg\max_\theta \; \pi \, P(own > \theta) + (1 - \pi) \, P(other \le \theta)
+
+    Means and deviations are taken from medians: where one face alone is in view it counts as the speaker's, and
+    now and then it is a listener's, whose low score must not move the threshold.
+
+    Args:
+        own: Scores of faces with their own sound, at least two.
+        others: Scores of faces with a sound that is not theirs, at least two.
+        visible: :math:`\pi`, how often the speaker is visible, in 0..1.
+    """
+    low, high = float(others.min()), float(own.max())
+    values = torch.linspace(min(low, high), max(low, high), 1001, dtype=torch.double)
+    below = [torch.special.ndtr((values - x.median()) / _deviation(x).clamp(min=1e-3)) for x in (own, others)]
+    return float(values[(visible * (1 - below[0]) + (1 - visible) * below[1]).argmax()])
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """The standard deviation of a Gaussian, from the median distance to the median."""
+    return 1.4826 * (x - x.median()).abs().median()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -173,7 +172,7 @@ class JointTask(EmotionTask):
         self.origin["started_from"] = started
         if self.lipsync is not None and self.sync_weight and isinstance(self.data, JointDataModule):
             self.lipsync.trained_on = self.data.lipsync.trains_on
-            self.lipsync.threshold.fill_(-math.inf)
+            self.lipsync.forget_calibration()
         if self.lipsync is not None:
             self.origin["lipsync"] = self.lipsync.trained_on
 

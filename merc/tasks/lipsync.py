@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import math
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from merc.callbacks import StoreWriterCallback
 from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
-from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
 from merc.losses.sync import SyncLoss
-from merc.speaker import SPEAKER_COLUMNS, SyncAugmentation, SyncNetwork, SyncScorer
+from merc.speaker import SPEAKER_COLUMNS, LikelihoodScorer, MouthTrack, SpeakerScorer, SyncAugmentation, SyncNetwork
+from merc.speaker.lags import sound_in_sync
+from merc.speaker.pretrained import load_lipsync
+from merc.store import Sequences
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
 from merc.tasks.gather import gather_in_order
@@ -28,13 +33,14 @@ class LipSyncTask(TermsTask):
 
     Validation plays every sound of the split against its own face and against each other face: ``val/pair_accuracy``
     is the share of these ordered pairs in which the own face wins, ``val/pair_loss`` the mean of
-    ``log(1 + exp((other - own) / 0.1))`` over them, by which checkpoints are chosen. From the same scores, and those of
-    frozen faces, comes the threshold below which nobody who is visible speaks
-    (:func:`merc.evaluation.sync.speaking_threshold`); it is part of the checkpoint. Where the corpus knows who speaks,
-    ``choice_accuracy`` is the share of clips in which the right track is chosen, and ``first_face_accuracy`` that of
-    the choice without synchrony.
+    ``log(1 + exp((other - own) / spread))`` over them, by which checkpoints are chosen. From the same clips comes what
+    the scorer needs to tell that nobody who is visible speaks (:meth:`merc.speaker.SpeakerScorer.calibrated`); it is
+    part of the checkpoint. Where the corpus knows who speaks, ``choice_accuracy`` is the share of clips in which the
+    right track is chosen, and ``first_face_accuracy`` that of the choice without synchrony.
 
-    Prediction gives the ``speaker`` of every clip, a row of :meth:`merc.speaker.SpeakerChoice.to_row`.
+    Prediction gives the ``speaker`` of every clip, a row of :meth:`merc.speaker.SpeakerChoice.to_row`, and the
+    ``sound`` of every clip in sync with its lips (:func:`merc.speaker.lags.sound_in_sync`), for a second training: a
+    clip whose sound belongs to no face in it is missing there, with the reason.
 
     Args:
         network: The network.
@@ -42,14 +48,12 @@ class LipSyncTask(TermsTask):
         augment: Draws other looks for training windows; ``None`` trains on the windows as they are.
         scorer: How windows become a choice.
         activity: Weight of the cross-entropy of whether lips speak at all, for networks that judge it.
-        pair_frames: Frames of every clip that enter the pairs of validation and test; 74 are 3 s.
-        visible: How often the speaker is to be seen, in 0..1, by which the threshold weighs its two mistakes; with 1
-            somebody speaks in nearly every clip that shows a face.
+        pair_frames: Frames of a trial; 74 are 3 s. Every clip gives up to ``trials`` of them to validation and test.
+        trials: Most trials that a clip gives.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
-
-    Raises:
-        ValueError: ``visible`` is out of its range.
+        warm_start: Weights to start from, and to predict with unless a checkpoint is given: a name or a folder, as in
+            :func:`merc.speaker.load_lipsync`. Default: random weights.
     """
 
     def __init__(
@@ -57,29 +61,30 @@ class LipSyncTask(TermsTask):
         network: SyncNetwork,
         loss: SyncLoss | None = None,
         augment: SyncAugmentation | None = None,
-        scorer: SyncScorer | None = None,
+        scorer: SpeakerScorer[Any] | None = None,
         activity: float = 0.2,
         pair_frames: int = 74,
-        visible: float = 0.95,
+        trials: int = 3,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05),
         lr_scheduler: LRSchedulerCallable | None = None,
+        warm_start: str | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= visible <= 1:
-            raise ValueError(f"visible is a share: expected 0..1, got {visible}.")
         self.network = network
         self.loss = loss or SyncLoss()
         self.augment = augment
-        self.scorer = scorer or SyncScorer()
+        self.scorer = scorer or LikelihoodScorer()
         self.activity = activity
         self.pair_frames = pair_frames
-        self.visible = visible
+        self.trials = trials
+        self.warm_start = warm_start
         self.make_optimizer = Factory(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
-        self.threshold: Tensor
-        self.register_buffer("threshold", torch.tensor(float("-inf")))
+        self.calibration: Tensor
+        self.register_buffer("calibration", self.scorer.uncalibrated())
         self.trained_on = "nothing"
-        self._evaluated: list[tuple[SyncTrial | None, tuple[bool, bool] | None]] = []
+        self._moved: list[str] = []
+        self._evaluated: list[tuple[list[Any], tuple[bool, bool] | None]] = []
 
     @property
     def data(self) -> LipSyncDataModule:
@@ -91,12 +96,29 @@ class LipSyncTask(TermsTask):
         return datamodule_of(self, LipSyncDataModule)
 
     def setup(self, stage: str) -> None:
-        """Check the size of the crops.
+        """Load the weights to start from, and check the size of the crops.
 
         Raises:
-            ValueError: The network expects another size than the store has.
+            FileNotFoundError: The weights to start from are not there.
+            ValueError: They are of another network, or the network expects another size of crops than the store has.
         """
+        if self.warm_start is not None:
+            self._load(self.warm_start)
         self.require_size(self.data)
+
+    def _load(self, name: str) -> None:
+        weights = load_lipsync(name)
+        found = weights.network.state_dict()
+        own = self.network.state_dict()
+        if {key: value.shape for key, value in found.items()} != {key: value.shape for key, value in own.items()}:
+            raise ValueError(
+                f"The weights {name!r} are of another network than model.network, {type(self.network).__name__} with "
+                "these options: leave warm_start out, or give the network that the weights belong to."
+            )
+        self.network.load_state_dict(found)
+        if weights.calibration.shape == self.calibration.shape:
+            self.calibration.copy_(weights.calibration)
+        self.trained_on = weights.trained_on
 
     def require_size(self, data: LipSyncDataModule) -> None:
         """Check the size of the crops.
@@ -111,9 +133,14 @@ class LipSyncTask(TermsTask):
                 f"{data.size}: correct size in the config, or write the crops again."
             )
 
+    def forget_calibration(self) -> None:
+        """Assume of scores what the scorer assumes before a validation."""
+        self.calibration.copy_(self.scorer.uncalibrated())
+
     def on_fit_start(self) -> None:
         """Note what the weights are trained on."""
-        self.trained_on = self.data.trains_on
+        before = "" if self.warm_start is None else f"{load_lipsync(self.warm_start).trained_on}; then "
+        self.trained_on = before + self.data.trains_on
 
     def training_step(self, batch: LipSyncBatch, batch_idx: int) -> Tensor:
         """The sum of the terms, whose means are logged."""
@@ -139,16 +166,29 @@ class LipSyncTask(TermsTask):
         self._evaluate(clip)
 
     def _evaluate(self, clip: LipSyncClip) -> None:
-        trial, choice = None, None
+        choice = None
         if clip.speaker is not None and len(clip.tracks) > 1:
-            chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
+            chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self.calibration)
             choice = (chosen.track == clip.speaker, clip.speaker == 0)
-        if clip.speaker is not None and clip.speaker >= 0:
-            trial = SyncTrial.of(self.network, self.scorer, clip.tracks[clip.speaker], clip.sound, self.pair_frames)
-        self._evaluated.append((None if trial is None else trial.cpu(), choice))
+        self._evaluated.append((self._trials_of(clip), choice))
+
+    def _trials_of(self, clip: LipSyncClip) -> list[Any]:
+        """Up to ``trials`` pieces of the longest track that talks, with their sound."""
+        if not clip.talking:
+            return []
+        track = max((clip.tracks[index] for index in clip.talking), key=lambda track: len(track.crops))
+        pieces = []
+        for number in range(self.trials):
+            start = number * self.pair_frames
+            rest = MouthTrack(track.first + start, track.crops[start:])
+            trial = self.scorer.trial(self.network, rest, clip.sound, self.pair_frames)
+            if trial is None:
+                break
+            pieces.append(trial.cpu())
+        return pieces
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the validation split, and set the threshold by them."""
+        """Log the scores of the validation split, and calibrate the scorer by them."""
         self._summarise("val")
 
     def on_test_epoch_end(self) -> None:
@@ -158,31 +198,52 @@ class LipSyncTask(TermsTask):
     def _summarise(self, part: str) -> None:
         found = gather_in_order(self._evaluated)
         self._evaluated = []
-        trials = [trial for trial, _ in found if trial is not None]
+        trials = [(number, trial) for number, (pieces, _) in enumerate(found) for trial in pieces]
         choices = [choice for _, choice in found if choice is not None]
-        if len(trials) > 1:
-            scores, frozen = pair_scores(self.scorer, trials)
-            own = scores.diagonal()[:, None]
-            others = ~torch.eye(len(scores), dtype=torch.bool)
-            self.log(f"{part}/pair_accuracy", (own > scores)[others].float().mean(), prog_bar=True)
-            self.log(f"{part}/pair_loss", F.softplus((scores - own) / 0.1)[others].mean())
-            self.log(f"{part}/still_accuracy", (own[:, 0] > frozen).float().mean())
+        clips = torch.tensor([number for number, _ in trials])
+        if len({number for number, _ in trials}) > 1:
+            pieces = [trial for _, trial in trials]
             if part == "val":
-                self.threshold.fill_(speaking_threshold(own[:, 0], torch.cat([scores[others], frozen]), self.visible))
+                self.calibration.copy_(self.scorer.calibrated(pieces))
+            scores, frozen = self.scorer.pairs(pieces, self.calibration.cpu())
+            own = scores.diagonal()[:, None]
+            others = clips[:, None] != clips
+            self.log(f"{part}/pair_accuracy", (own > scores)[others].float().mean(), prog_bar=True)
+            self.log(f"{part}/pair_loss", F.softplus((scores - own) / self.scorer.spread)[others].mean())
+            self.log(f"{part}/still_accuracy", (own[:, 0] > frozen).float().mean())
         if choices:
             right, first = torch.tensor(choices).float().mean(0)
             self.log(f"{part}/choice_accuracy", right, prog_bar=True)
             self.log(f"{part}/first_face_accuracy", first)
 
-    def _known_threshold(self) -> float | None:
-        return float(self.threshold) if torch.isfinite(self.threshold) else None
-
     def predict_step(self, clip: LipSyncClip, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """The choice of the active speaker in one clip, or why there is none."""
+        """The choice of the active speaker in one clip and its sound in sync, or why there is none."""
         if clip.missing is not None:
-            return {"keys": [], "speaker": torch.empty(0, len(SPEAKER_COLUMNS)), "missing": {clip.key: clip.missing}}
-        choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self._known_threshold())
-        return {"keys": [clip.key], "speaker": choice.to_row()[None]}
+            missing = {clip.key: clip.missing}
+            nothing = torch.empty(0, len(SPEAKER_COLUMNS))
+            return {"keys": [], "speaker": nothing, "sound": Sequences([], [], missing), "missing": missing}
+        choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self.calibration.cpu())
+        return {"keys": [clip.key], "speaker": choice.to_row()[None], "sound": self._in_sync(clip)}
+
+    def _in_sync(self, clip: LipSyncClip) -> Sequences:
+        talking = [clip.tracks[index] for index in clip.talking]
+        if isinstance(self.scorer, LikelihoodScorer):
+            found = sound_in_sync(self.network, talking, clip.sound, self.scorer, self.calibration.cpu())
+        else:
+            found = sound_in_sync(self.network, talking, clip.sound)
+        if found.sound is None:
+            self._moved.append(f"{clip.key.dialogue}: left out, {found.reason}")
+            return Sequences([], [], {clip.key: found.reason})
+        if found.lag:
+            self._moved.append(f"{clip.key.dialogue}: its sound was {abs(found.lag):.2f} s {_late(found.lag)}")
+        return Sequences([clip.key], [found.sound], {})
+
+    def on_predict_end(self) -> None:
+        """Say which clips are not in sync, where a store of sounds is written."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, StoreWriterCallback)]  # type: ignore[attr-defined]
+        if self._moved and any("sound" in writer.outputs for writer in writers):
+            rank_zero_warn("Sounds that did not fit their lips:\n" + "\n".join(sorted(self._moved)))
+        self._moved = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter."""
@@ -191,13 +252,15 @@ class LipSyncTask(TermsTask):
 
     def provenance(self) -> dict[str, Any]:
         """What a store of choices tells of their origin: plain values."""
-        settings = {f.name: getattr(self.scorer, f.name) for f in fields(self.scorer)}
+        settings = (
+            {f.name: getattr(self.scorer, f.name) for f in fields(self.scorer)} if is_dataclass(self.scorer) else {}
+        )
         return {
             "task": type(self).__name__,
             "trained_on": self.trained_on,
             "weights": weights_digest(self),
-            "threshold": self._known_threshold(),
-            "scorer": settings,
+            "calibration": [None if math.isinf(value) else value for value in self.calibration.tolist()],
+            "scorer": {"class": type(self.scorer).__name__, **settings},
             "inputs": {
                 f"{source.corpus.name}/{kind}": getattr(source, kind).digest
                 for source in self.data.opened
@@ -220,3 +283,7 @@ class LipSyncTask(TermsTask):
         found = checkpoint.get("merc", {})
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]
+
+
+def _late(lag: float) -> str:
+    return "late" if lag > 0 else "early"

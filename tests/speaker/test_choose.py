@@ -94,15 +94,17 @@ def test_a_choice_comes_back_from_its_row(table):
 
 
 def test_a_row_holds_what_its_columns_say_and_no_infinity():
-    choice = SpeakerChoice(3, -0.5, 0.25, 0.75, (1.0,))
+    choice = SpeakerChoice(3, -0.5, 0.25, 0.75, (1.0,), 0.5, 0.25)
     assert dict(zip(SPEAKER_COLUMNS, choice.to_row().tolist(), strict=True)) == {
         "track": 3.0,
         "score": -0.5,
         "margin": 0.25,
         "coverage": 0.75,
+        "probability": 0.5,
+        "activity": 0.25,
     }
-    assert SpeakerChoice(0, -0.5, math.inf, 1.0).to_row().tolist() == [0, -0.5, 2, 1]
-    assert SpeakerChoice(NOBODY, -math.inf, math.nan, 0.0).to_row().tolist() == [-1, -2, 0, 0]
+    assert SpeakerChoice(0, -0.5, math.inf, 1.0).to_row().tolist() == [0, -0.5, 100, 1, -1, -1]
+    assert SpeakerChoice(NOBODY, -math.inf, math.nan, 0.0).to_row().tolist() == [-1, -100, 0, 0, -1, -1]
     for row in (torch.zeros(3), torch.zeros(1, 4)):
         with pytest.raises(ValueError, match="track, score, margin, coverage, got the shape"):
             SpeakerChoice.from_row(row)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merc.speaker import LipSyncNet, SyncScorer
-from merc.speaker.score import MouthTrack
+from merc.speaker.base import MouthTrack
 
 
 @pytest.fixture
@@ -75,5 +75,5 @@ def test_a_clip_shorter_than_a_window_is_one_window(net):
 
 
 def test_a_clip_without_faces_has_nobody(net):
-    choice = SyncScorer().choose(net, [], torch.randn(240, 80), -1.0)
+    choice = SyncScorer().choose(net, [], torch.randn(240, 80), torch.tensor([-1.0]))
     assert choice.track == -1 and choice.scores == ()

@@ -528,7 +528,7 @@ def test_an_epoch_is_one_pass_through_the_conversations(data, chain, lips, batch
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision):
     task = joint(lipsync=lipsync(), warm_start=starts(chain))
-    task.lipsync.threshold.fill_(-1.0)
+    task.lipsync.calibration.fill_(-1.0)
     first, last = First(), ModelCheckpoint(tmp_path, filename="last")
     trainer = trainer_in(tmp_path, first, last, precision=precision)
     module = conversations(data, chain[1], lips=lips_data(lips))
@@ -540,14 +540,14 @@ def test_lips_and_emotions_learn_together(data, chain, lips, tmp_path, precision
     moved = {name.split(".")[0] for name, p in task.named_parameters() if not torch.equal(p, first.state[name])}
     assert moved == {"students", "fusion", "lipsync"}
     assert all(not torch.equal(p, first.state[f"lipsync.{n}"]) for n, p in task.lipsync.named_parameters())
-    assert not torch.isfinite(task.lipsync.threshold)  # it was that of other weights
+    assert not torch.isfinite(task.lipsync.calibration).all()  # it was that of other weights
     again = joint(lipsync=lipsync())
     trainer_in(tmp_path).test(
         again, datamodule=module, ckpt_path=last.best_model_path, weights_only=True, verbose=False
     )
     assert again.lipsync.trained_on == "lips/train"
     trainer_in(tmp_path).validate(again.lipsync, datamodule=lips_data(lips), verbose=False)
-    assert torch.isfinite(again.lipsync.threshold)
+    assert torch.isfinite(again.lipsync.calibration).all()
 
 
 class Passes(Callback):
@@ -608,7 +608,7 @@ def test_lipsync_starts_from_its_own_stage(data, chain, lips, tmp_path):
     both = conversations(data, chain[1], lips=lips_data(lips))
     trainer_in(tmp_path, first, limit_train_batches=1).fit(task, datamodule=both)
     saved = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    assert all(torch.equal(first.state[f"lipsync.{n}"], v) for n, v in saved.items() if n != "threshold")
+    assert all(torch.equal(first.state[f"lipsync.{n}"], v) for n, v in saved.items() if n != "calibration")
 
 
 def test_clips_are_opened_for_training_only(data, chain, tmp_path):

@@ -1,4 +1,4 @@
-"""LipSyncNet learns synchrony, sets its threshold on validation, and writes who speaks."""
+"""LipSyncNet learns synchrony, is calibrated on validation, and writes who speaks."""
 
 import lightning as L
 import pytest
@@ -50,12 +50,7 @@ def network():
 
 def task(**options):
     return LipSyncTask(
-        network(),
-        loss=SyncLoss(contrast=1.0),
-        augment=SyncAugmentation(),
-        scorer=SyncScorer(window=24, hop=12),
-        pair_frames=48,
-        **options,
+        network(), loss=SyncLoss(contrast=1.0), augment=SyncAugmentation(), pair_frames=48, **options
     )
 
 
@@ -94,12 +89,14 @@ def test_the_speaker_is_chosen_better_than_by_the_first_face(trained, stores, tm
     assert scores["test/choice_accuracy"] > 0.8 > scores["test/first_face_accuracy"]
 
 
-def test_the_threshold_is_between_own_and_foreign_scores_and_travels_in_the_checkpoint(trained):
+def test_the_calibration_comes_from_validation_and_travels_in_the_checkpoint(trained):
     model, _, path = trained
-    assert -2 < float(model.threshold) < 0
+    mean, deviation = model.calibration.tolist()
+    assert 0.3 < mean < 1 and 0 < deviation < 0.5
+    assert not torch.equal(model.calibration, model.scorer.uncalibrated())
     again = task()
     again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    assert torch.isfinite(again.threshold)
+    assert torch.equal(again.calibration, model.calibration)
 
 
 def test_prediction_writes_who_speaks(trained, stores, tmp_path):
@@ -119,7 +116,8 @@ def test_prediction_writes_who_speaks(trained, stores, tmp_path):
     assert sum(right) > 0.8 * len(right)
     assert all((choice.track == NOBODY) == (choice.coverage == 0) for choice in found.values())
     assert store.provenance["trained_on"] == "lips/train"
-    assert store.provenance["threshold"] == pytest.approx(float(model.threshold))
+    assert store.provenance["calibration"] == pytest.approx(model.calibration.tolist())
+    assert store.provenance["scorer"]["class"] == "LikelihoodScorer"
 
 
 def test_a_clip_that_could_not_be_read_keeps_its_reason(trained, stores, tmp_path):
@@ -146,8 +144,8 @@ def test_a_clip_that_could_not_be_read_keeps_its_reason(trained, stores, tmp_pat
 
 
 def test_nobody_is_chosen_below_the_threshold(stores, tmp_path):
-    model = task()
-    model.threshold.fill_(0.5)  # no score is above 0
+    model = task(scorer=SyncScorer())
+    model.calibration.fill_(0.5)  # no score is above 0
     out = tmp_path / "speaker"
     trainer_in(tmp_path, StoreWriterCallback({"speaker": str(out)})).predict(
         model,

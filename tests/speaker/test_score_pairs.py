@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from merc.evaluation.sync import SyncTrial, pair_scores, speaking_threshold
-from merc.speaker import LipSyncNet, SyncScorer
-from merc.speaker.score import MouthTrack
+from merc.speaker import LipSyncNet, MouthTrack, SyncScorer, speaking_threshold
 from support.tiny_lips import talk
 
 
@@ -13,8 +11,8 @@ def test_pair_scores_are_those_of_the_scorer():
     net = LipSyncNet(size=16, width=4, hidden=16).eval().requires_grad_(False)
     scorer = SyncScorer(window=16, hop=8, max_lag=1, activity=0.3)
     clips = [talk(seed, frames=40) for seed in range(3)]
-    trials = [SyncTrial.of(net, scorer, MouthTrack(0, crops), sound, 40) for crops, sound in clips]
-    scores, still = pair_scores(scorer, trials)
+    trials = [scorer.trial(net, MouthTrack(0, crops), sound, 40) for crops, sound in clips]
+    scores, still = scorer.pairs(trials, scorer.uncalibrated())
     spans = scorer.windows(40)
     for i, (own, sound) in enumerate(clips):
         for j, (crops, _) in enumerate(clips):
@@ -27,8 +25,8 @@ def test_pair_scores_are_those_of_the_scorer():
 
 def test_a_track_that_is_too_short_is_no_trial():
     net, (crops, sound) = LipSyncNet(size=16, width=4, hidden=16).eval(), talk(0, frames=40)
-    assert SyncTrial.of(net, SyncScorer(), MouthTrack(0, crops), sound, 41) is None
-    assert SyncTrial.of(net, SyncScorer(), MouthTrack(0, crops), sound[:100], 40) is None
+    assert SyncScorer().trial(net, MouthTrack(0, crops), sound, 41) is None
+    assert SyncScorer().trial(net, MouthTrack(0, crops), sound[:100], 40) is None
 
 
 @pytest.mark.parametrize("visible", [0.3, 0.5, 0.95])
