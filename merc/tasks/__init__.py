@@ -1,5 +1,6 @@
 """LightningModules: what trains and runs the networks."""
 
+from merc.tasks.export import export_lipsync
 from merc.tasks.extract import ExtractTask
 from merc.tasks.faces import FacesTask
 from merc.tasks.fusion import FusionTask
@@ -18,4 +19,5 @@ __all__ = [
     "StudentTask",
     "TeacherTask",
     "TextEncoderTask",
+    "export_lipsync",
 ]

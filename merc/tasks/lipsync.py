@@ -170,22 +170,8 @@ class LipSyncTask(TermsTask):
         if clip.speaker is not None and len(clip.tracks) > 1:
             chosen = self.scorer.choose(self.network, clip.tracks, clip.sound, self.calibration)
             choice = (chosen.track == clip.speaker, clip.speaker == 0)
-        self._evaluated.append((self._trials_of(clip), choice))
-
-    def _trials_of(self, clip: LipSyncClip) -> list[Any]:
-        """Up to ``trials`` pieces of the longest track that talks, with their sound."""
-        if not clip.talking:
-            return []
-        track = max((clip.tracks[index] for index in clip.talking), key=lambda track: len(track.crops))
-        pieces = []
-        for number in range(self.trials):
-            start = number * self.pair_frames
-            rest = MouthTrack(track.first + start, track.crops[start:])
-            trial = self.scorer.trial(self.network, rest, clip.sound, self.pair_frames)
-            if trial is None:
-                break
-            pieces.append(trial.cpu())
-        return pieces
+        trials = trials_of(self.network, self.scorer, clip, self.pair_frames, self.trials)
+        self._evaluated.append((trials, choice))
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split, and calibrate the scorer by them."""
@@ -283,6 +269,31 @@ class LipSyncTask(TermsTask):
         found = checkpoint.get("merc", {})
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]
+
+
+def trials_of(
+    network: SyncNetwork, scorer: SpeakerScorer[Any], clip: LipSyncClip, frames: int, most: int = 3
+) -> list[Any]:
+    """Up to ``most`` trials, one after the other, of the longest track of a clip that talks.
+
+    Args:
+        network: In evaluation mode.
+        scorer: Encodes them.
+        clip: The clip; none of its tracks need talk.
+        frames: Length of a trial.
+        most: Most trials.
+    """
+    if not clip.talking:
+        return []
+    track = max((clip.tracks[index] for index in clip.talking), key=lambda track: len(track.crops))
+    found = []
+    for start in range(0, most * frames, frames):
+        rest = MouthTrack(track.first + start, track.crops[start:])
+        trial = scorer.trial(network, rest, clip.sound, frames)
+        if trial is None:
+            break
+        found.append(trial.cpu())
+    return found
 
 
 def _late(lag: float) -> str:
