@@ -8,19 +8,25 @@ from merc.speaker.likelihood import LikelihoodScorer, Traces
 from merc.speaker.net import LipSyncNet
 from merc.speaker.opinion import add_opinion, mean_log_odds, score_tracks
 from merc.speaker.pooled import PooledLipSyncNet
+from merc.speaker.pretrained import PretrainedLips, load_lipsync, save_lipsync, shipped_lipsync
 from merc.speaker.score import SyncScorer, SyncTrial, speaking_threshold
+from merc.speaker.spans import TURN_COLUMNS, SpeakerTimeline, SpeakingSpan, rows_to_spans, spans_to_rows
 
 __all__ = [
     "LIGHT_ASD_NAMES",
     "NOBODY",
     "SPEAKER_COLUMNS",
+    "TURN_COLUMNS",
     "ActiveSpeakerNet",
     "LikelihoodScorer",
     "LipSyncNet",
     "MouthTrack",
     "PooledLipSyncNet",
+    "PretrainedLips",
     "SpeakerChoice",
     "SpeakerScorer",
+    "SpeakerTimeline",
+    "SpeakingSpan",
     "SyncAugmentation",
     "SyncNetwork",
     "SyncScorer",
@@ -29,7 +35,12 @@ __all__ = [
     "Traces",
     "add_opinion",
     "choose_speaker",
+    "load_lipsync",
     "mean_log_odds",
+    "rows_to_spans",
+    "save_lipsync",
     "score_tracks",
+    "shipped_lipsync",
+    "spans_to_rows",
     "speaking_threshold",
 ]

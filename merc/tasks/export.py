@@ -151,9 +151,10 @@ def _card(
         "",
         "## Use and limits",
         "",
-        "For choosing the face of the speaker in films with sound, at 25 frames per second, on the mouth crops of merc's",
-        "face tracker. Lines of less than two seconds, dubbed films, and mouths that are turned away, covered or smaller",
-        "than about 15 pixels are often misjudged. It was tested on films of one talking person. It identifies nobody.",
+        "For choosing the face of the speaker in films with sound, at 25 frames per second, on the mouth crops of",
+        "merc's face tracker. Lines of less than two seconds, dubbed films, and mouths that are turned away, covered",
+        "or smaller than about 15 pixels are often misjudged. It was tested on films of one talking person. It",
+        "identifies nobody.",
         "",
     ]
     return "\n".join(lines)

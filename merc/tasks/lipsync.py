@@ -40,7 +40,9 @@ class LipSyncTask(TermsTask):
 
     Prediction gives the ``speaker`` of every clip, a row of :meth:`merc.speaker.SpeakerChoice.to_row`, and the
     ``sound`` of every clip in sync with its lips (:func:`merc.speaker.lags.sound_in_sync`), for a second training: a
-    clip whose sound belongs to no face in it is missing there, with the reason.
+    clip whose sound belongs to no face in it is missing there, with the reason. With
+    :class:`merc.speaker.LikelihoodScorer` there are also the ``turns``, who speaks when
+    (:class:`merc.speaker.SpeakerTimeline`).
 
     Args:
         network: The network.
@@ -207,9 +209,17 @@ class LipSyncTask(TermsTask):
         if clip.missing is not None:
             missing = {clip.key: clip.missing}
             nothing = torch.empty(0, len(SPEAKER_COLUMNS))
-            return {"keys": [], "speaker": nothing, "sound": Sequences([], [], missing), "missing": missing}
+            without = Sequences([], [], missing)
+            return {"keys": [], "speaker": nothing, "sound": without, "turns": without, "missing": missing}
         choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self.calibration.cpu())
-        return {"keys": [clip.key], "speaker": choice.to_row()[None], "sound": self._in_sync(clip)}
+        return {"keys": [clip.key], "speaker": choice.to_row()[None], "sound": self._in_sync(clip), **self._turns(clip)}
+
+    def _turns(self, clip: LipSyncClip) -> dict[str, Any]:
+        """Who speaks when, for scorers and networks that look at time."""
+        if not (isinstance(self.scorer, LikelihoodScorer) and isinstance(self.network, TraceNetwork)):
+            return {}
+        spans = SpeakerTimeline(self.scorer)(self.network, clip.tracks, clip.sound, self.calibration.cpu())
+        return {"turns": Sequences([clip.key], [spans_to_rows(spans)])}
 
     def _in_sync(self, clip: LipSyncClip) -> Sequences:
         talking = [clip.tracks[index] for index in clip.talking]

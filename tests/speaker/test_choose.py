@@ -106,7 +106,7 @@ def test_a_row_holds_what_its_columns_say_and_no_infinity():
     assert SpeakerChoice(0, -0.5, math.inf, 1.0).to_row().tolist() == [0, -0.5, 100, 1, -1, -1]
     assert SpeakerChoice(NOBODY, -math.inf, math.nan, 0.0).to_row().tolist() == [-1, -100, 0, 0, -1, -1]
     for row in (torch.zeros(3), torch.zeros(1, 4)):
-        with pytest.raises(ValueError, match="track, score, .*, activity, got the shape"):
+        with pytest.raises(ValueError, match=r"track, score, .*, activity, got the shape"):
             SpeakerChoice.from_row(row)
 
 
