@@ -39,8 +39,8 @@ class ActiveSpeakerNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         pairs = list(pairwise(_WIDTHS))
-        self.face = nn.ModuleList(_Block(nn.Conv3d, a, b, stride=2 if a == 1 else 1) for a, b in pairs)
-        self.sound = nn.ModuleList(_Block(nn.Conv2d, a, b) for a, b in pairs)
+        self.face = nn.ModuleList(_Block(a, b, moving=True, stride=2 if a == 1 else 1) for a, b in pairs)
+        self.sound = nn.ModuleList(_Block(a, b, moving=False) for a, b in pairs)
         self.ahead = nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True)
         self.back = nn.GRU(_WIDTHS[-1], _WIDTHS[-1], batch_first=True)
         self.speaks = nn.Linear(_WIDTHS[-1], 2)
@@ -126,7 +126,7 @@ class ActiveSpeakerNet(nn.Module):
         for index, block in enumerate(self.face):
             maps = block(maps)
             if index < 2:  # frame by frame, as PyTorch has no 3D pooling in half precision on a CPU
-                maps = F.max_pool2d(maps.flatten(1, 2), 3, 2, 1).unflatten(1, maps.shape[1:3])
+                maps = torch.unflatten(F.max_pool2d(maps.flatten(1, 2), 3, 2, 1), 1, maps.shape[1:3])
         return maps.amax((-2, -1)).transpose(1, 2)
 
     def embed_sound(self, sound: Tensor) -> Tensor:
@@ -142,32 +142,34 @@ class ActiveSpeakerNet(nn.Module):
 class _Block(nn.Module):
     """Two branches with kernels of 3 and 5, each over place and then over time, and a convolution of their sum."""
 
-    def __init__(self, conv: type[nn.Conv2d] | type[nn.Conv3d], inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, *, moving: bool, stride: int = 1) -> None:
         super().__init__()
-        self.small = _branch(conv, inputs, outputs, 3, stride)
-        self.large = _branch(conv, inputs, outputs, 5, stride)
-        self.join = nn.Sequential(conv(outputs, outputs, 1, bias=False), *_after(conv, outputs))
+        self.small = _branch(inputs, outputs, 3, moving, stride)
+        self.large = _branch(inputs, outputs, 5, moving, stride)
+        conv = nn.Conv3d if moving else nn.Conv2d
+        self.join = nn.Sequential(conv(outputs, outputs, 1, bias=False), *_after(outputs, moving))
 
     def forward(self, maps: Tensor) -> Tensor:
         joined: Tensor = self.join(self.small(maps) + self.large(maps))
         return joined
 
 
-def _branch(
-    conv: type[nn.Conv2d] | type[nn.Conv3d], inputs: int, outputs: int, kernel: int, stride: int
-) -> nn.Sequential:
+def _branch(inputs: int, outputs: int, kernel: int, moving: bool, stride: int) -> nn.Sequential:
+    """Over ``(B, C, T, H, W)`` of moving images, or over ``(B, C, coefficients, rows)`` of sound."""
     half = kernel // 2
-    if conv is nn.Conv3d:
-        place = conv(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, half, half), bias=False)
-        time = conv(outputs, outputs, (kernel, 1, 1), 1, (half, 0, 0), bias=False)
+    place: nn.Module
+    time: nn.Module
+    if moving:
+        place = nn.Conv3d(inputs, outputs, (1, kernel, kernel), (1, stride, stride), (0, half, half), bias=False)
+        time = nn.Conv3d(outputs, outputs, (kernel, 1, 1), 1, (half, 0, 0), bias=False)
     else:
-        place = conv(inputs, outputs, (kernel, 1), 1, (half, 0), bias=False)
-        time = conv(outputs, outputs, (1, kernel), 1, (0, half), bias=False)
-    return nn.Sequential(place, *_after(conv, outputs), time, *_after(conv, outputs))
+        place = nn.Conv2d(inputs, outputs, (kernel, 1), 1, (half, 0), bias=False)
+        time = nn.Conv2d(outputs, outputs, (1, kernel), 1, (0, half), bias=False)
+    return nn.Sequential(place, *_after(outputs, moving), time, *_after(outputs, moving))
 
 
-def _after(conv: type[nn.Module], channels: int) -> tuple[nn.Module, nn.Module]:
-    norm = nn.BatchNorm3d if conv is nn.Conv3d else nn.BatchNorm2d
+def _after(channels: int, moving: bool) -> tuple[nn.Module, nn.Module]:
+    norm = nn.BatchNorm3d if moving else nn.BatchNorm2d
     return norm(channels, momentum=0.01, eps=0.001), nn.ReLU()
 
 
