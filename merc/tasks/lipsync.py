@@ -16,9 +16,18 @@ from torch.nn import functional as F
 from merc.callbacks import StoreWriterCallback
 from merc.datamodules.lipsync import LipSyncBatch, LipSyncClip, LipSyncDataModule
 from merc.losses.sync import SyncLoss
-from merc.speaker import SPEAKER_COLUMNS, LikelihoodScorer, MouthTrack, SpeakerScorer, SyncAugmentation, SyncNetwork
+from merc.speaker import (
+    SPEAKER_COLUMNS,
+    LikelihoodScorer,
+    MouthTrack,
+    SpeakerScorer,
+    SpeakerTimeline,
+    SyncAugmentation,
+    SyncNetwork,
+    load_lipsync,
+    spans_to_rows,
+)
 from merc.speaker.lags import sound_in_sync
-from merc.speaker.pretrained import load_lipsync
 from merc.store import Sequences
 from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
@@ -212,14 +221,18 @@ class LipSyncTask(TermsTask):
             without = Sequences([], [], missing)
             return {"keys": [], "speaker": nothing, "sound": without, "turns": without, "missing": missing}
         choice = self.scorer.choose(self.network, clip.tracks, clip.sound, self.calibration.cpu())
-        return {"keys": [clip.key], "speaker": choice.to_row()[None], "sound": self._in_sync(clip), **self._turns(clip)}
+        found: dict[str, Any] = {"keys": [clip.key], "speaker": choice.to_row()[None]}
+        if self._is_wanted("sound"):
+            found["sound"] = self._in_sync(clip)
+        if self._is_wanted("turns") and isinstance(self.scorer, LikelihoodScorer):
+            spans = SpeakerTimeline(self.scorer)(self.network, clip.tracks, clip.sound, self.calibration.cpu())
+            found["turns"] = Sequences([clip.key], [spans_to_rows(spans)])
+        return found
 
-    def _turns(self, clip: LipSyncClip) -> dict[str, Any]:
-        """Who speaks when, for scorers and networks that look at time."""
-        if not (isinstance(self.scorer, LikelihoodScorer) and isinstance(self.network, TraceNetwork)):
-            return {}
-        spans = SpeakerTimeline(self.scorer)(self.network, clip.tracks, clip.sound, self.calibration.cpu())
-        return {"turns": Sequences([clip.key], [spans_to_rows(spans)])}
+    def _is_wanted(self, output: str) -> bool:
+        """Whether what costs time is asked for: by a store that is being written, or in Python, without any."""
+        writers = [c for c in self.trainer.callbacks if isinstance(c, StoreWriterCallback)]  # type: ignore[attr-defined]
+        return not writers or any(output in writer.outputs for writer in writers)
 
     def _in_sync(self, clip: LipSyncClip) -> Sequences:
         talking = [clip.tracks[index] for index in clip.talking]
@@ -236,8 +249,7 @@ class LipSyncTask(TermsTask):
 
     def on_predict_end(self) -> None:
         """Say which clips are not in sync, where a store of sounds is written."""
-        writers = [c for c in self.trainer.callbacks if isinstance(c, StoreWriterCallback)]  # type: ignore[attr-defined]
-        if self._moved and any("sound" in writer.outputs for writer in writers):
+        if self._moved:
             rank_zero_warn("Sounds that did not fit their lips:\n" + "\n".join(sorted(self._moved)))
         self._moved = []
 
