@@ -99,13 +99,13 @@ def decode(path: Path, encoding: str | None = None, *, legacy: str | None = None
                 return _checked(path, _strict(path, data, name), name)
             break
     if b"\0" in data:
-        name = _without_mark(data)
-        if name is None:
+        wide = _without_mark(data)
+        if wide is None:
             line = data[: data.index(b"\0")].count(b"\n") + 1
             raise CorpusError(
                 f"{path}, line {line}: holds zero bytes, so it is not UTF-8. Save it as UTF-8, or name its encoding."
             )
-        return _checked(path, _strict(path, data, name), name)
+        return _checked(path, _strict(path, data, wide), wide)
     try:
         return _checked(path, data.decode("utf-8"), "utf-8")
     except UnicodeDecodeError:
