@@ -83,9 +83,20 @@ def read_rows(
     return parse_rows(decode(path, encoding, legacy=legacy), required)
 
 
-def parse_rows(decoded: DecodedText, required: Sequence[str] = ()) -> CsvFile:
-    """Read a CSV file that is decoded already; see :func:`read_rows`."""
+def parse_rows(
+    decoded: DecodedText, required: Sequence[str] = (), *, columns: Sequence[str] = (), delimiter: str | None = None
+) -> CsvFile:
+    """Read a CSV file that is decoded already; see :func:`read_rows`.
+
+    Args:
+        decoded: Its text.
+        required: Columns that must be there.
+        columns: The columns of a file without a line that names them.
+        delimiter: What separates its cells, if that is known.
+    """
     path, text = decoded.path, decoded.text
+    if delimiter is not None:
+        return CsvFile(path, *_parse(path, text, delimiter, required, columns), decoded, delimiter)
     if said := _SAID.match(text):
         text = "\n" + text[said.end() :]  # so that lines keep their numbers
         return CsvFile(path, *_parse(path, text, said[1], required), decoded, said[1])
@@ -116,10 +127,12 @@ def _delimiters(text: str, required: Sequence[str]) -> list[str]:
     return sorted(ranks, key=lambda delimiter: ranks[delimiter], reverse=True) or [","]
 
 
-def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tuple[tuple[str, ...], list[Row]]:
+def _parse(
+    path: Path, text: str, delimiter: str, required: Sequence[str], named: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[Row]]:
     """The columns and rows of a CSV file, if this is what separates its cells."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: tuple[str, ...] = ()
+    columns = tuple(named)
     rows = []
     line = 1
     try:

@@ -161,14 +161,18 @@ def _splits(row: str) -> bool:
 
 def _parts(row: str, *, dashed: bool) -> Iterator[str]:
     """A row, divided before chevrons, before names behind a sentence, and before dashes if it begins with one."""
-    start = 0
+    first = _label(row[:130].lstrip("-\u2010\u2011\u2013\u2014\u2022> "))
+    start, named = 0, first.end if first else 0
     for match in _BOUNDARY.finditer(row):
+        if match.end() < named:  # "DR. BEN: "
+            continue
         behind = row[match.end() : match.end() + 130]
         mark = _MARK.match(behind)
         label = None if mark else _label(behind)
         if (mark and (mark[1] or dashed)) or (label and label.colon and label.kind != "lower"):
             yield row[start : match.start()]
             start = match.end()
+            named = start + (label.end if label else 0)
     yield row[start:]
 
 
@@ -240,13 +244,16 @@ def _accepted(cues: Sequence[Sequence[_Row]], lines: Sequence[Line]) -> dict[str
             accepted = label.sure or (count[label.key] > 1 and not doubtful)
         if accepted:
             names.add(label.key)
-    for label in every:  # once, but among others that are names
-        others = names - {label.key}
-        if label.kind == "caps" and label.colon and others and not shouted:
-            names.add(label.key)
-        elif label.kind in ("title", "caps", "caseless") and not label.colon and not _is_sound(label.name):
-            if label.key not in alone and any(other.key in others and not other.colon for other in every):
-                names.add(label.key)
+    bracketed = any(label.key in names and not label.colon for label in every)
+    once = set()  # but among others that are names
+    for label in every:
+        if label.colon and label.kind == "caps":
+            accepted = bool(names) and not shouted
+        else:
+            accepted = bracketed and not label.colon and label.kind != "lower" and not _is_sound(label.name)
+        if accepted and label.key not in alone:
+            once.add(label.key)
+    names |= once
     return {
         key: max(spelled[key], key=lambda name: (name != name.upper() or name == name.lower(), spelled[key][name]))
         for key in names

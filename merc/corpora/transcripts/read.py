@@ -15,7 +15,7 @@ from merc.corpora.transcripts.substation import read_substation
 from merc.corpora.transcripts.subtitles import read_subtitles
 from merc.corpora.transcripts.tables import read_table
 from merc.corpora.transcripts.tiers import read_eaf, read_textgrid
-from merc.corpora.transcripts.timing import repair_times, unroll
+from merc.corpora.transcripts.timing import repair_times
 from merc.labels import LabelSet
 
 READERS: Mapping[str, Callable[[TranscriptSource], Iterable[Line]]] = {
@@ -114,7 +114,7 @@ def read_lines(source: TranscriptSource) -> list[Line]:
         raise source.error(
             f": merc reads no transcript of this kind. Expected {', '.join(READERS)}, or a --reader of your own."
         )
-    lines = repair_times(find_speakers(unroll(list(reader(source)), source), source), source)
+    lines = repair_times(find_speakers(list(reader(source)), source), source)
     if len(source.dropped) > len(lines):
         raise source.error(
             f"{shown_places(source.dropped)}. {len(source.dropped)} lines are broken and {len(lines)} are not: "

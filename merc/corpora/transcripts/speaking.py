@@ -15,6 +15,7 @@ from merc.corpora.transcripts.speech_json import split_words
 from merc.rows import shown, shown_names
 
 _MOST_SPEAKERS = 1000
+_LEAST = 0.1  # share of a line in which somebody must speak to be its speaker
 _SHARED = 0.3  # share of the speech in a line that a second speaker has, if the line is of doubtful name
 
 
@@ -140,6 +141,7 @@ def _most(
         second = np.where(better, most, np.maximum(second, heard))
         most = np.where(better, heard, most)
         names[better] = number
+    names[most < _LEAST * (edges[:, 1] - edges[:, 0])] = -1
     known = list(by_speaker)
     return [known[name] if name >= 0 else None for name in names.tolist()], (
         second > _SHARED * (most + second)

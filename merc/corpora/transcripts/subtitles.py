@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from merc.corpora.transcripts.lines import Line, TranscriptSource, parse_clock
+from merc.corpora.transcripts.timing import unroll
 from merc.rows import shown
 
 # Possessive, and up to the next "<" only, so that the time stays linear in the length of the text.
@@ -22,12 +23,16 @@ _EMOTION = re.compile(r"\[(?:\?|[^\[\]%]{1,30} \d{1,3} %)\] ")
 EXPECTED = "Expected blocks of a row such as 00:01:02,500 --> 00:01:04,000 with text below it."
 
 
-def read_subtitles(source: TranscriptSource) -> Iterator[Line]:
+def read_subtitles(source: TranscriptSource) -> list[Line]:
     """Lines of SubRip, WebVTT or YouTube's SubViewer; which of them is seen from the rows.
 
     The text of a subtitle goes on to the next times, blank rows and all, but for the number or name above those. Voice
-    tags (``<v Ann>``) are speakers.
+    tags (``<v Ann>``) are speakers. What rolling captions repeat is read once.
     """
+    return unroll(list(_subtitles(source)), source)
+
+
+def _subtitles(source: TranscriptSource) -> Iterator[Line]:
     rows = source.rows
     web = bool(rows) and rows[0].startswith("WEBVTT")
     places = [index for index, row in enumerate(rows) if _is_times(rows, index, row)]

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from merc.corpora.transcripts.lines import Line, TranscriptSource, in_seconds, parse_clock, parse_number
-from merc.decoding import DecodedText
 from merc.rows import CsvFile, parse_rows, shown, shown_names
 
 NAMES: Mapping[str, Sequence[str]] = {
@@ -53,11 +52,8 @@ def _table(source: TranscriptSource) -> CsvFile:
     if len(first) == 3 and all(
         parse_number(cell.strip()) is not None or parse_clock(cell) is not None for cell in first[:2]
     ):
-        delimiter = rows[0][len(first[0])]
-        decoded = DecodedText(decoded.path, [delimiter.join(_HEADLESS) + "\n", *decoded.lines])
-        table = parse_rows(decoded, _HEADLESS)
         source.notes.append(f"{source.path.name} has no line of column names: start, end and text were assumed.")
-        return table
+        return parse_rows(decoded, columns=_HEADLESS, delimiter=rows[0][len(first[0])])
     return parse_rows(decoded, [name for name in (given.start, given.end, given.text, given.speaker) if name])
 
 

@@ -36,7 +36,7 @@ def repair_times(lines: Sequence[Line], source: TranscriptSource) -> list[Line]:
             if start < 0:
                 repaired.append((place, f"started at {start:g} s, now at 0 s"))
                 start = 0.0
-            if end - start < SHORTEST:
+            if end - start < SHORTEST - 1e-6:
                 behind = bisect_right(starts, start)
                 given = min(starts[behind] if behind < len(starts) else math.inf, start + _MOST_GIVEN)
                 if given - start < SHORTEST:
@@ -55,13 +55,14 @@ def repair_times(lines: Sequence[Line], source: TranscriptSource) -> list[Line]:
 def unroll(lines: Sequence[Line], source: TranscriptSource) -> list[Line]:
     """Rolling captions with each phrase once.
 
-    YouTube's automatic captions, and those of television, show the row before above the new one, or a row as it grows.
-    A file is taken for such a one if a quarter of its lines repeat what stood on the screen just before.
+    YouTube's automatic captions, and those of television, show the row before above the new one, or a row as it grows;
+    whisper shows a row again for each word that it highlights. A file is taken for such a one if a quarter of its lines
+    repeat what stood on the screen just before.
     """
     rows = [[" ".join(row.split()) for row in line.text.splitlines() if row.strip()] for line in lines]
     repeats = [(0, False)]
     for index in range(1, len(lines)):
-        close = -0.5 <= lines[index].start - lines[index - 1].end <= 0.2
+        close = -0.5 <= lines[index].start - lines[index - 1].end <= 0.05
         same = lines[index].speaker == lines[index - 1].speaker
         repeats.append(_repeated(rows[index - 1], rows[index]) if close and same else (0, False))
     rolling = sum(count > 0 for count, _ in repeats)
@@ -74,7 +75,7 @@ def unroll(lines: Sequence[Line], source: TranscriptSource) -> list[Line]:
         fresh = here[count:]
         if fresh:
             kept.append(replace(line, text="\n".join(fresh)))
-        elif count and not grown and kept and line.end - line.start < SHORTEST:
+        elif count and not grown and (line.end - line.start < SHORTEST or kept[-1].text == "\n".join(here)):
             kept[-1] = replace(kept[-1], end=max(kept[-1].end, line.end))
     source.notes.append(
         f"{source.path.name} has rolling captions: {rolling} of {len(lines)} repeat rows of the caption before. Each "
