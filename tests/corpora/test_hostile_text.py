@@ -94,6 +94,13 @@ def test_many_lines_take_linear_time(tmp_path, row):
     quickly(transcript, path)
 
 
+def test_the_name_of_a_tier_takes_linear_time(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    for name in ("\n" * 50_000, "-" * 50_000, " word" * 20_000, "a" * 100_000):
+        path.write_text(HEADS[".TextGrid"].replace('"a"', f'"{name}"') + '"hi"\n')
+        assert quickly(transcript, path) is None
+
+
 def test_a_file_of_elan_without_end_is_refused(tmp_path):
     path = tmp_path / "a.eaf"
     for text in ("<a>" * 100_000, "<a " + "b='' " * 100_000, "<!ENTITY " * 50_000, "<?xml " * 100_000):

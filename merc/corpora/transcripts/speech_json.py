@@ -38,8 +38,9 @@ def read_speech_json(source: TranscriptSource) -> list[Line]:
     A segment whose words name several speakers becomes a line for each. A file of words alone is put together into
     lines at the ends of sentences and at pauses.
     """
+    text = source.text
     try:
-        data = parse_json(source.text)
+        data = parse_json(text)
     except ValueError as error:
         raise source.error(f": not JSON ({error}).") from None
     kind, found = _find(data)

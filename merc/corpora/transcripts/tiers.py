@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -16,7 +17,7 @@ T = TypeVar("T")
 _TOKEN = re.compile(r'(?<!\S)(?:"((?:[^"]++|"")*+)"|(-?\d[\d.eE+-]{0,40})|(<exists>|<absent>))(?=\s|$)')
 _SILENCE = frozenset(["sil", "sp", "spn", "<sil>", "<eps>", "<p:>", "#", "_"])
 _PHONES = re.compile(r"\b(?:phones?|phonemes?|segments?|phon|MAU)\b", re.IGNORECASE)
-_WORDS = re.compile(r"(?:^|[\W_]+)(?:words?|ORT(?:-MAU)?)$", re.IGNORECASE)
+_WORDS = re.compile(r"(?:^|[\W_])(?:words?|ORT(?:-MAU)?)$", re.IGNORECASE)
 
 
 def read_textgrid(source: TranscriptSource) -> list[Line]:
@@ -33,7 +34,7 @@ def read_textgrid(source: TranscriptSource) -> list[Line]:
     if not whole:
         for name, spans in tiers:
             if _WORDS.search(name):
-                speaker = _WORDS.sub("", name).strip() or None
+                speaker = _WORDS.sub("", name).strip(" -_.") or None
                 words = [Word(text, start, end, speaker) for start, end, text in spans if text.lower() not in _SILENCE]
                 lines += lines_of_words(words, f"tier {name!r}")
     unread = [name for name, _ in tiers if (_PHONES.search(name) or (whole and _WORDS.search(name)))]
@@ -62,15 +63,18 @@ def _praat_tiers(source: TranscriptSource) -> Iterator[tuple[str, list[tuple[flo
     def time() -> float:
         given = take(number=True)
         try:
-            return float(given)
+            value = float(given)
         except ValueError:
-            raise source.error(f": {shown(given)} is no time.") from None
+            value = math.inf
+        if not abs(value) < 1e9:
+            raise source.error(f": {shown(given)} is no time.")
+        return value
 
     time(), time()
     if take(number=True) != "<exists>":
         return
     for _ in range(int(time())):
-        kind, name = take(number=False), take(number=False).strip()
+        kind, name = take(number=False), " ".join(take(number=False).split())
         time(), time()
         spans = []
         for _ in range(int(time())):

@@ -103,6 +103,7 @@ def test_what_is_no_textgrid_is_refused(tmp_path):
     assert "expected a text file of Praat" in refused(tmp_path, "a.TextGrid", "ooBinaryFile\x08TextGrid")
     grid = textgrid({"Ann": [(1, "hi")]}, short=True)
     assert "'0.5.5' is no time" in refused(tmp_path, "a.TextGrid", grid.replace("\n0.5\n", "\n0.5.5\n", 1))
+    assert "'1e999' is no time" in refused(tmp_path, "a.TextGrid", grid.replace("\n1\n", "\n1e999\n"))
     assert "breaks off" in refused(tmp_path, "a.TextGrid", grid.replace("\n1\n", "\n99999999\n"))
 
 
