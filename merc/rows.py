@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merc.conversation import CorpusError
+from merc.decoding import DecodedText, decode
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """What may stand between the cells of a row, with its name in messages."""
@@ -38,68 +39,39 @@ class CsvFile:
         path: Where it was read from.
         columns: Column names in order.
         rows: At least one row.
-        legacy_lines: Lines that were not UTF-8 and were read as cp1252.
+        decoded: The text that they were read from.
         delimiter: What stands between the cells, a key of :data:`DELIMITERS`.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: Sequence[Row]
-    legacy_lines: int
+    decoded: DecodedText
     delimiter: str = ","
 
     @property
     def notes(self) -> list[str]:
         """Sentences for the corpus's notes: what was assumed if the file is not plain UTF-8 with commas."""
-        notes = []
-        if self.legacy_lines:
-            notes.append(
-                f"{self.path.name}: {self.legacy_lines} lines were not UTF-8 and were read as cp1252 (an older copy)."
-            )
+        notes = self.decoded.notes
         if self.delimiter != ",":
             notes.append(f"{self.path.name}: cells are separated by {DELIMITERS[self.delimiter]}.")
         return notes
 
 
-def decode_lines(path: Path) -> tuple[list[str], int]:
-    """The lines of a text file, as UTF-8 or, line by line where that fails, as cp1252.
-
-    Line by line, because copies exist in which a few cp1252 bytes were pasted into UTF-8: decoding the
-    whole file as cp1252 would spoil every other non-ASCII character.
-
-    Returns:
-        The lines with their line ends, and how many of them were not UTF-8.
-
-    Raises:
-        CorpusError: A line is neither, or holds zero bytes (UTF-16, or no text at all).
-    """
-    lines, legacy = [], 0
-    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True), start=1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            legacy += 1
-            try:
-                line = raw.decode("cp1252")
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{path}, line {number}: neither UTF-8 nor cp1252 ({error.reason}). Save the file as UTF-8."
-                ) from error
-        if "\0" in line:
-            raise CorpusError(f"{path}, line {number}: holds zero bytes, so it is not UTF-8 text. Save it as UTF-8.")
-        lines.append(line)
-    return lines, legacy
-
-
-def read_rows(path: str | Path, required: Sequence[str] = ()) -> CsvFile:
+def read_rows(
+    path: str | Path, required: Sequence[str] = (), *, encoding: str | None = None, legacy: str | None = None
+) -> CsvFile:
     """Read a CSV file whose first line names the columns.
 
     Cells are separated by commas, semicolons, tabs or vertical bars, whichever gives the required columns, and every
-    row as many cells as there are columns. If several do, the one that gives the most columns is meant.
+    row as many cells as there are columns. If several do, the one that gives the most columns is meant. A line such as
+    ``sep=;`` above the columns, as Excel writes it, says so itself.
 
     Args:
-        path: The file; UTF-8, with or without byte order mark, or cp1252.
+        path: The file.
         required: Columns that must be there.
+        encoding: How it is encoded. Default: see :func:`merc.decoding.decode`.
+        legacy: The code page of lines that are not UTF-8, if that is known.
 
     Raises:
         CorpusError: The file is missing, empty or not CSV, lacks a column, names one twice, or has a row
@@ -108,16 +80,37 @@ def read_rows(path: str | Path, required: Sequence[str] = ()) -> CsvFile:
     path = Path(path)
     if not path.is_file():
         raise CorpusError(f"No file {path}: expected a CSV file. Check the path.")
-    lines, legacy = decode_lines(path)
-    text = "".join(lines)
+    return parse_rows(decode(path, encoding, legacy=legacy), required)
+
+
+def parse_rows(
+    decoded: DecodedText, required: Sequence[str] = (), *, columns: Sequence[str] = (), delimiter: str | None = None
+) -> CsvFile:
+    """Read a CSV file that is decoded already; see :func:`read_rows`.
+
+    Args:
+        decoded: Its text.
+        required: Columns that must be there.
+        columns: The columns of a file without a line that names them.
+        delimiter: What separates its cells, if that is known.
+    """
+    path, text = decoded.path, decoded.text
+    if delimiter is not None:
+        return CsvFile(path, *_parse(path, text, delimiter, required, columns), decoded, delimiter)
+    if said := _SAID.match(text):
+        text = "\n" + text[said.end() :]  # so that lines keep their numbers
+        return CsvFile(path, *_parse(path, text, said[1], required), decoded, said[1])
     first, *others = _delimiters(text, required)
     try:
-        return CsvFile(path, *_parse(path, text, first, required), legacy, first)
+        return CsvFile(path, *_parse(path, text, first, required), decoded, first)
     except CorpusError:
         for delimiter in others:
             with suppress(CorpusError):
-                return CsvFile(path, *_parse(path, text, delimiter, required), legacy, delimiter)
+                return CsvFile(path, *_parse(path, text, delimiter, required), decoded, delimiter)
         raise
+
+
+_SAID = re.compile(r"sep=([,;\t|])\r?\n?")
 
 
 def _delimiters(text: str, required: Sequence[str]) -> list[str]:
@@ -134,10 +127,12 @@ def _delimiters(text: str, required: Sequence[str]) -> list[str]:
     return sorted(ranks, key=lambda delimiter: ranks[delimiter], reverse=True) or [","]
 
 
-def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tuple[tuple[str, ...], list[Row]]:
+def _parse(
+    path: Path, text: str, delimiter: str, required: Sequence[str], named: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[Row]]:
     """The columns and rows of a CSV file, if this is what separates its cells."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: tuple[str, ...] = ()
+    columns = tuple(named)
     rows = []
     line = 1
     try:
@@ -149,7 +144,8 @@ def _parse(path: Path, text: str, delimiter: str, required: Sequence[str]) -> tu
                 if len(record) != len(columns):
                     raise CorpusError(
                         f"{path}, line {line}: {len(record)} cells, expected {len(columns)} ({shown_names(columns)}). "
-                        f"Quote cells that hold {DELIMITERS[delimiter]}."
+                        f"Quote cells that hold {DELIMITERS[delimiter]}"
+                        + (", or write decimals with a point." if delimiter == "," else ".")
                     )
                 rows.append(Row(line, dict(zip(columns, map(str.strip, record), strict=True))))
             line = reader.line_num + 1

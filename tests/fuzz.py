@@ -80,6 +80,41 @@ WORDS = {
         "WEBVTT",
         "\t",
     ],
+    "ass": ["Dialogue: ", "[Events]", "Format: ", ",", ":", "{", "}", "\\N", "\\p1", "9", "-", "\n", "[", ">> ", "- "],
+    "TextGrid": ['"', '""', "\n", " ", "9", "-1", "<exists>", "IntervalTier", "1e99", ".", "!", "\t"],
+    "eaf": [
+        "<",
+        ">",
+        "/>",
+        '"',
+        "&amp;",
+        "&a;",
+        "<!ENTITY a 'b'>",
+        "<TIER>",
+        "PARENT_REF",
+        "9",
+        "-",
+        "\n",
+        "<![CDATA[",
+    ],
+    "speech": [
+        "[",
+        "]",
+        "{",
+        "}",
+        '"',
+        ",",
+        ":",
+        "null",
+        "1e999",
+        "-1",
+        "9",
+        '"words":',
+        '"timestamp":',
+        "\\ud800",
+        "[]",
+    ],
+    "txt": ["-->", "\n", "\t", " ", "[", "]", ":", "9", "00:03", "Ann", ">> ", "{", "start,end,text", "-"],
     "csv": [
         ",",
         ";",
@@ -145,6 +180,13 @@ def seeds(folder: Path) -> dict[str, list[Path]]:
     for kind, text in texts.items():
         found[kind] = [folder / f"seed.{kind}"]
         found[kind][0].write_text(text)
+    cases = ROOT / "tests/corpora/cases"
+    found["ass"] = [cases / "12_ass_names/talk.ass"]
+    found["TextGrid"] = [cases / "17_elan_textgrid_rttm/talk.TextGrid"]
+    found["eaf"] = [cases / "17_elan_textgrid_rttm/talk.eaf"]
+    found["speech"] = [cases / "03_whisper_tsv_json/talk.json"]
+    found["txt"] = [folder / "seed.txt"]
+    found["txt"][0].write_text("".join(f"00:0{n} Ann: Hi there.\n[00:0{n}] Bob\nNo.\n" for n in range(5)))
     table = folder / "table.csv"
     table.write_text("file,a,b\n" + "".join(f"dia0_utt{n}.wav,{n},{n * n}\n" for n in range(4)))
     found["table"] = [table]
@@ -283,7 +325,7 @@ def write_attack(kind: str, sources: list[Path], folder: Path, dice: random.Rand
 
 def read(kind: str, path: Path) -> None:
     """Read a file as merc does, and use what comes back."""
-    if kind in ("srt", "vtt"):
+    if kind in ("srt", "vtt", "ass", "TextGrid", "eaf", "speech", "txt"):
         read_transcript(path, "film.mp4", labels=MELD).save(path.with_name("saved.json"))
     elif kind == "csv":
         read_csv(path).save(path.with_name("saved.json"))

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merc.conversation import CorpusError
+from merc.decoding import map_controls
 from merc.rows import DELIMITERS, parse_time, read_rows
 
-CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12).map(map_controls)
 
 
 def write(folder, content, name="a.csv"):
@@ -51,8 +52,19 @@ def test_a_few_cp1252_bytes_do_not_spoil_the_utf8_around_them(tmp_path):
     path = write(tmp_path, b"\xef\xbb\xbfa,b\n" + "é\u2019,1\n".encode() + b"it\x92s,2\n")
     table = read_rows(path, ["a"])
     assert [row.cells["a"] for row in table.rows] == ["é\u2019", "it\u2019s"]
-    assert table.legacy_lines == 1
+    assert (table.decoded.legacy, table.decoded.legacy_lines) == ("cp1252", 1)
     assert "1 lines were not UTF-8" in table.notes[0]
+
+
+def test_excel_says_what_separates_the_cells_and_writes_utf_16(tmp_path):
+    for content in (b"sep=;\r\na;b\r\n1,5;2\r\n", "\ufeffa\tb\r\n\r\n1,5\t2\r\n".encode("utf-16-le")):
+        table = read_rows(write(tmp_path, content), ["a", "b"])
+        assert [(row.line, dict(row.cells)) for row in table.rows] == [(3, {"a": "1,5", "b": "2"})]
+
+
+def test_a_given_encoding_is_used(tmp_path):
+    path = write(tmp_path, "a,b\nй,é\n".encode("utf-16-be"))
+    assert dict(read_rows(path, encoding="utf-16-be").rows[0].cells) == {"a": "й", "b": "é"}
 
 
 def test_plain_utf8_needs_no_note(tmp_path):
@@ -101,8 +113,8 @@ def test_a_broken_row_is_not_taken_for_another_delimiter(tmp_path):
         (b'a,b\n1,"2\n', "not CSV"),
         (b"a,a\n1,2\n", "two columns named 'a'"),
         (b"a,c\n1,2\n", "no column 'b': found 'a', 'c'"),
-        (b"a,b\n\x81,2\n", "line 2: neither UTF-8 nor cp1252"),
-        ("a,b\n1,2\n".encode("utf-16"), "zero bytes"),
+        (b"a,b\n\x81,2\n", "line 2: it is not UTF-8"),
+        (b"a,b\n1,2\0\n", "zero bytes"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_place(tmp_path, content, message):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from merc.conversation import UtteranceKey
-from merc.corpora.transcript import UNKNOWN
+from merc.corpora.transcripts import UNKNOWN
 from merc.labels import LabelSet
 from merc.media.tracks import FaceTrack, track_of
 from merc.pipeline.apply import AppliedRun

@@ -13,7 +13,7 @@ from merc.annotation.files import as_csv, as_json, as_srt
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.conversation import CorpusError, Utterance
-from merc.corpora.transcript import TranscriptColumns, read_transcript
+from merc.corpora.transcripts import TranscriptOptions, read_transcript
 from merc.files import write_json, write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
@@ -30,7 +30,7 @@ def annotate(
     *,
     seed: int | None = None,
     stage: str | None = None,
-    columns: TranscriptColumns | None = None,
+    reading: TranscriptOptions | None = None,
     film: bool = True,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
@@ -50,7 +50,7 @@ def annotate(
         out: Folder for the results.
         seed: Which seed of the run. Default: the first.
         stage: The stage of the run that tells the emotions. Default: the last that was tested.
-        columns: Which column of a CSV transcript holds what.
+        reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
@@ -62,7 +62,7 @@ def annotate(
     video, out = Path(video), Path(out)
     info = probe(video)
     labels = labels_of(FinishedRun.load(model), stage)
-    corpus = read_transcript(transcript, video, labels=labels, columns=columns)
+    corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
     utterances = corpus["test"][0].utterances
     notes = [*corpus.notes, *_beyond(utterances, info, video, transcript)]
     applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merc.cli.run import split_trainer_options
-from merc.corpora.transcript import TranscriptColumns
+from merc.corpora.transcripts import TranscriptColumns, TranscriptOptions
 from merc.pipeline.problems import ShortParser
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from merc.annotation import Annotation
 
 
@@ -24,13 +27,15 @@ def annotate_command(args: list[str]) -> int:
         "--trainer.* are Lightning's, and go to every stage.",
     )
     parser.add_argument("video", type=Path, help="the recording, any file that FFmpeg reads")
-    parser.add_argument("--transcript", type=Path, required=True, help="its lines with times: .srt, .vtt or .csv")
+    parser.add_argument(
+        "--transcript", type=Path, required=True, help="its lines with times: subtitles, a table, JSON, ..."
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of a finished `merc run`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
-    parser.add_class_arguments(TranscriptColumns, "columns")
+    parser.add_class_arguments(TranscriptOptions)
     given = parser.parse_args(own)
     from merc.annotation import annotate  # as in merc.cli.run
 
@@ -42,11 +47,16 @@ def annotate_command(args: list[str]) -> int:
         seed=given.seed,
         stage=given.stage,
         film=given.film,
-        columns=TranscriptColumns(**vars(given.columns)),
+        reading=_options(given),
         trainer_options=extra,
     )
     _print(annotation, Path(given.out))
     return 0
+
+
+def _options(given: Namespace) -> TranscriptOptions:
+    values = {field.name: getattr(given, field.name) for field in fields(TranscriptOptions)}
+    return TranscriptOptions(**values | {"columns": TranscriptColumns(**vars(given.columns))})
 
 
 def _print(annotation: Annotation, out: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from merc.corpora.pickles import LAYOUTS, import_pickle
     from merc.corpora.rendered import RenderConfig, render
     from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
-    from merc.corpora.transcript import TranscriptColumns, read_transcript
+    from merc.corpora.transcripts import TranscriptColumns, TranscriptOptions, read_transcript
     from merc.corpora.unpickle import UnsafePickleError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "SimulatedCorpus",
     "SimulationConfig",
     "TranscriptColumns",
+    "TranscriptOptions",
     "UnsafePickleError",
     "import_pickle",
     "read_corpus",
@@ -51,7 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],
         "merc.corpora.rendered": ["RenderConfig", "render"],
         "merc.corpora.simulated": ["SimulatedCorpus", "SimulationConfig", "simulate"],
-        "merc.corpora.transcript": ["TranscriptColumns", "read_transcript"],
+        "merc.corpora.transcripts": ["TranscriptColumns", "TranscriptOptions", "read_transcript"],
         "merc.corpora.unpickle": ["UnsafePickleError"],
     },
 )

@@ -79,6 +79,7 @@ def read_csv(
     labels: LabelSet | Sequence[str] | None = None,
     name: str | None = None,
     seed: int = 0,
+    encoding: str | None = None,
     **columns: Any,  # noqa: ANN401 - those of CsvColumns
 ) -> Corpus:
     """Read conversations from CSV files of your own, one row per utterance.
@@ -93,6 +94,7 @@ def read_csv(
         labels: Emotions in the order of their ids. Default: those found in the files, in alphabetical order.
         name: Name of the corpus, for reports. Default: that of the file, or of the folder of several.
         seed: Decides which dialogues are train, val and test where the files do not say it.
+        encoding: How the files are encoded, such as cp1251. Default: recognised, or refused if that is not certain.
         **columns: Columns, see :class:`CsvColumns`.
 
     Returns:
@@ -108,9 +110,12 @@ def read_csv(
     """
     paths = _files(files)
     first = next(iter(paths.values()))
-    table = read_rows(first)
+    table = read_rows(first, encoding=encoding)
     found = _Columns(CsvColumns(**columns), table, split="" in paths)
-    tables = {split: table if path == first else read_rows(path, found.names) for split, path in paths.items()}
+    tables = {
+        split: table if path == first else read_rows(path, found.names, encoding=encoding)
+        for split, path in paths.items()
+    }
     notes = [note for table in tables.values() for note in table.notes] + found.notes
     name = name or (first.stem if len(paths) == 1 else first.resolve().parent.name) or "csv"
     if labels is None:

@@ -16,8 +16,8 @@ from rich.text import Text
 from merc.conversation import Corpus, CorpusError, Utterance
 from merc.corpora.iemocap import SESSIONS, find_iemocap, read_iemocap
 from merc.corpora.meld import CLIP_FOLDERS, CLIP_NAME, find_meld, read_meld
+from merc.decoding import decode
 from merc.labels import IEMOCAP6, MELD
-from merc.rows import decode_lines
 
 LONGEST = 30.0
 """Seconds beyond which a MELD utterance was cut wrongly: the longest sound one lasts 28.5."""
@@ -362,11 +362,8 @@ def _riff(report: Report, what: str, where: Path, paths: Iterable[Path], kind: b
 
 
 def _encoding(report: Report, path: Path) -> None:
-    legacy = decode_lines(path)[1]
-    if legacy:
-        report.add(
-            "warning", "encoding", path, f"{legacy} lines are not UTF-8 (an older copy); they are read as cp1252."
-        )
+    for note in decode(path, legacy="cp1252").notes:
+        report.add("warning", "encoding", path, f"{note} This is an older copy.")
 
 
 def _notes(report: Report, corpus: Corpus, *about: str) -> None:

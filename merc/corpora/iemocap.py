@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
+from merc.decoding import decode
 from merc.labels import IEMOCAP6, MergeRule, merge_rule
-from merc.rows import decode_lines
 
 USUAL_VALIDATION = (
     "Ses01M_impro01",
@@ -298,7 +298,7 @@ class _Reading:
         if not path.is_file():
             raise CorpusError(f"No annotation {path}: every transcript needs its EmoEvaluation file. Unpack it again.")
         ratings: dict[str, tuple[float, float, str]] = {}
-        for number, line in enumerate(decode_lines(path)[0], start=1):
+        for number, line in enumerate(decode(path, legacy="cp1252").lines, start=1):
             if not line.startswith("["):
                 continue  # the raters' single judgements, and the headline
             match = _RATING.fullmatch(line.strip())
@@ -316,7 +316,7 @@ class _Reading:
 
     def _turns(self, path: Path) -> dict[str, tuple[float, float, str]]:
         turns: dict[str, tuple[float, float, str]] = {}
-        for number, line in enumerate(decode_lines(path)[0], start=1):
+        for number, line in enumerate(decode(path, legacy="cp1252").lines, start=1):
             if not line.strip():
                 continue
             match = _TURN.fullmatch(line.strip())

@@ -79,8 +79,9 @@ def read_meld(root: str | Path) -> Corpus:
         root: Folder with ``{train,dev,test}_sent_emo.csv``; ``MELD.Raw`` layouts are found as well.
 
     Returns:
-        The corpus; times are seconds of the episode. Its notes say what the splits share, which files
-        were not UTF-8, and how many utterances have no clip.
+        The corpus; times are seconds of the episode. Its notes say what the splits share, which files were not UTF-8 or
+        had control characters in place of punctuation (copies from before the repair upstream), and how many
+        utterances have no clip.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -88,7 +89,7 @@ def read_meld(root: str | Path) -> Corpus:
             occurs twice; the message names file and line.
     """
     files = find_meld(root)
-    tables = {split: read_rows(path, _COLUMNS) for split, path in files.csv.items()}
+    tables = {split: read_rows(path, _COLUMNS, legacy="cp1252") for split, path in files.csv.items()}
     splits = {split: _conversations(split, table, files.clips.get(split)) for split, table in tables.items()}
     notes = [note for table in tables.values() for note in table.notes]
     notes += [*_shared_episodes(tables), _shared_speakers(splits)]

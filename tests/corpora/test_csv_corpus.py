@@ -14,6 +14,7 @@ from merc.corpora.meld import read_meld
 from merc.labels import MELD
 
 HEADER = ["split", "dialogue", "utterance", "speaker", "text", "label"]
+CASES = Path(__file__).parent / "cases"
 NAME = st.text(string.ascii_letters + string.digits, min_size=1, max_size=3)
 
 
@@ -179,6 +180,35 @@ def test_the_real_meld_is_read_as_by_its_own_reader():
     assert plain(read_csv(files)) == plain(read_meld(folder))
     with pytest.raises(CorpusError, match=r"dev_audio_features\.csv and .*dev_sent_emo\.csv are both val"):
         read_csv(folder)
+
+
+def test_cases_of_others():
+    [first, second] = read_csv(CASES / "26_emorynlp/train.csv")["train"]
+    assert (first.id, second.id) == ("1_1_1", "1_2_1")
+    assert [u.speaker for u in first.utterances] == ["Ann Example", "Bob Example & Cy Example"]
+    assert any(
+        "as many speakers as utterances" in note for note in read_csv(CASES / "27_telme_iemocap/train.csv").notes
+    )
+
+
+def test_encodings(tmp_path):
+    rows = 'dialogue;speaker;text;emotion\nd;Аня;"Ты получил письмо?";joy\nd;Боря;Да, и я его ненавижу!;anger\n'
+    for encoding in ("utf-8", "utf-16", "cp1251"):
+        (tmp_path / "a.csv").write_bytes(rows.encode(encoding))
+        [dialogue] = read_csv(tmp_path / "a.csv")["train"]
+        assert [u.speaker for u in dialogue.utterances] == ["Аня", "Боря"]
+    (tmp_path / "a.csv").write_bytes("dialogue,speaker,text,emotion\nd,A,Desculpe; irmão.,joy\n".encode("cp1252"))
+    with pytest.raises(CorpusError, match="several code pages make words of it"):
+        read_csv(tmp_path / "a.csv")
+    assert read_csv(tmp_path / "a.csv", encoding="cp1252")["train"][0].utterances[0].text == "Desculpe; irmão."
+
+
+def test_control_characters_in_place_of_punctuation_are_mapped(tmp_path):
+    corpus = read_csv(
+        write(tmp_path / "a.csv", ["train", "d", "0", "A", "It\x92s", "joy"], ["train", "d", "1", "B", "so", "joy"])
+    )
+    assert corpus["train"][0].utterances[0].text == "It\u2019s"
+    assert any("1 lines had control characters" in note for note in corpus.notes)
 
 
 def test_emorynlp_needs_no_option(tmp_path):

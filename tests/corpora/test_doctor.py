@@ -102,6 +102,10 @@ def test_old_encodings_and_wrong_counts(tmp_path):
     write_csv(root / CSV_FILES["val"], [line(text="It\u2019s on.")], encoding="cp1252")
     report = check_meld(root)
     assert codes(report)["encoding"] == 1
+    write_csv(root / CSV_FILES["test"], [line(text="It\x92s on."), line(3, 4), line(3, 2)])
+    [first, second] = [f for f in check_meld(root).findings if f.code == "encoding"]
+    assert "read as cp1252. This is an older copy." in first.message
+    assert second.path.endswith("test_sent_emo.csv") and "1 lines had control characters" in second.message
     wrong = next(f for f in report.findings if f.code == "count" and f.path == "test" and "utterances" in f.message)
     assert wrong.message == "3 utterances, expected 2610: this is not the published corpus."
     assert "[red]odd[/x]" in printed(report).replace("\n", "")

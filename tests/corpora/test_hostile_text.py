@@ -45,16 +45,67 @@ SLOW_TEXTS = {
     "number of a character": "&#" + "9" * 6000 + ";",
     "a prefix of blanks": "A" + " " * 100_000,
     "colons": "A:" * 50_000,
+    "names": "Ann: " * 20_000,
+    "names behind sentences": "No. ANN: so. " * 8000,
+    "brackets": "[a] " * 25_000,
+    "brackets without an end": "[a" * 50_000,
+    "chevrons": ">> a " * 20_000,
+    "music": "\u266a a " * 20_000,
+    "quotes": '"" ' * 33_000,
+    "quotes without an end": ' "a' * 33_000,
+    "entities": "&amp;" * 20_000,
     "dashes": "- " * 50_000,
 }
 
 
+ASS_EVENT = "[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,,,,,,,"
+HEADS = {
+    ".srt": "1\n" + TIMES, ".vtt": "WEBVTT\n\n" + TIMES, ".ass": ASS_EVENT, ".txt": "00:03 ",
+    ".csv": "start,end,text\n1,2,",
+    ".TextGrid": 'File type = "ooTextFile"\n"TextGrid"\n0 9 <exists> 1 "IntervalTier" "a" 0 9 1 1 2 ',
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("text", SLOW_TEXTS.values(), ids=SLOW_TEXTS)
-@pytest.mark.parametrize("suffix", [".srt", ".vtt"])
-def test_text_of_subtitles_takes_linear_time(tmp_path, suffix, text):
+@pytest.mark.parametrize("suffix", HEADS)
+def test_text_of_transcripts_takes_linear_time(tmp_path, suffix, text):
     path = tmp_path / f"a{suffix}"
-    path.write_text(("WEBVTT\n\n" if suffix == ".vtt" else "1\n") + TIMES + text + "\n")
+    path.write_text(HEADS[suffix] + text + "\n")
     quickly(transcript, path)
+
+
+@pytest.mark.parametrize("text", SLOW_TEXTS.values(), ids=SLOW_TEXTS)
+def test_text_of_segments_takes_linear_time(tmp_path, text):
+    words = [{"word": text[:5000], "start": number, "end": number + 1, "speaker": number % 2} for number in range(9)]
+    segment = {"start": 0, "end": 9, "text": text, "words": words}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"segments": [segment]}))
+    quickly(transcript, path)
+
+
+@pytest.mark.parametrize(
+    "row", ["Ann: hi", "[Ann] hi", "- a. - b. - c", ">> a >> b >> c", "(laughs)", "a", "[a] [b] [c]", "A. B: c. D: e"]
+)
+def test_many_lines_take_linear_time(tmp_path, row):
+    path = tmp_path / "a.srt"
+    path.write_text("".join(f"{n}\n0:{n // 60}:{n % 60},0 --> 0:{n // 60}:{n % 60},9\n{row}\n\n" for n in range(3000)))
+    quickly(transcript, path)
+    path.write_text("1\n" + TIMES + (row + "\n") * 10_000)
+    quickly(transcript, path)
+
+
+def test_the_name_of_a_tier_takes_linear_time(tmp_path):
+    path = tmp_path / "a.TextGrid"
+    for name in ("\n" * 50_000, "-" * 50_000, " word" * 20_000, "a" * 100_000):
+        path.write_text(HEADS[".TextGrid"].replace('"a"', f'"{name}"') + '"hi"\n')
+        assert quickly(transcript, path) is None
+
+
+def test_a_file_of_elan_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.eaf"
+    for text in ("<a>" * 100_000, "<a " + "b='' " * 100_000, "<!ENTITY " * 50_000, "<?xml " * 100_000):
+        path.write_text("<ANNOTATION_DOCUMENT>" + text)
+        assert quickly(transcript, path)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +315,7 @@ TAGS = [
 @given(
     dice=st.randoms(use_true_random=False),
     pieces=st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from([1, 2, 3000])), min_size=1, max_size=5),
-    suffix=st.sampled_from([".srt", ".vtt"]),
+    suffix=st.sampled_from([".srt", ".vtt", ".txt"]),
 )
 def test_altered_subtitles_are_read_or_refused_in_no_time(tmp_path_factory, dice, pieces, suffix):
     text = "WEBVTT\n\n" * (suffix == ".vtt") + "".join(SUBTITLES).replace(",", "." if suffix == ".vtt" else ",")

@@ -95,6 +95,21 @@ def test_cp1252_copies_are_read_and_noted(root):
     assert any("dev_sent_emo.csv: 1 lines were not UTF-8" in note for note in corpus.notes)
 
 
+def test_copies_with_control_characters_for_punctuation_are_mapped_and_noted(root):
+    write_csv(root / CSV_FILES["val"], [line(text="It\x92s on\x97now\x85")])
+    corpus = read_meld(root)
+    assert corpus["val"][0].utterances[0].text == "It\u2019s on\u2014now\u2026"
+    assert any("dev_sent_emo.csv: 1 lines had control characters" in note for note in corpus.notes)
+
+
+def test_the_control_characters_of_a_popular_copy():
+    corpus = read_meld(Path(__file__).parent / "cases/25_meld_c1")
+    for split in ("train", "val", "test"):
+        texts = [u.text for u in corpus[split][0].utterances]
+        assert texts == ["I can\u2019t \u2014 he\u2019s late\u2026", "It\u2019s fine."]
+    assert sum("had control characters" in note for note in corpus.notes) == 3
+
+
 @pytest.mark.parametrize("place", ["{name}", "MELD.Raw/{name}", "MELD.Raw/{archive}/{name}", "data/MELD/{name}"])
 def test_layouts(tmp_path, place):
     for archive, (split, name) in zip(("train", "dev", "test"), CSV_FILES.items(), strict=True):
