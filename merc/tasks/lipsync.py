@@ -19,7 +19,7 @@ from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
-from merc.tasks.trainer import TermsTask, datamodule_of
+from merc.tasks.trainer import TermsTask, datamodule_of, require_whole_network
 from merc.weights import weights_digest
 
 
@@ -94,8 +94,9 @@ class LipSyncTask(TermsTask):
         """Check the size of the crops.
 
         Raises:
-            ValueError: The network expects another size than the store has.
+            ValueError: The network expects another size than the store has, or the strategy of the Trainer splits it.
         """
+        require_whole_network(self.trainer)
         self.require_size(self.data)
 
     def require_size(self, data: LipSyncDataModule) -> None:
