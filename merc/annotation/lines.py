@@ -25,7 +25,7 @@ class SpeakingFace:
         score: How well its lips fit the sound; ``None`` for the first face.
         margin: Difference to the score of the next candidate; ``None`` for the first face.
         coverage: Share of the line in which it is visible; ``None`` for the first face.
-        box: x1, y1, x2, y2 in pixels of the video, in the middle of the time in which it is visible.
+        box: x1, y1, x2, y2 in pixels of the displayed frame, in the middle of the time in which it is visible.
     """
 
     track: int

@@ -17,6 +17,7 @@ from merc.corpora.transcripts import TranscriptOptions, read_transcript
 from merc.files import write_json, write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
+from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
@@ -64,7 +65,7 @@ def annotate(
     labels = labels_of(FinishedRun.load(model), stage)
     corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
     utterances = corpus["test"][0].utterances
-    notes = [*corpus.notes, *_beyond(utterances, info, video, transcript)]
+    notes = [*corpus.notes, *media_notes(video), *_beyond(utterances, info, video, transcript)]
     applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)
     lines = describe(applied)
     annotation = Annotation(lines, labels, notes, applied.run)

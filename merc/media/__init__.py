@@ -4,6 +4,7 @@ from merc.media.crops import crop_faces, rows_to_crops, track_crops
 from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames
 from merc.media.faces import CenterFaceDetector, FaceDetector, Faces, MTCNNDetector
 from merc.media.mfcc import MFCC
+from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE, MEL_BANDS, MEL_PER_FRAME, MEL_RATE, SAMPLE_RATE
 from merc.media.sound import LogMel, iter_sound, read_sound
 from merc.media.tracker import FaceTracker
@@ -28,6 +29,7 @@ __all__ = [
     "MediaInfo",
     "crop_faces",
     "iter_sound",
+    "media_notes",
     "probe",
     "read_frames",
     "read_sound",

@@ -175,11 +175,22 @@ def resample(
     for chosen, part in zip(torch.split(index, _SLICE), torch.split(rectangles, _SLICE), strict=True):
         rows, vertical = _taps(part[:, 1], part[:, 3], size[0], images.shape[2])
         columns, horizontal = _taps(part[:, 0], part[:, 2], size[1], images.shape[3])
-        window = images.permute(0, 2, 3, 1)[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        window = window.permute(0, 3, 1, 2)
+        window = _windows(images, chosen, rows, columns)
         pixels = (grey(window) if to_grey else window).float()
         parts.append(vertical[:, None] @ pixels @ horizontal[:, None].transpose(-1, -2) / _UNIT**2)
     return torch.cat(parts)
+
+
+def _windows(images: Tensor, index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows ``(N, n)`` and columns ``(N, m)`` of images as ``(N, C, n, m)``."""
+    windows = images.new_empty(len(index), images.shape[1], rows.shape[1], columns.shape[1])
+    ends = torch.stack([index, rows[:, 0], rows[:, -1], columns[:, 0], columns[:, -1]], 1).tolist()
+    for place, (image, top, bottom, left, right) in enumerate(ends):
+        if bottom - top == rows.shape[1] - 1 and right - left == columns.shape[1] - 1:  # copies lines, not pixels
+            windows[place] = images[image, :, top : bottom + 1, left : right + 1]
+        else:  # pixels at the edge are repeated
+            windows[place] = images[image].index_select(1, rows[place]).index_select(2, columns[place])
+    return windows
 
 
 def _taps(low: Tensor, high: Tensor, size: int, length: int) -> tuple[Tensor, Tensor]:

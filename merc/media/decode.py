@@ -65,6 +65,10 @@ part of a clip."""
 
 _MAX_PIXELS = 2**25  # 8K; a damaged header must not make us allocate more
 
+_MOST_STRETCHED = 4
+"""Pixels that are wider or narrower than this are a mistake of the header: the widest in use are those of 352 columns
+for 16:9, 2.9 times as wide as high."""
+
 
 class MediaError(ValueError):
     """A media file is broken or lacks the requested part.
@@ -90,7 +94,7 @@ class MediaInfo:
     Args:
         duration: Seconds from the start of video or sound, whichever is first, to the end. In a damaged or truncated
             file it may be too long.
-        width: Width of a displayed frame in pixels, after rotation; ``None`` without video.
+        width: Width of a displayed frame in square pixels, after rotation; ``None`` without video.
         height: Height, likewise.
         fps: Mean source frames per second, if known.
         sample_rate: Source samples per second; ``None`` without sound.
@@ -114,7 +118,7 @@ class Frames:
         first: Index of the first image on the grid: image t shows the screen ``(first + t) / fps`` seconds after the
             start of the clip.
         fps: Images per second.
-        scale: Size of the images relative to the source frames (after rotation, inside the region).
+        scale: Size of the images relative to the displayed source frames (square pixels, upright, inside the region).
     """
 
     images: Tensor
@@ -342,14 +346,23 @@ def open_media(path: str, watch: Watch) -> InputContainer:
 
 
 def streams_of(container: InputContainer) -> tuple[av.VideoStream | None, av.AudioStream | None]:
-    """The video and the sound stream that a player would choose; a cover image is not a video."""
+    """The video and the sound stream that a player would choose.
+
+    A cover image is not a video. Of several sound tracks it is the one that the file marks as its default, else the
+    first that is no comment and no description for the blind.
+    """
     from av.stream import Disposition
 
     video: Any = container.streams.best("video")
-    audio: Any = container.streams.best("audio")
     if video is not None and video.disposition & Disposition.attached_pic:
         video = None
-    return video, audio
+    special = Disposition.comment | Disposition.hearing_impaired | Disposition.visual_impaired
+
+    def order(stream: Any) -> tuple[bool, bool, bool]:  # noqa: ANN401 - PyAV
+        flags, codec = stream.disposition, stream.codec_context
+        return codec is None or not codec.sample_rate, not flags & Disposition.default, bool(flags & special)
+
+    return video, min(container.streams.audio, key=order, default=None)
 
 
 def origin_of(container: InputContainer) -> float:
@@ -406,7 +419,7 @@ def probe(path: str | Path, *, time_limit: float = 30.0) -> MediaInfo:
             first = next(Source(path, "video", watch, 1).frames(0.0), None)
             if first is None:
                 raise undecodable(path, "video")
-            width, height = displayed_size(first[1])
+            width, height = displayed_size(first[1], pixel_shape(video))
         sound = None if audio is None else audio.codec_context  # none again if no decoder knows the codec
         return MediaInfo(
             duration=duration,
@@ -458,8 +471,8 @@ def read_frames(
 
     Frame i shows the screen i / ``fps`` seconds after the start of the clip: the last source frame at or before that
     time. If the video starts late, its first frame is shown from the beginning. The grid ends at the end of the clip or
-    of the video, whichever is first. A damaged frame is replaced by the one before it. Pixels are as stored: non-square
-    pixels are not stretched.
+    of the video, whichever is first. A damaged frame is replaced by the one before it. Frames are as displayed: upright
+    and with square pixels (:func:`pixel_shape`).
 
     Memory is that of one chunk, for any length of the clip. The result does not depend on ``chunk``. It does not depend
     on ``threads`` either, unless the file is damaged: with several threads, more frames around the damage are lost.
@@ -490,7 +503,7 @@ def read_frames(
                 decoded = True
                 yield when - clip.start, source.seconds(frame), frame
 
-        view = _View(clip.region, max_height)
+        view = _View(clip.region, max_height, pixel_shape(source.stream))
         images, image, last = torch.empty(0), torch.empty(0), None
         first = filled = 0
         for frame in on_grid(shown(), fps, inf if clip.end is None else clip.end - clip.start):
@@ -550,14 +563,18 @@ class _View:
     Args:
         region: Part of the frame that counts, in 0..1 of the frame as it is shown.
         max_height: Greatest height of an image.
+        shape: Width of a stored pixel over its height.
 
     Attributes:
-        scale: Pixels of the source frame times this are pixels of the images.
+        scale: Pixels of the displayed frame times this are pixels of the images.
     """
 
-    def __init__(self, region: tuple[float, float, float, float] | None, max_height: int | None) -> None:
+    def __init__(
+        self, region: tuple[float, float, float, float] | None, max_height: int | None, shape: Fraction
+    ) -> None:
         self.region = region or (0.0, 0.0, 1.0, 1.0)
         self.max_height = max_height
+        self.shape = shape
         self.scale = 1.0
         self._size: tuple[int, int] | None = None
         self._frames_are: tuple[Any, ...] = ()
@@ -583,14 +600,15 @@ class _View:
         import av
 
         transposed, flipped = _orientation(frame)
-        width, height = displayed_size(frame)
+        width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
         (left, right), (top, bottom) = (
             _pixels(low, high, size)
             for low, high, size in zip(self.region[:2], self.region[2:], (width, height), strict=True)
         )
         if self._size is None:
-            self.scale = min(1.0, (self.max_height or inf) / (bottom - top))
-            self._size = max(1, round((right - left) * self.scale)), max(1, round((bottom - top) * self.scale))
+            across, down = _squared(right - left, bottom - top, self.shape, transposed)
+            self.scale = min(1.0, (self.max_height or inf) / float(down))
+            self._size = max(1, round(across * self.scale)), max(1, round(down * self.scale))
         # Everything up to here was as shown; the filters work on frames as they are stored.
         if 2 in flipped:
             left, right = width - right, width - left
@@ -619,10 +637,41 @@ def _pixels(low: float, high: float, size: int) -> tuple[int, int]:
     return first, max(round(high * size), first + 1)
 
 
-def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height of a frame as it is shown."""
+def displayed_size(frame: av.VideoFrame, shape: Fraction) -> tuple[int, int]:
+    """Width and height of a frame as it is displayed, in square pixels.
+
+    Args:
+        frame: The frame, as it is stored.
+        shape: The width of its pixels over their height, from :func:`pixel_shape`.
+    """
     transposed, _ = _orientation(frame)
-    return (frame.height, frame.width) if transposed else (frame.width, frame.height)
+    width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
+    across, down = _squared(width, height, shape, transposed)
+    return max(1, round(across)), max(1, round(down))
+
+
+def _squared(width: int, height: int, shape: Fraction, transposed: bool) -> tuple[Fraction, Fraction]:
+    """A size in stored pixels of an upright frame, in square pixels: the stored rows are stretched."""
+    return (Fraction(width), height * shape) if transposed else (width * shape, Fraction(height))
+
+
+def pixel_shape(stream: av.VideoStream) -> Fraction:
+    """The width of a stored pixel over its height (the sample aspect ratio, SAR), which is 1 for square pixels.
+
+    Frames are displayed with their stored rows stretched by it, before they are rotated. What the container says
+    counts more than what the codec says, as in players. It is one for the whole file, so that all spans of a film have
+    frames of one size. A ratio beyond 1:4 to 4:1, or one that would make a frame larger than 8K, is a mistake of the
+    header: then it is 1.
+    """
+    told = told_shape(stream)
+    context = stream.codec_context
+    possible = Fraction(1, _MOST_STRETCHED) <= told <= _MOST_STRETCHED
+    return told if possible and context.width * context.height * told <= _MAX_PIXELS else Fraction(1)
+
+
+def told_shape(stream: av.VideoStream) -> Fraction:
+    """The width of a stored pixel over its height as the header has it, whether or not it can be right."""
+    return stream.sample_aspect_ratio or Fraction(1)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, tuple[int, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -100,12 +101,12 @@ class MTCNNDetector:
         return [faces for part in torch.split(images, self.batch_size) for faces in self._detect(part)]
 
     def _detect(self, images: Tensor) -> list[Faces]:
-        pixels = (images.to(self.device).float() - 127.5) / 128
-        boxes, scores, index = self._candidates(pixels)
-        boxes, scores, index, _ = self._stage(self._refine, 24, self.thresholds[1], pixels, boxes, index)
+        levels = _halved(images.to(self.device))
+        boxes, scores, index = self._candidates(levels)
+        boxes, scores, index, _ = self._stage(self._refine, 24, self.thresholds[1], levels, boxes, index)
         keep = _suppress(boxes, scores, index, 0.7)
         boxes, index = _squared(boxes[keep]), index[keep]
-        boxes, scores, index, points = self._stage(self._output, 48, self.thresholds[2], pixels, boxes, index)
+        boxes, scores, index, points = self._stage(self._output, 48, self.thresholds[2], levels, boxes, index)
         boxes, scores, points, index = (tensor.cpu() for tensor in (boxes, scores, points, index))
         found = []
         for image in range(len(images)):
@@ -115,14 +116,16 @@ class MTCNNDetector:
             found.append(Faces(boxes[own], scores[own], points[own]))
         return found
 
-    def _candidates(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """First stage: square boxes over a pyramid of scales, with their scores and the index of their image."""
-        height, width = pixels.shape[2:]
+        height, width = levels[0].shape[2:]
         scale = 12 / self.min_face
-        boxes, scores, index = [pixels.new_zeros(0, 4)], [pixels.new_zeros(0)], [torch.zeros(0).long().to(self.device)]
+        empty = torch.zeros(0, device=self.device)
+        boxes, scores, index = [empty.view(0, 4)], [empty], [empty.long()]
         while min(height, width) * scale >= 12:
-            level = functional.interpolate(pixels, (int(height * scale + 1), int(width * scale + 1)), mode="area")
-            shift, probability = self._propose(level.contiguous(memory_format=torch.channels_last))
+            size = int(height * scale + 1), int(width * scale + 1)
+            near = next(level for level in reversed(levels) if level.shape[2] >= size[0] and level.shape[3] >= size[1])
+            shift, probability = self._propose(_normalised(_scaled(near, size)))
             image, y, x = (probability[:, 1] >= self.thresholds[0]).nonzero(as_tuple=True)
             corner = torch.stack([x, y], -1) * 2
             box = torch.cat([(corner + 1) / scale, (corner + 12) / scale], -1).floor()
@@ -138,19 +141,16 @@ class MTCNNDetector:
 
     @staticmethod
     def _stage(
-        network: nn.Module, size: int, threshold: float, pixels: Tensor, boxes: Tensor, index: Tensor
+        network: nn.Module, size: int, threshold: float, levels: Sequence[Tensor], boxes: Tensor, index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A later stage: drop candidates below the threshold and shift the others; landmarks where there are any."""
-        from torchvision.ops import roi_align
-
-        height, width = pixels.shape[2:]
+        height, width = levels[0].shape[2:]
         limit = boxes.new_tensor([width, height])
         low = (boxes[:, :2].trunc().clamp_min(1) - 1).minimum(limit - 1)
         high = boxes[:, 2:].trunc().minimum(limit).maximum(low + 1)
         rois = torch.cat([index[:, None].to(boxes), low, high], -1)
-        patches = roi_align(pixels, rois, size, aligned=True) if len(rois) else pixels.new_zeros(1, 3, size, size)
-        patches = patches.contiguous(memory_format=torch.channels_last)  # much faster for PyTorch's pooling
-        shift, *points, probability = (output[: len(rois)] for output in network(patches))
+        patches = _patches(levels, rois, size) if len(rois) else boxes.new_zeros(1, 3, size, size)
+        shift, *points, probability = (output[: len(rois)] for output in network(_normalised(patches)))
         keep = probability[:, 1] >= threshold
         boxes = boxes[keep]
         span = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]
@@ -220,6 +220,47 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(
             f"A face detector reads RGB images (T, 3, H, W) of uint8, got {tuple(images.shape)} of {images.dtype}."
         )
+
+
+def _halved(images: Tensor) -> list[Tensor]:
+    """Images ``(T, 3, H, W)`` uint8 and the same at half, a quarter ... of their size, down to about 12 pixels.
+
+    Whatever is needed at a small size is read from a small level: averaging all pixels of large boxes, again for each
+    box and scale, would take most of the time of detection.
+    """
+    levels = [images]
+    while min(levels[-1].shape[2:]) >= 24:
+        height, width = levels[-1].shape[2:]
+        levels.append(_scaled(levels[-1], (height // 2, width // 2)))
+    return levels
+
+
+def _scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images of a smaller size; bytes on the CPU, where that is several times as fast as floats."""
+    pixels = images if images.device.type == "cpu" else images.float()
+    return functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    """Pixels in 0..255 in the range of the networks, and in the order in memory in which PyTorch pools fast."""
+    return ((pixels.float() - 127.5) / 128).contiguous(memory_format=torch.channels_last)
+
+
+def _patches(levels: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
+    """Boxes of images, ``(N, 5)`` image, x1, y1, x2, y2, as patches ``(N, 3, size, size)`` in 0..255.
+
+    Each is read from the smallest level in which its longer side has at least as many pixels as the patch.
+    """
+    from torchvision.ops import roi_align
+
+    span = (rois[:, 3:] - rois[:, 1:3]).amax(1)
+    number = (span / size).log2().floor().clamp(0, len(levels) - 1)
+    patches = rois.new_empty(len(rois), 3, size, size)
+    for place, level in enumerate(levels):
+        own = (number == place).nonzero()[:, 0]
+        if len(own):
+            patches[own] = roi_align(level.float(), rois[own], size, spatial_scale=0.5**place, aligned=True)
+    return patches
 
 
 def _packaged(package: str, name: str) -> Path:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from merc.conversation import Clip
+from merc.media.channels import Channel, channels_of, single_channel
 from merc.media.decode import LONGEST_GAP, Source, Watch, as_media_error, outside, undecodable
 from merc.media.rates import MEL_BANDS, MEL_RATE, SAMPLE_RATE
 
@@ -19,9 +19,6 @@ _WARM_UP = 0.5
 
 _SLACK = 0.02
 """Seconds: time stamps jitter with rounding and packing. Only a larger step is a gap or an overlap."""
-
-_MANY = 8
-"""Number of channels from which PyAV reads wrong planes of a frame."""
 
 
 def read_sound(clip: Clip, *, sample_rate: int = SAMPLE_RATE, time_limit: float = 60.0) -> Tensor:
@@ -48,7 +45,9 @@ def iter_sound(
 
     Sample s belongs to the time s / ``sample_rate`` seconds after the start of the clip, on the clock of the video too.
     If the sound starts late, or packets are missing, there is silence. It ends at the end of the clip or of the sound,
-    whichever is first. Several channels are averaged.
+    whichever is first. Several channels are averaged, unless they cancel each other: then one of them stands for all,
+    the same in all clips of a file (:func:`merc.media.channels.single_channel`). Of several sound tracks, the default
+    one is read, else the first.
 
     Args:
         clip: The clip to read; its region is ignored.
@@ -68,6 +67,7 @@ def iter_sound(
     size = max(1, round(seconds * sample_rate))
     with as_media_error(clip.path):
         source = Source(clip.path, "audio", watch, threads=1)
+        channel = single_channel(clip.path, time_limit=time_limit)
         decoded = False
 
         def timed_pieces() -> Iterator[tuple[float, int, Tensor]]:
@@ -76,7 +76,7 @@ def iter_sound(
                 decoded = True
                 if clip.end is not None and when >= clip.end + _WARM_UP:
                     return
-                yield when - clip.start, frame.sample_rate, _mono(frame)
+                yield when - clip.start, frame.sample_rate, _mono(frame, channel)
 
         length = inf if clip.end is None else round((clip.end - clip.start) * sample_rate)
         pieces: list[Tensor] = []
@@ -95,20 +95,12 @@ def iter_sound(
             raise outside(clip, "sound") if decoded else undecodable(clip.path, "sound")
 
 
-def _mono(frame: Any) -> Tensor:  # noqa: ANN401 - PyAV is optional
-    """The mean of a frame's channels, ``(S,)`` float32 with full scale 1."""
-    if frame.format.name in ("s64", "s64p") or (frame.format.is_planar and frame.layout.nb_channels >= _MANY):
-        import av
-
-        [frame] = av.AudioResampler(format="flt").resample(frame)
-    samples = frame.to_ndarray()
-    if samples.dtype == np.uint8:
-        samples = samples.astype(np.float32) / 128 - 1
-    elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    return torch.from_numpy(samples).float().nan_to_num(0.0).mean(0)
+def _mono(frame: Any, channel: Channel | None) -> Tensor:  # noqa: ANN401 - PyAV is optional
+    """The mean of a frame's channels, or one of them, ``(S,)`` float32 with full scale 1."""
+    samples = channels_of(frame)
+    if channel is None or channel.index >= len(samples):
+        return samples.mean(0)
+    return samples[channel.index].contiguous()  # packed channels alternate
 
 
 def _on_clock(sound: Iterable[tuple[float, int, Tensor]], sample_rate: int) -> Iterator[Tensor]:

@@ -12,7 +12,8 @@ FACE_COLUMNS = ("track", "frame", "x1", "y1", "x2", "y2", "score")
 """Columns of the rows of a ``faces`` store: one row per face and frame, sorted by track, then frame.
 
 ``track`` counts the tracks of the clip from 0, ``frame`` is the index on its grid of
-:data:`~merc.media.rates.FRAME_RATE` frames per second, the box is in source pixels, ``score`` is that of the track.
+:data:`~merc.media.rates.FRAME_RATE` frames per second, the box is in pixels of the displayed source frame, ``score`` is
+that of the track.
 """
 
 _TRACK, _FRAME, _BOX, _SCORE = 0, 1, slice(2, 6), 6
@@ -24,7 +25,8 @@ class FaceTrack:
 
     Args:
         first: Its first frame on the grid of :data:`~merc.media.rates.FRAME_RATE` frames per second.
-        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in source pixels, one per frame; may exceed the image.
+        boxes: ``(T, 4)`` float32 x1, y1, x2, y2 in pixels of the displayed source frame, one per frame; may exceed the
+            image.
         score: Mean score of its detections.
     """
 

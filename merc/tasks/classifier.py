@@ -25,7 +25,7 @@ from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
-from merc.tasks.trainer import TermsTask, total
+from merc.tasks.trainer import TermsTask, require_whole_network, total
 
 
 @dataclass(eq=False)
@@ -172,8 +172,10 @@ class ClassifierTask(TermsTask, Generic[Batch]):
 
         Raises:
             StoreError: A store is absent or has another width than the network expects.
-            ValueError: The corpus has other emotions than the network was built for.
+            ValueError: The corpus has other emotions than the network was built for, or the strategy of the Trainer
+                splits the network.
         """
+        require_whole_network(self.trainer)
         self._require_labels(self._splits(stage))  # first: an unbuilt network is made from them
         self.configure_model()
         self._check_data(self.settings(), self.classes, self.origin)

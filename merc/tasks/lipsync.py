@@ -33,7 +33,7 @@ from merc.tasks.checkpoints import refuse_other_model
 from merc.tasks.factory import Factory
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
-from merc.tasks.trainer import TermsTask, datamodule_of
+from merc.tasks.trainer import TermsTask, datamodule_of, require_whole_network
 from merc.weights import weights_digest
 
 
@@ -111,8 +111,10 @@ class LipSyncTask(TermsTask):
 
         Raises:
             FileNotFoundError: The weights to start from are not there.
-            ValueError: They are of another network, or the network expects another size of crops than the store has.
+            ValueError: They are of another network, or the network expects another size of crops than the store has,
+                or the strategy of the Trainer splits it.
         """
+        require_whole_network(self.trainer)
         if self.warm_start is not None:
             self._load(self.warm_start)
         self.require_size(self.data)

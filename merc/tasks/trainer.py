@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -40,6 +41,22 @@ def datamodule_of(task: L.LightningModule, kind: type[Data]) -> Data:
             "pass trainer.fit(task, datamodule=...)."
         )
     return data
+
+
+def require_whole_network(trainer: L.Trainer) -> None:
+    """Check that every process of the trainer holds the whole network, as checkpoints, digests and metrics expect.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ValueError: Its strategy splits the network over processes.
+    """
+    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy | ModelParallelStrategy):
+        raise ValueError(
+            f"trainer.strategy is {type(trainer.strategy).__name__}, which splits a network over devices: expected one "
+            "device or DDP, since the networks of merc fit on one. Pass trainer.devices 1 or trainer.strategy ddp."
+        )
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
@@ -21,13 +22,15 @@ from merc.conversation import Corpus
 from merc.corpora import read_transcript
 from merc.evaluation import read_predictions
 from merc.labels import LabelSet
-from merc.media import FRAME_RATE, probe
+from merc.media import FRAME_RATE, media_notes, probe
 from merc.media.film import film_comment
 from merc.pipeline.apply import _needed, _target, apply_pipeline
 from merc.pipeline.plan import RECORD, FinishedRun
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.stage import PipelineError, Stage
-from support.tiny_clips import HEIGHT, WIDTH, write_clip
+from merc.store import FeatureStore
+from support.made_media import beeps, write_media
+from support.tiny_clips import HEIGHT, WIDTH, picture, write_clip
 from support.tiny_run import EMOTIONS, stages, write_pipeline
 
 LABELS = LabelSet("csv", tuple(EMOTIONS))
@@ -254,6 +257,26 @@ def test_a_video_without_faces_and_sound_is_told_from_its_text(run, film, tmp_pa
     assert {line.modalities["visual"] for line in annotation.lines[:3]} == {"no sound"}  # to compare lips with
     assert all(line.face is None and line.emotion for line in annotation.lines)
     assert annotation.film == tmp_path / "out/annotated.mp4" and probe(annotation.film).sample_rate is None
+
+
+def test_a_stretched_film_with_inverted_stereo_is_measured_as_displayed_and_says_so(run, film, tmp_path):
+    tone = beeps([0.1 + 0.25 * beat for beat in range(15)], 4.0)
+    how = {"pix_fmt": "yuv444p", "options": {"crf": "5"}, "sar": "2"}
+    pictures = [picture(index) for index in range(100)]
+    wide = write_media(tmp_path / "wide.mp4", pictures=pictures, sound=np.concatenate([tone, -tone]), **how)
+    annotation = annotate(wide, film[1], run, tmp_path / "out")
+    assert [note.split(":")[0] for note in annotation.notes if "pixels" in note or "channels" in note] == [
+        "The pixels of the video are 2",
+        "The channels of the sound cancel each other",
+    ]
+    assert json.loads((tmp_path / "out/annotation.json").read_text())["notes"] == annotation.notes
+    for line in annotation.lines[:3]:
+        left, top, right, bottom = line.face.box
+        assert right - left == pytest.approx(2 * (bottom - top), abs=4)  # squares of stored pixels
+    info = probe(annotation.film)
+    assert info.width == 2 * WIDTH and media_notes(annotation.film)[1:] == []  # its pixels are square
+    loudness = FeatureStore(tmp_path / "out/stages/voice/features")
+    assert min(float(loudness[key][0]) for key in loudness.keys) > 0.01
 
 
 def test_with_nobody_visible_the_picture_is_missing(run, film, tmp_path):

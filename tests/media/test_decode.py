@@ -3,7 +3,9 @@
 import gc
 import math
 import pickle
+from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
 from merc.conversation import Clip
-from merc.media import MediaError, probe, read_frames, read_sound
+from merc.media import MediaError, media_notes, probe, read_frames, read_sound
 from merc.media.decode import LONGEST_GAP, SAME_TIME, on_grid
 from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
 
+CASES = Path(__file__).resolve().parents[3] / "shared/cases"
 FLASHES = [0.6, 1.8, 3.0]
 FORMATS = {
     "b_frames.mp4": {"options": {"bf": "3", "g": "20"}},
@@ -186,6 +189,84 @@ def test_rotated_and_mirrored_pictures_are_shown_upright(tmp_path, matrix):
                 :, : inner.shape[1], : inner.shape[2]
             ],
         )
+
+
+ANAMORPHIC = {
+    "pal.mp4": {"sar": "64/45"},
+    "ntsc.mkv": {"sar": "8/9"},
+    "vcd.mpg": {"sar": "12/11", "codec": "mpeg1video"},
+    "wide.ts": {"sar": "4/3"},
+    "dvd.vob": {"sar": "64/45", "codec": "mpeg2video"},
+    "half.avi": {"sar": "2", "codec": "mpeg4"},
+    "narrow.mp4": {
+        "sar": "1/2",
+        "codec": "libvpx-vp9",
+        "options": {"deadline": "realtime"},
+    },  # only the container knows
+    "half_d1.mov": {"sar": "128/45"},
+}
+
+
+@pytest.mark.parametrize("name", ANAMORPHIC)
+def test_pixels_that_are_not_square_are_shown_square(name, tmp_path):
+    how = ANAMORPHIC[name]
+    if name == "dvd.vob":  # MPEG-2 knows shapes of frames only: 16:9 of 720x576
+        picture = np.array(np.kron(quadrants(), np.ones((12, 12, 1))), np.uint8)[:576, :720]
+        picture[:, 360:] = picture[:, -1:]
+    else:
+        picture = quadrants()
+    path = write_media(tmp_path / name, pictures=[picture] * 4, **how)
+    width = round(picture.shape[1] * Fraction(how["sar"]))
+    info = probe(path)
+    [frames] = read_frames(Clip(path))
+    assert frames.images.shape[2:] == (info.height, info.width) and frames.scale == 1
+    assert info.height == picture.shape[0] and abs(info.width - width) <= 1
+    assert any("not square: frames are stretched" in note for note in media_notes(path))
+    assert colour_at(frames.images[0], -0.1, -0.5) == "r" and colour_at(frames.images[0], 0.1, -0.5) == "g"
+    [small] = read_frames(Clip(path, region=(0.5, 0.0, 1.0, 1.0)), max_height=info.height // 2)
+    assert small.scale == 0.5
+    assert small.images.shape[2] == info.height // 2 and abs(small.images.shape[3] - info.width / 4) <= 1
+
+
+def test_stretched_frames_are_rotated_after_that(tmp_path):
+    file = tmp_path / "turned.mp4"
+    write_media(file, pictures=[quadrants()] * 3, sar="3/2")
+    path = turned(file, (0, 1, -1, 0))  # a quarter turn: what was on the left is on top
+    info = probe(path)
+    assert (info.width, info.height) == (HEIGHT, WIDTH * 3 // 2)
+    [frames] = read_frames(Clip(path))
+    assert frames.images.shape[2:] == (info.height, info.width)
+    assert [colour_at(frames.images[0], x, y) for y in (-0.2, 0.2) for x in (-0.5, 0.5)] == ["b", "r", "rgb", "g"]
+    [frames] = read_frames(Clip(path, region=(0.0, 0.5, 1.0, 1.0)), max_height=24)
+    assert frames.images.shape[2:] == (24, 24) and frames.scale == 0.5
+    assert [colour_at(frames.images[0], x, 0) for x in (-0.5, 0.5)] == ["rgb", "g"]
+
+
+@pytest.mark.parametrize("sar", ["5", "1/5", "30", "1/30"])
+def test_impossible_shapes_of_pixels_are_ignored(sar, tmp_path):
+    path = write_media(tmp_path / "odd.mp4", pictures=[quadrants()] * 3, sar=sar)
+    info = probe(path)
+    assert (info.width, info.height) == (WIDTH, HEIGHT)
+    assert any("cannot be right and is ignored" in note for note in media_notes(path))
+    [frames] = read_frames(Clip(path))
+    assert frames.images.shape[2:] == (HEIGHT, WIDTH)
+
+
+def test_square_and_unknown_pixels_need_no_note(tmp_path):
+    for name, sar in (("square.mp4", "1"), ("unknown.mp4", None)):
+        assert media_notes(write_media(tmp_path / name, pictures=[quadrants()] * 3, sar=sar)) == []
+
+
+def test_an_anamorphic_recording():
+    case = CASES / "19_anamorphic/pal_dvd.mp4"
+    if not case.exists():
+        pytest.skip("needs the recordings of ../shared/cases")
+    info = probe(case)
+    [frames] = read_frames(Clip(str(case)))
+    assert (info.width, info.height) == (1024, 576) == (frames.images.shape[3], frames.images.shape[2])
+    inside = (frames.images[0].float() - frames.images[0, :, :1, :1]).abs().amax(0) > 60  # the inset, a square
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    assert abs(int(rows[-1] - rows[0]) - int(columns[-1] - columns[0])) <= 2
 
 
 def test_frames_go_when_they_are_done_with(folder):

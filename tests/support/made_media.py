@@ -53,11 +53,13 @@ def write_media(
     fps=25,
     pix_fmt="yuv420p",
     mux_options=None,
+    sar=None,
 ):
     """Write a media file.
 
     ``pictures`` are (H, W, 3) arrays shown from ``times`` (seconds; i / fps if None) on; ``sound`` is
-    (channels, S) in -1..1, heard from ``sound_start`` on.
+    (channels, S) in -1..1, heard from ``sound_start`` on. ``sar`` is the width of
+    a pixel over its height.
     """
     with av.open(str(path), "w", options=mux_options or {}) as file:
         packets = []
@@ -67,6 +69,8 @@ def write_media(
             video.height, video.width = pictures[0].shape[:2]
             video.pix_fmt = pix_fmt
             video.options = options or {}
+            if sar is not None:
+                video.codec_context.sample_aspect_ratio = Fraction(sar)
             video.codec_context.thread_count = 1
             exact = codec not in ("mpeg1video", "mpeg2video", "mpeg4")
             video.codec_context.time_base = Fraction(1, TICKS) if exact else Fraction(1, fps)

@@ -1,7 +1,7 @@
 """Every task under one Trainer, in as many processes as there are: what it validates, tests, predicts and learns.
 
-``python two_processes.py FOLDER OUT`` is one process, ``torchrun --nproc-per-node 2 two_processes.py FOLDER OUT`` two.
-FOLDER is that of :func:`prepare`.
+``python two_processes.py FOLDER OUT`` starts two processes as ``torchrun --nproc-per-node 2`` does, once it reads a
+line. FOLDER is that of :func:`prepare`.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from merc.callbacks import StoreWriterCallback, WeightEMA
 from merc.conversation import Corpus
@@ -187,5 +188,13 @@ def main(folder: Path, out: Path) -> None:
         (out / "found.json").write_text(json.dumps(found))
 
 
+def launch(folder: Path, out: Path) -> None:
+    """:func:`main` in two processes of torchrun's launcher, forked so that they need not import everything again."""
+    torch.set_num_threads(1)
+    config = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork")
+    elastic_launch(config, main)(folder, out)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    if sys.stdin.readline():  # nothing if the tests ended first
+        launch(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Every task in two processes, started by torchrun, against one: the same scores, the same stores."""
+"""Every task in two processes, as torchrun starts them, against one: the same scores, the same stores."""
 
 import json
 import os
@@ -25,13 +25,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     two_processes.prepare(folder)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
-    script = [two_processes.__file__, str(folder)]
-    two_processes.main(folder, folder / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, *script, str(folder / "two")], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, two_processes.__file__, str(folder), str(folder / "two")]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as two:  # imports while the one process trains
+        two_processes.main(folder, folder / "one")
+        said = two.communicate("go\n", timeout=240)
+    assert two.returncode == 0, said
     return folder, {name: json.loads((folder / name / "found.json").read_text()) for name in ("one", "two")}
 
 
