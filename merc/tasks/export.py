@@ -15,7 +15,7 @@ from merc.evaluation.synchrony import SynchronyScores, compare_all, synchrony_sc
 from merc.media.rates import FRAME_RATE
 from merc.speaker import SpeakerScorer, SyncNetwork
 from merc.speaker.pretrained import save_lipsync
-from merc.tasks.lipsync import LipSyncTask, trials_of
+from merc.tasks.lipsync import LipSyncTask, calibration_of, trials_of
 
 LENGTHS = (2.0, 3.0)
 """Seconds of the trials of a card."""
@@ -59,20 +59,23 @@ def export_lipsync(
             f"{corpus} has {', '.join(twice[:3])} in more than one split, so its test split says nothing of people who "
             "were not seen: expected the people of each split in no other, as `merc import films` leaves them."
         )
+    heard = [trials_of(task.network, task.scorer, clip, _frames(LENGTHS[-1])) for clip in films.clips("val")]
+    pieces = [piece for clip in heard for piece in clip]
+    calibration = calibration_of(task.scorer, pieces, sum(map(bool, heard)))
     found = {
         seconds: synchrony_by_source(
-            task.network,
-            task.scorer,
-            task.calibration,
-            films.clips("test"),
-            people["test"],
-            round(seconds * FRAME_RATE) - 1,
+            task.network, task.scorer, calibration, films.clips("test"), people["test"], _frames(seconds)
         )
         for seconds in LENGTHS
     }
     told = data or task.trained_on
     card = _card(name, told, licence, found, {split: (len(s), len(set(s.values()))) for split, s in people.items()})
-    save_lipsync(out, task.network, task.calibration, trained_on=told, card=card)
+    save_lipsync(out, task.network, calibration, trained_on=told, card=card)
+
+
+def _frames(seconds: float) -> int:
+    """Frames of a trial: one less than a film of that length has at least."""
+    return round(seconds * FRAME_RATE) - 1
 
 
 def synchrony_by_source(
