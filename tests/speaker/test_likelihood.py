@@ -247,8 +247,8 @@ def test_calibration_recovers_mean_and_deviation_and_ignores_a_few_listeners():
 
 
 def test_pieces_give_the_traces_of_the_whole_up_to_their_own_normalisation():
-    # LipSyncNet measures contrast and level by what it sees at once, so each piece has a scale and an offset of its own;
-    # the shape over time is that of the whole, as every piece sees a little more than it is asked for.
+    # LipSyncNet measures contrast and level by what it sees at once, so each piece has a scale and an offset of its
+    # own; the shape over time is that of the whole, as every piece sees a little more than it is asked for.
     torch.manual_seed(0)
     net, scorer = LipSyncNet(size=16, width=4, hidden=16).eval(), LikelihoodScorer()
     crops, sound = talk(1, frames=160)
@@ -276,7 +276,7 @@ def test_a_network_in_half_precision_scores_alike():
 
 
 def test_what_keeps_no_time_axis_and_options_out_of_range_are_refused():
-    with pytest.raises(TypeError, match="which PooledLipSyncNet does not have: use merc.speaker.LipSyncNet"):
+    with pytest.raises(TypeError, match="which PooledLipSyncNet does not have: use"):
         LikelihoodScorer().choose(PooledLipSyncNet(size=16, width=2), [mouths(signal(1, 20))], torch.zeros(80, 80))
     with pytest.raises(ValueError, match=r"visible is 1, expected a probability between 0 and 1"):
         LikelihoodScorer(visible=1)

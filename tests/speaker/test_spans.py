@@ -1,7 +1,7 @@
 """Who speaks when: the smoothing against every path of states, and scenes whose turns are known."""
 
 import math
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -25,9 +25,8 @@ STEP = 0.2  # seconds
 def every_path(timeline, scores, possible):
     """The probability that each face speaks at each step, summed over all paths of states."""
     faces, steps = scores.shape
-    pairs = [
-        p for p in combinations(range(faces), 2) if any(possible[p[0]][s] and possible[p[1]][s] for s in range(steps))
-    ]
+    together = [any(map(min, possible[a], possible[b])) for a, b in combinations(range(faces), 2)]
+    pairs = [pair for pair, met in zip(combinations(range(faces), 2), together, strict=True) if met]
     states = [(), *((face,) for face in range(faces)), *pairs]
     prior = [1 - timeline.scorer.visible, *[1 / faces] * faces, *[timeline.both / faces] * len(pairs)]
     prior = [p / sum(prior) for p in prior]
@@ -37,7 +36,7 @@ def every_path(timeline, scores, possible):
         if any(not possible[face][step] for step, state in enumerate(path) for face in states[state]):
             continue
         weight = prior[path[0]]
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             weight *= change * prior[after] + (1 - change) * (before == after)
         weight *= math.exp(sum(float(scores[face, step]) for step, state in enumerate(path) for face in states[state]))
         total += weight
