@@ -72,7 +72,7 @@ class LipSyncTask(TermsTask):
         network: SyncNetwork,
         loss: SyncLoss | None = None,
         augment: SyncAugmentation | None = None,
-        scorer: SpeakerScorer[Any] | None = None,
+        scorer: SpeakerScorer | None = None,  # type: ignore[type-arg] # jsonargparse finds no options of generics
         activity: float = 0.2,
         pair_frames: int = 74,
         trials: int = 3,
