@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, ensemble, annotate, diarize."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, annotate, diarize and more."""
 
 from __future__ import annotations
 
