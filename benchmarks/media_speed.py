@@ -41,7 +41,7 @@ from merc.media import (
 )
 from merc.media.crops import resample
 from merc.media.rates import MEL_BANDS, MEL_PER_FRAME
-from merc.speaker import LipSyncNet, MouthTrack, SyncScorer
+from merc.speaker import LikelihoodScorer, LipSyncNet, MouthTrack
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 DETECTORS = {"mtcnn": MTCNNDetector, "centerface": CenterFaceDetector}
@@ -198,7 +198,7 @@ def main() -> None:
         mouths = [MouthTrack(track.first, own) for track, own in zip(extracted, crops, strict=True)]
         network = LipSyncNet().eval()
         start = now()
-        SyncScorer().choose(network, mouths, torch.randn(MEL_PER_FRAME * options.seconds * FPS, MEL_BANDS))
+        LikelihoodScorer().choose(network, mouths, torch.randn(MEL_PER_FRAME * options.seconds * FPS, MEL_BANDS))
         choose = now() - start
         shares = ", ".join(f"{len(track) / options.seconds / FPS:.0%}" for track in tracks)
         print(f"share of the video that each track covers: {shares}")

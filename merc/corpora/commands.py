@@ -145,6 +145,21 @@ def import_rendered(*, out: Path, workers: int = 2, **parameters: Any) -> Corpus
     return corpus
 
 
+def import_film(*, out: Path, split: str = "test", dialogue: int = 0, **parameters: Any) -> None:  # noqa: ANN401
+    """Draw a dialogue as one film with a transcript, for `merc annotate` (merc.corpora.rendered.film.render_film).
+
+    Args:
+        out: Folder for film.mp4 and film.srt.
+        split: Split of the dialogue.
+        dialogue: Its number, from 0.
+        **parameters: Parameters of the rendered corpus; another seed has other people.
+    """
+    from merc.corpora.rendered.film import render_film
+
+    film, transcript = render_film(out, RenderConfig(**parameters), split=split, dialogue=dialogue)
+    _console().print(f"Film: {film}\nTranscript: {transcript}")
+
+
 def import_lips(
     *,
     out: Path,
@@ -185,6 +200,7 @@ IMPORTS: Mapping[str, str] = {
     "writing": "merc.corpora.commands.import_writing",
     "simulated": "merc.corpora.commands.import_simulated",
     "rendered": "merc.corpora.commands.import_rendered",
+    "film": "merc.corpora.commands.import_film",
     "lips": "merc.corpora.commands.import_lips",
 }
 """The short names of ``merc import``, for import paths that anyone's own reader has as well."""

@@ -89,7 +89,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         ValueError: An option is out of its range.
     """
 
-    visible: float = 0.9
+    visible: float = 0.75
     lag: float = 2.5
     max_lag: int = 7
     gap: int = 12

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from merc.files import parse_json, write_aside, write_json, write_text
@@ -109,7 +109,7 @@ def save_lipsync(
     options = {option: getattr(network, option) for option in _OPTIONS[name]}
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(folder / WEIGHTS) as aside:
-        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, aside)
+        aside.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}))
     if card:
         write_text(folder / CARD, card)
     config = {

@@ -15,7 +15,7 @@ from merc.evaluation.synchrony import SynchronyScores, compare_all, synchrony_sc
 from merc.media.rates import FRAME_RATE
 from merc.speaker import SpeakerScorer, SyncNetwork
 from merc.speaker.pretrained import save_lipsync
-from merc.tasks.lipsync import LipSyncTask, trials_of
+from merc.tasks.lipsync import LipSyncTask, calibration_of, trials_of
 
 LENGTHS = (2.0, 3.0)
 """Seconds of the trials of a card."""
@@ -50,9 +50,12 @@ def export_lipsync(
     films = LipSyncDataModule([source])
     films.setup()
     people = _people(films)
+    heard = [trials_of(task.network, task.scorer, clip, _frames(LENGTHS[-1])) for clip in films.clips("val")]
+    pieces = [piece for clip in heard for piece in clip]
+    calibration = calibration_of(task.scorer, pieces, sum(map(bool, heard)))
     found = {
         seconds: synchrony_by_source(
-            task.network, task.scorer, task.calibration, films.clips("test"), people, round(seconds * FRAME_RATE) - 1
+            task.network, task.scorer, calibration, films.clips("test"), people, _frames(seconds)
         )
         for seconds in LENGTHS
     }
@@ -60,7 +63,12 @@ def export_lipsync(
     card = _card(
         name, told, licence, found, {split: _count(films, people, split) for split in ("train", "val", "test")}
     )
-    save_lipsync(out, task.network, task.calibration, trained_on=told, card=card)
+    save_lipsync(out, task.network, calibration, trained_on=told, card=card)
+
+
+def _frames(seconds: float) -> int:
+    """Frames of a trial: one less than a film of that length has at least."""
+    return round(seconds * FRAME_RATE) - 1
 
 
 def synchrony_by_source(

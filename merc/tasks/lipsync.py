@@ -36,6 +36,9 @@ from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of, require_whole_network
 from merc.weights import weights_digest
 
+ENOUGH = 10
+"""Clips of a validation from which on it calibrates the scorer: a few are of one camera and say little of others."""
+
 
 class LipSyncTask(TermsTask):
     """Trains LipSyncNet on synchrony, and chooses the active speaker of clips (arXiv 2511.13731, section 3.2).
@@ -203,7 +206,7 @@ class LipSyncTask(TermsTask):
         if len({number for number, _ in trials}) > 1:
             pieces = [trial for _, trial in trials]
             if part == "val":
-                self.calibration.copy_(self.scorer.calibrated(pieces))
+                self.calibration.copy_(calibration_of(self.scorer, pieces, len(set(clips.tolist()))))
             scores, frozen = self.scorer.pairs(pieces, self.calibration.cpu())
             own = scores.diagonal()[:, None]
             others = clips[:, None] != clips
@@ -293,6 +296,17 @@ class LipSyncTask(TermsTask):
         found = checkpoint.get("merc", {})
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]
+
+
+def calibration_of(scorer: SpeakerScorer[Any], trials: list[Any], clips: int) -> Tensor:
+    """What the trials of some clips say of scores, if they are of :data:`ENOUGH` clips, otherwise what is assumed.
+
+    Args:
+        scorer: The scorer that encoded them.
+        trials: The trials.
+        clips: Of how many clips they are.
+    """
+    return scorer.calibrated(trials) if clips >= ENOUGH else scorer.uncalibrated()
 
 
 def trials_of(

@@ -175,7 +175,7 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
     subtitles = (finished / "annotation.srt").read_text().split("\n\n")
     for utterance, block, line in zip(corpus["test"][0].utterances, subtitles, told, strict=True):
         assert (utterance.start, utterance.end) == (line["start"], line["end"])
-        assert utterance.text == line["text"]  # what stands in brackets is not said
+        assert (utterance.speaker, utterance.text) == (line["speaker"], line["text"])
         assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.endswith(line["text"])
 
 
@@ -237,6 +237,27 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
     assert stages_that_run(capsys, command(film, run, tmp_path)) == (["fusion"] if where == "a stage" else [])
     assert (tmp_path / "annotation.json").read_text() == (finished / "annotation.json").read_text()
     assert film_comment(tmp_path / "annotated.mp4") == film_comment(finished / "annotated.mp4")
+
+
+def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
+    (tmp_path / "other.csv").write_bytes("start,end,text\n0,1500,hi\n1500,3000,Да.\n".encode("koi8-r"))
+    (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
+    options = [
+        "--encoding",
+        "koi8-r",
+        "--speakers",
+        str(tmp_path / "who.rttm"),
+        "--film",
+        "false",
+        "--stage",
+        "teacher",
+    ]
+    args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
+    assert main([str(arg) for arg in args]) == 0
+    told = json.loads((tmp_path / "out/annotation.json").read_text())
+    found = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told["lines"]]
+    assert found == [(0.0, 1.5, "Ann", "hi"), (1.5, 3.0, "unknown", "Да.")]
+    assert any("got theirs from who.rttm" in note for note in told["notes"])
 
 
 def test_another_transcript_is_told_anew_and_the_film_is_made_again(done, run, film, tmp_path, capsys):
