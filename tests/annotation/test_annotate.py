@@ -172,9 +172,11 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert float(row["probability"]) == line["probabilities"][line["emotion"]] == float(row[line["emotion"]])
         assert row["track"] == ("" if line["face"] is None else str(line["face"]["track"]))
     corpus = read_transcript(finished / "annotation.srt", film[0], labels=LABELS)
-    for utterance, line in zip(corpus["test"][0].utterances, told, strict=True):
+    subtitles = (finished / "annotation.srt").read_text().split("\n\n")
+    for utterance, block, line in zip(corpus["test"][0].utterances, subtitles, told, strict=True):
         assert (utterance.start, utterance.end) == (line["start"], line["end"])
         assert (utterance.speaker, utterance.text) == (line["speaker"], line["text"])
+        assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.endswith(line["text"])
 
 
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
