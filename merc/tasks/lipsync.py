@@ -75,7 +75,7 @@ class LipSyncTask(TermsTask):
         network: SyncNetwork,
         loss: SyncLoss | None = None,
         augment: SyncAugmentation | None = None,
-        scorer: SpeakerScorer | None = None,  # type: ignore[type-arg] # jsonargparse offers no options of SpeakerScorer[Any]
+        scorer: SpeakerScorer | None = None,  # type: ignore[type-arg] # jsonargparse finds no options of generics
         activity: float = 0.2,
         pair_frames: int = 74,
         trials: int = 3,

@@ -172,9 +172,11 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert float(row["probability"]) == line["probabilities"][line["emotion"]] == float(row[line["emotion"]])
         assert row["track"] == ("" if line["face"] is None else str(line["face"]["track"]))
     corpus = read_transcript(finished / "annotation.srt", film[0], labels=LABELS)
-    for utterance, line in zip(corpus["test"][0].utterances, told, strict=True):
+    subtitles = (finished / "annotation.srt").read_text().split("\n\n")
+    for utterance, block, line in zip(corpus["test"][0].utterances, subtitles, told, strict=True):
         assert (utterance.start, utterance.end) == (line["start"], line["end"])
         assert (utterance.speaker, utterance.text) == (line["speaker"], line["text"])
+        assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.endswith(line["text"])
 
 
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
@@ -240,16 +242,9 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
 def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
     (tmp_path / "other.csv").write_bytes("start,end,text\n0,1500,hi\n1500,3000,Да.\n".encode("koi8-r"))
     (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
-    options = [
-        "--encoding",
-        "koi8-r",
-        "--speakers",
-        str(tmp_path / "who.rttm"),
-        "--film",
-        "false",
-        "--stage",
-        "teacher",
-    ]
+    reader, speakers = "merc.corpora.transcripts.tables.read_table", str(tmp_path / "who.rttm")
+    options = ["--encoding", "koi8-r", "--speakers", speakers, "--reader", reader, "--film", "false"]
+    options += ["--stage", "teacher"]
     args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
     assert main([str(arg) for arg in args]) == 0
     told = json.loads((tmp_path / "out/annotation.json").read_text())
