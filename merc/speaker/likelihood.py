@@ -27,7 +27,8 @@ _PIECE = 75
 _CONTEXT = 8
 """Frames that it sees before and after them."""
 
-_SILENT = 0.05  # the least that lips which keep still are believed to speak, as the head can err
+SILENT = 0.05
+"""The least that lips which keep still are believed to speak, as the head can err."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,7 +196,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
 
     def _moving(self, activity: float) -> float:
         """The weighted logarithm of how probable it is that the lips move as in speech."""
-        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), _SILENT)) if self.activity else 0.0
+        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), SILENT)) if self.activity else 0.0
 
     @torch.no_grad()
     def encode_lips(self, network: SyncNetwork, crops: Tensor) -> tuple[Tensor, float]:
