@@ -211,7 +211,7 @@ class SpeakerTimeline:
 
     def _spans(self, probabilities: Tensor, length: int) -> list[SpeakingSpan]:
         step, speaks = self.hop / FRAME_RATE, probabilities > 0.5
-        fewest = max(1, round(self.shortest / step))
+        fewest = max(1, math.ceil(self.shortest / step - 1e-6))
         for row in speaks:
             _drop_short(row, fewest, value=False)
             _drop_short(row, fewest, value=True)

@@ -242,16 +242,9 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
 def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
     (tmp_path / "other.csv").write_bytes("start,end,text\n0,1500,hi\n1500,3000,Да.\n".encode("koi8-r"))
     (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
-    options = [
-        "--encoding",
-        "koi8-r",
-        "--speakers",
-        str(tmp_path / "who.rttm"),
-        "--film",
-        "false",
-        "--stage",
-        "teacher",
-    ]
+    reader, speakers = "merc.corpora.transcripts.tables.read_table", str(tmp_path / "who.rttm")
+    options = ["--encoding", "koi8-r", "--speakers", speakers, "--reader", reader, "--film", "false"]
+    options += ["--stage", "teacher"]
     args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
     assert main([str(arg) for arg in args]) == 0
     told = json.loads((tmp_path / "out/annotation.json").read_text())
