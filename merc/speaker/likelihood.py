@@ -135,9 +135,31 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         return math.log((1 - self.visible) / self.visible * tracks)
 
     def choose(
-        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, calibration: Tensor | None = None
+        self,
+        network: SyncNetwork,
+        tracks: Sequence[MouthTrack],
+        sound: Tensor,
+        calibration: Tensor | None = None,
+        opinion: Tensor | None = None,
     ) -> SpeakerChoice:
-        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound."""
+        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound.
+
+        Args:
+            network: In evaluation mode.
+            tracks: K tracks of a clip.
+            sound: ``(M, 80)`` log-mel of the same clip.
+            calibration: From :meth:`calibrated`. Default: :meth:`uncalibrated`.
+            opinion: ``(K,)`` what others say of each track, in nats, added to its score; for example
+                :func:`merc.speaker.add_opinion` of zeros.
+
+        Raises:
+            ValueError: There is not one opinion for each track.
+        """
+        if opinion is not None and opinion.shape != (len(tracks),):
+            raise ValueError(
+                f"LikelihoodScorer: expected an opinion on each of {len(tracks)} tracks, got the shape "
+                f"{tuple(opinion.shape)}."
+            )
         if not tracks:
             return SpeakerChoice(NOBODY, float("-inf"), 0.0, 0.0, probability=1.0)
         heard = self.encode_sound(network, sound) if len(sound) >= 2 * MEL_PER_FRAME else None
@@ -153,6 +175,8 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
             synchrony = self.evidence(lips[None], heard, track.first, calibration)
             scores.append(float(synchrony) + self._moving(activity))
             moving.append(activity)
+        if opinion is not None:
+            scores = [score + more for score, more in zip(scores, opinion.tolist(), strict=True)]
         return self._by_probability(scores, moving, tracks, max(1, len(sound) // MEL_PER_FRAME))
 
     def _by_probability(
