@@ -49,7 +49,7 @@ def test_patterns_say_what_is_read(root):
     assert sorted(people(read_films(root, include=["?5.avi"]))) == ["s5.avi"]
     with pytest.raises(CorpusError, match=r"holds no film that include \(c/\*\) names and exclude \(\) does not"):
         read_films(root, include=["c/*"])
-    with pytest.raises(CorpusError, match="There is no folder .*expected one with films"):
+    with pytest.raises(CorpusError, match=r"There is no folder .*expected one with films"):
         read_films(root / "nowhere")
 
 
