@@ -38,7 +38,7 @@ from merc.pipeline.plan import plan
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_pipeline
 from merc.pipeline.stage import references
-from merc.speaker import SpeakerChoice
+from merc.speaker import SpeakerChoice, load_lipsync
 from merc.store import FeatureStore
 from support import made_pickles, tiny_lips
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
@@ -399,7 +399,16 @@ def imports(monkeypatch):
         track(out / "corpus.json", out / "truth")
         say_who_speaks(out / "truth/speaker", corpus)
 
+    def filmed(*, root, out, **options):
+        from support.tiny_clips import RED, write_clip
+
+        names = [f"{number}.mp4" for number in range(7)]
+        for name in names:
+            write_clip(Path(root) / name, frames=50, faces=(RED,))
+        real["films"](root=root, out=out, splits={"train": ["*"], "val": names[:2], "test": names[2:4]})
+
     made = {
+        "films": filmed,
         "meld": lambda *, root, out: shown(small(on_disk(7)), out),
         "iemocap": lambda *, root, out, **options: shown(small(on_disk(6)), out),
         "pickle": pickled,
@@ -452,7 +461,7 @@ def shortened(stage, imports, standins):
         options |= standin(stage.configs, standins)
         if "faces" in stage.outputs:
             options |= MEDIA_OPTIONS
-        if "speaker" in stage.outputs:
+        if RAW[stage.configs[0]]["model"]["class_path"] == "merc.tasks.LipSyncTask":
             # After two batches the network knows nothing: that nobody speaks must not be its answer.
             options |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.scorer": "merc.speaker.SyncScorer"}
     return {**asdict(stage), "options": options}
@@ -493,15 +502,17 @@ def test_pipeline(name, tmp_path, standins, imports):
         corpus=corpus if "corpus" in needed else None,
         trainer_options=["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"],
     )
-    scores = json.loads((tmp_path / "out/summary.json").read_text())
-    tested = [stage.name for stage in stages if stage.tested]
-    assert list(scores) == tested and tested
+    tested, summary = [stage.name for stage in stages if stage.tested], tmp_path / "out/summary.json"
+    assert tested or stages[-1].command == "export_lipsync"
+    assert (list(json.loads(summary.read_text())) if summary.is_file() else []) == tested
     for run in plan(read_pipeline(file), tmp_path / "out", {"root": str(root), "corpus": str(corpus)}, [0]):
         assert json.loads((run.folder / "stage.json").read_text())["finished"]
         for output in run.stage.outputs:
             assert len(FeatureStore(run.folder / output))
         if run.stage.tested:
             assert f"seed-0/{run.stage.name}/report/report.md" in report.read_text()
+        if run.stage.command == "export_lipsync":
+            assert load_lipsync(run.folder).trained_on == run.stage.options.get("data", f"{TABLE}/train, rendered lips/train")
 
 
 def test_every_config_that_a_pipeline_names_is_shipped():
