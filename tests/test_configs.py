@@ -49,7 +49,7 @@ LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
 WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
 MODALITIES = ("text", "audio", "visual")
-LINES = 1220
+LINES = 1300
 """What all of the YAML may have: a config that says what another one says belongs into one of them."""
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
@@ -462,8 +462,15 @@ def shortened(stage, imports, standins):
         if "faces" in stage.outputs:
             options |= MEDIA_OPTIONS
         if RAW[stage.configs[0]]["model"]["class_path"] == "merc.tasks.LipSyncTask":
-            # After two batches the network knows nothing: that nobody speaks must not be its answer.
-            options |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.scorer": "merc.speaker.SyncScorer"}
+            # Little is known here, of networks and of films: that nobody speaks must not be the answer.
+            scorer = "LikelihoodScorer" if "turns" in stage.outputs else "SyncScorer"
+            visible = 1 - 1e-9 if "turns" in stage.outputs else 1
+            options |= {
+                "data.batches_per_epoch": 2,
+                "model.pair_frames": 30,
+                "model.scorer": f"merc.speaker.{scorer}",
+                "model.scorer.init_args.visible": visible,
+            }
     return {**asdict(stage), "options": options}
 
 

@@ -76,7 +76,9 @@ class CutFinder:
         around = [other[0] for other in [*list(self._rows)[max(0, here - self.reach) : here], *ahead] if other]
         # No later frame may resemble the previous one (start of a flash), and no earlier frame this one (its end).
         others = [*(later[gap] for gap, later in enumerate(ahead, start=1)), *row[1:]]
-        return min(others, default=row[0]) > row[0] / 2 and row[0] * len(around) > self.ratio * sum(around)
+        # Not by rounding alone: in even motion the two sides may be equal.
+        most = 1.001 * self.ratio * sum(around)
+        return min(others, default=row[0]) > row[0] / 2 and row[0] * len(around) > most
 
 
 def _means(length: int, cells: int) -> Tensor:

@@ -176,7 +176,7 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
     for utterance, block, line in zip(corpus["test"][0].utterances, subtitles, told, strict=True):
         assert (utterance.start, utterance.end) == (line["start"], line["end"])
         assert (utterance.speaker, utterance.text) == (line["speaker"], line["text"])
-        assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.endswith(line["text"])
+        assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.rstrip().endswith(line["text"])
 
 
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
