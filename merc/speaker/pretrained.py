@@ -30,7 +30,7 @@ _OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PretrainedLips:
     """A trained network that compares lips with sound.
 
