@@ -515,7 +515,9 @@ def test_pipeline(name, tmp_path, standins, imports):
         if run.stage.tested:
             assert f"seed-0/{run.stage.name}/report/report.md" in report.read_text()
         if run.stage.command == "export_lipsync":
-            assert load_lipsync(run.folder).trained_on == run.stage.options.get("data", f"{TABLE}/train, rendered lips/train")
+            assert load_lipsync(run.folder).trained_on == run.stage.options.get(
+                "data", f"{TABLE}/train, rendered lips/train"
+            )
 
 
 def test_every_config_that_a_pipeline_names_is_shipped():

@@ -12,7 +12,7 @@ import merc.annotation
 import merc.evaluation
 import merc.pipeline.ablate
 import merc.pipeline.run
-from merc.annotation import Annotation
+from merc.annotation import Annotation, Diarization
 from merc.cli import main
 from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
@@ -126,7 +126,19 @@ def test_the_whole_chain_is_short_and_leaves_its_report(runs):
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
-    known = {"ablate", "annotate", "configs", "doctor", "ensemble", "fit", "import", "predict", "run", "test"}
+    known = {
+        "ablate",
+        "annotate",
+        "configs",
+        "diarize",
+        "doctor",
+        "ensemble",
+        "fit",
+        "import",
+        "predict",
+        "run",
+        "test",
+    }
     assert {words[0] for _, words in COMMANDS} == known
 
 
@@ -210,6 +222,14 @@ def test_commands_of_annotation_parse(words, monkeypatch):
     told = []
     nothing = Annotation([], MELD, [], {})
     monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
+    assert main(words) == 0 and len(told) == 1
+
+
+@pytest.mark.parametrize("words", of("diarize"))
+def test_commands_of_diarization_parse(words, monkeypatch, runs):
+    told = []
+    nothing = Diarization(Path("talk.mp4"), 1.0, [], 0, "lipsync")
+    monkeypatch.setattr(merc.annotation, "diarize", lambda *film, **options: told.append(options) or nothing)
     assert main(words) == 0 and len(told) == 1
 
 

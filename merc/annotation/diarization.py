@@ -21,8 +21,8 @@ from merc.media.rates import FRAME_RATE
 from merc.media.tracker import FaceTracker
 from merc.media.tracks import FaceTrack, rows_to_tracks
 from merc.speaker.base import MouthTrack, TraceNetwork
-from merc.speaker.pretrained import PretrainedLips, load_lipsync
-from merc.speaker.spans import SpeakerTimeline
+from merc.speaker.pretrained import load_lipsync
+from merc.speaker.spans import SpeakerTimeline, SpeakingSpan
 
 PIECE = 300.0
 """Seconds of a film that are looked at together."""
@@ -44,6 +44,7 @@ class FaceTurn:
         end: Seconds of the film.
         probability: How probable it is that this face speaks then, the mean over the turn, in 0..1.
         overlap: Seconds of the turn in which another visible face speaks too.
+        box: x1, y1, x2, y2 of the face in pixels of the displayed frame, in the middle of the turn.
     """
 
     face: str
@@ -51,6 +52,7 @@ class FaceTurn:
     end: float
     probability: float
     overlap: float
+    box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -132,21 +134,21 @@ def diarize(
         tracks, mouths, sound = _read(reader, video, start, end)
         own = names.of(tracks, end - start)
         spans = timeline(lips.network, mouths, sound, lips.calibration)
-        found = [FaceTurn(own[s.track], start + s.start, start + s.end, s.probability, s.overlap) for s in spans]
+        found = [_turn(own[span.track], tracks[span.track], span, start) for span in spans]
         turns = _joined(turns, found, start, timeline.shortest)
         if progress is not None:
             progress(end, info.duration)
     notes = [] if names.count else ["No face was found."]
     notes += ["Nobody who is visible speaks."] if names.count and not turns else []
-    rounded = [
-        FaceTurn(t.face, round(t.start, 3), round(t.end, 3), round(t.probability, 4), round(t.overlap, 3))
-        for t in turns
-    ]
-    return Diarization(video, info.duration, rounded, names.count, _told(lips), notes)
+    return Diarization(video, info.duration, turns, names.count, f"{lips.folder.name}: {lips.trained_on}", notes)
 
 
-def _told(lips: PretrainedLips) -> str:
-    return f"{lips.folder.name}: {lips.trained_on}"
+def _turn(name: str, track: FaceTrack, span: SpeakingSpan, start: float) -> FaceTurn:
+    """A span of a piece that begins at ``start`` in the film."""
+    middle = round((span.start + span.end) / 2 * FRAME_RATE) - track.first
+    x1, y1, x2, y2 = (round(value, 1) for value in track.boxes[min(max(middle, 0), len(track) - 1)].tolist())
+    begin, end = round(start + span.start, 3), round(start + span.end, 3)
+    return FaceTurn(name, begin, end, round(span.probability, 4), round(span.overlap, 3), (x1, y1, x2, y2))
 
 
 def _pieces(duration: float, most: float) -> Iterator[tuple[float, float]]:
@@ -227,7 +229,8 @@ def _joined(before: list[FaceTurn], found: list[FaceTurn], edge: float, pause: f
         first = joined[place]
         lengths = first.end - first.start, turn.end - turn.start
         mean = (first.probability * lengths[0] + turn.probability * lengths[1]) / sum(lengths)
-        joined[place] = replace(first, end=turn.end, probability=mean, overlap=first.overlap + turn.overlap)
+        overlap = round(first.overlap + turn.overlap, 3)
+        joined[place] = replace(first, end=turn.end, probability=round(mean, 4), overlap=overlap)
     return joined
 
 
@@ -245,11 +248,11 @@ def as_rttm(found: Diarization) -> str:
 
 
 def turns_as_csv(found: Diarization) -> str:
-    """A table with one row per turn: start, end, face, probability, overlap."""
+    """A table with one row per turn: start, end, face, probability, overlap, and the corners of the face."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["start", "end", "face", "probability", "overlap"])
-    table.writerows([t.start, t.end, t.face, t.probability, t.overlap] for t in found.turns)
+    table.writerow(["start", "end", "face", "probability", "overlap", "x1", "y1", "x2", "y2"])
+    table.writerows([t.start, t.end, t.face, t.probability, t.overlap, *t.box] for t in found.turns)
     return text.getvalue()
 
 

@@ -27,7 +27,8 @@ _PIECE = 75
 _CONTEXT = 8
 """Frames that it sees before and after them."""
 
-_SILENT = 0.05  # the least that lips which keep still are believed to speak, as the head can err
+SILENT = 0.05
+"""The least that lips which keep still are believed to speak, as the head can err."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +100,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
     activity: float = 1.0
     shortest: int = 12
     spread = 1.0
+    enough = 50  # a few say little of other cameras, the less so as the checkpoint is chosen on them
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -115,24 +117,49 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         return torch.tensor([0.33, 0.1])
 
     def calibrated(self, trials: Sequence[Traces]) -> Tensor:
-        r""":math:`\mu` and :math:`\sigma` of faces with their own sound, from medians: a listener who is alone in the
-        frame, and counted as the speaker, must not move them.
-        """  # noqa: D205 - the sentence is longer than a line
+        r""":math:`\mu` and :math:`\sigma` of faces with their own sound: the median, and what the lower half deviates.
+
+        Above the median a score rises no further, so only the lower half counts. A few listeners who are alone in the
+        frame, and taken for speakers, hardly move either. Other cameras vary at least as much as
+        :meth:`uncalibrated` says.
+        """
         found = [self.correlations(trial.lips, trial.sound, trial.first) for trial in trials]
         best = torch.stack([r[0][lags.abs() <= self.max_lag].amax() for r, lags, _ in found]).double()
         chance = torch.tensor([self.chance(r, lags, n) for r, lags, n in found]).square().mean()
-        middle = best.median()
-        variance = (1.4826 * (best - middle).abs().median()).square() - chance
-        return torch.tensor([float(middle), math.sqrt(max(float(variance), 0.05**2))])
+        low, middle = best.quantile(torch.tensor([0.16, 0.5], dtype=torch.double)).tolist()
+        least = float(self.uncalibrated()[1])
+        return torch.tensor([middle, math.sqrt(max((middle - low) ** 2 - float(chance), least**2))])
 
     def nobody(self, calibration: Tensor, tracks: int = 1) -> float:
         """By Bayes' rule, where each of the tracks is as probable before anything is known."""
         return math.log((1 - self.visible) / self.visible * tracks)
 
     def choose(
-        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, calibration: Tensor | None = None
+        self,
+        network: SyncNetwork,
+        tracks: Sequence[MouthTrack],
+        sound: Tensor,
+        calibration: Tensor | None = None,
+        opinion: Tensor | None = None,
     ) -> SpeakerChoice:
-        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound."""
+        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound.
+
+        Args:
+            network: In evaluation mode.
+            tracks: K tracks of a clip.
+            sound: ``(M, 80)`` log-mel of the same clip.
+            calibration: From :meth:`calibrated`. Default: :meth:`uncalibrated`.
+            opinion: ``(K,)`` what others say of each track, in nats, added to its score; for example
+                :func:`merc.speaker.add_opinion` of zeros.
+
+        Raises:
+            ValueError: There is not one opinion for each track.
+        """
+        if opinion is not None and opinion.shape != (len(tracks),):
+            raise ValueError(
+                f"LikelihoodScorer: expected an opinion on each of {len(tracks)} tracks, got the shape "
+                f"{tuple(opinion.shape)}."
+            )
         if not tracks:
             return SpeakerChoice(NOBODY, float("-inf"), 0.0, 0.0, probability=1.0)
         heard = self.encode_sound(network, sound) if len(sound) >= 2 * MEL_PER_FRAME else None
@@ -148,6 +175,8 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
             synchrony = self.evidence(lips[None], heard, track.first, calibration)
             scores.append(float(synchrony) + self._moving(activity))
             moving.append(activity)
+        if opinion is not None:
+            scores = [score + more for score, more in zip(scores, opinion.tolist(), strict=True)]
         return self._by_probability(scores, moving, tracks, max(1, len(sound) // MEL_PER_FRAME))
 
     def _by_probability(
@@ -195,7 +224,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
 
     def _moving(self, activity: float) -> float:
         """The weighted logarithm of how probable it is that the lips move as in speech."""
-        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), _SILENT)) if self.activity else 0.0
+        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), SILENT)) if self.activity else 0.0
 
     @torch.no_grad()
     def encode_lips(self, network: SyncNetwork, crops: Tensor) -> tuple[Tensor, float]:

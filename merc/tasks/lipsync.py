@@ -36,9 +36,6 @@ from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, datamodule_of, require_whole_network
 from merc.weights import weights_digest
 
-ENOUGH = 10
-"""Clips of a validation from which on it calibrates the scorer: a few are of one camera and say little of others."""
-
 
 class LipSyncTask(TermsTask):
     """Trains LipSyncNet on synchrony, and chooses the active speaker of clips (arXiv 2511.13731, section 3.2).
@@ -300,14 +297,14 @@ class LipSyncTask(TermsTask):
 
 
 def calibration_of(scorer: SpeakerScorer[Any], trials: list[Any], clips: int) -> Tensor:
-    """What the trials of some clips say of scores, if they are of :data:`ENOUGH` clips, otherwise what is assumed.
+    """What the trials of some clips say of scores, if these are enough for the scorer, otherwise what is assumed.
 
     Args:
         scorer: The scorer that encoded them.
         trials: The trials.
         clips: Of how many clips they are.
     """
-    return scorer.calibrated(trials) if clips >= ENOUGH else scorer.uncalibrated()
+    return scorer.calibrated(trials) if clips >= scorer.enough else scorer.uncalibrated()
 
 
 def trials_of(

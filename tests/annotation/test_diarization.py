@@ -22,10 +22,15 @@ from merc.media import FaceTrack, FaceTracker, MediaError
 from merc.speaker import LipSyncNet, PooledLipSyncNet, SpeakerTimeline, SpeakingSpan, save_lipsync
 from support.tiny_clips import SquareDetector, write_clip
 
+
+def turn_of(face, start, end, probability, overlap):
+    return FaceTurn(face, start, end, probability, overlap, (1.0, 2.0, 3.0, 4.5))
+
+
 FOUND = Diarization(
     Path("my talk.mp4"),
     9.0,
-    [FaceTurn("face1", 0.5, 1.75, 0.98123, 0.25), FaceTurn("face2", 1.5, 3.0, 0.7, 0.25)],
+    [turn_of("face1", 0.5, 1.75, 0.98123, 0.25), turn_of("face2", 1.5, 3.0, 0.7, 0.25)],
     3,
     "lipsync: clips",
 )
@@ -75,6 +80,7 @@ def test_table_and_json_say_the_same():
         assert {name: float(row[name]) for name in ("start", "end", "probability", "overlap")} == {
             name: turn[name] for name in ("start", "end", "probability", "overlap")
         }
+        assert [float(row[name]) for name in ("x1", "y1", "x2", "y2")] == turn["box"]
     assert (told["video"], told["faces"], told["weights"]) == ("my talk.mp4", 3, "lipsync: clips")
 
 
@@ -87,7 +93,8 @@ def test_in_pieces_faces_keep_their_names_and_turns_go_on(film, weights):
     assert [end for end, _ in done] == pytest.approx([2.0, 4.0, found.duration])
     first, *others = found.turns
     assert (first.face, first.start) == ("face1", 0.0) and first.end == pytest.approx(6.0, abs=0.1)
-    assert first.probability == pytest.approx(0.5)
+    assert first.probability == pytest.approx(0.5) and first.overlap == 0
+    assert 0 <= first.box[0] < 8 and first.box[2] - first.box[0] == pytest.approx(20, abs=3)  # the square on the left
     assert [(turn.face, turn.start, turn.end) for turn in others] == [
         ("face2", 0.0, 1.0),
         ("face2", 2.0, 3.0),
@@ -141,11 +148,11 @@ def test_a_face_can_go_on_as_one_face_only():
 
 
 def test_turns_are_joined_at_the_edge_alone():
-    before = [FaceTurn("face1", 1.0, 1.2, 0.6, 0.1), FaceTurn("face1", 1.5, 2.0, 0.8, 0.0)]
+    before = [turn_of("face1", 1.0, 1.2, 0.6, 0.1), turn_of("face1", 1.5, 2.0, 0.8, 0.0)]
     after = [
-        FaceTurn("face1", 2.0, 3.5, 0.6, 0.2),
-        FaceTurn("face2", 2.0, 2.5, 0.9, 0.2),
-        FaceTurn("face1", 3.9, 4.0, 1.0, 0),
+        turn_of("face1", 2.0, 3.5, 0.6, 0.2),
+        turn_of("face2", 2.0, 2.5, 0.9, 0.2),
+        turn_of("face1", 3.9, 4.0, 1.0, 0),
     ]
     joined = _joined(before, after, 2.0, 0.3)
     assert [(turn.face, turn.start, turn.end) for turn in joined] == [

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from merc.speaker import NOBODY, LikelihoodScorer, LipSyncNet, MouthTrack, PooledLipSyncNet, Traces
+from merc.speaker import NOBODY, LikelihoodScorer, LipSyncNet, MouthTrack, PooledLipSyncNet, Traces, add_opinion
 from merc.speaker.likelihood import log_ratio
 from support.read_off import ReadOff, heard, like, mouths, signal
 from support.tiny_lips import talk
@@ -118,6 +118,20 @@ def test_probabilities_are_those_of_bayes_and_sum_to_1():
     alone = scorer.choose(net, tracks[1:2], heard(voice))
     assert alone.track == NOBODY
     assert alone.probability == pytest.approx(0.3 / (0.3 + 0.7 * math.exp(alone.scores[0])), abs=1e-4)
+
+
+def test_an_opinion_is_added_to_the_score_of_its_track():
+    net, scorer, voice = ReadOff(), LikelihoodScorer(), signal(1, 75)
+    tracks = [mouths(like(voice, 0.3, 2)), mouths(like(voice, 0.25, 4)), mouths(signal(5, 5))]
+    alone = scorer.choose(net, tracks, heard(voice))
+    opinion = add_opinion(torch.zeros(3, 1), torch.tensor([[-20.0], [20.0], [20.0]]), weight=5.0)[:, 0]
+    found = scorer.choose(net, tracks, heard(voice), opinion=opinion)
+    assert (alone.track, found.track) == (0, 1)
+    assert found.scores[:2] == pytest.approx([alone.scores[0] - 5, alone.scores[1] + 5], abs=1e-4)
+    assert found.scores[2] == float("-inf")  # too short for any
+    assert scorer.choose(net, tracks, heard(voice), opinion=torch.zeros(3)) == alone
+    with pytest.raises(ValueError, match="an opinion on each of 3 tracks, got the shape"):
+        scorer.choose(net, tracks, heard(voice), opinion=torch.zeros(2))
 
 
 def test_scores_of_a_face_do_not_depend_on_the_others():

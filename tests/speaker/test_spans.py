@@ -28,15 +28,25 @@ def every_path(timeline, scores, possible):
     together = [any(map(min, possible[a], possible[b])) for a, b in combinations(range(faces), 2)]
     pairs = [pair for pair, met in zip(combinations(range(faces), 2), together, strict=True) if met]
     states = [(), *((face,) for face in range(faces)), *pairs]
-    prior = [1 - timeline.scorer.visible, *[1 / faces] * faces, *[timeline.both / faces] * len(pairs)]
-    prior = [p / sum(prior) for p in prior]
+    free = [[all(possible[face][step] for face in state) for state in states] for step in range(steps)]
+    priors = []
+    for row in free:
+        share = {1: timeline.visible, 2: timeline.visible * timeline.both}
+        count = {
+            size: sum(here and len(state) == size for here, state in zip(row, states, strict=True)) for size in share
+        }
+        prior = [
+            here * (share[len(state)] / count[len(state)] if here and state else 1 - timeline.visible)
+            for here, state in zip(row, states, strict=True)
+        ]
+        priors.append([p / sum(prior) for p in prior])
     change = timeline.hop / 25 / timeline.stay
     total, speaks = 0.0, torch.zeros(faces, steps, dtype=torch.double)
     for path in product(range(len(states)), repeat=steps):
-        if any(not possible[face][step] for step, state in enumerate(path) for face in states[state]):
+        if not all(free[step][state] for step, state in enumerate(path)):
             continue
-        weight = prior[path[0]]
-        for before, after in pairwise(path):
+        weight = priors[0][path[0]]
+        for prior, (before, after) in zip(priors[1:], pairwise(path), strict=True):
             weight *= change * prior[after] + (1 - change) * (before == after)
         weight *= math.exp(sum(float(scores[face, step]) for step, state in enumerate(path) for face in states[state]))
         total += weight
