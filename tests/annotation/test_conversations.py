@@ -1,6 +1,5 @@
 """Conversations put together from real clips of people whom the shipped weights have not seen, with known turns."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ import itertools
 
 from merc.annotation import diarize
 from merc.conversation import Clip
-from merc.media import FRAME_RATE, SAMPLE_RATE, read_frames, read_sound
-from support.conversations import SIDE, Turn, diarization_error, person_at, plan_turns, write_conversation
+from merc.media import SAMPLE_RATE, read_frames, read_sound
+from support.conversations import SIDE, Turn, diarization_error, person_at, plan_turns, right_turns, write_conversation
 from support.made_media import numbered, write_media
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data"
@@ -29,19 +28,6 @@ CASTS = {
 def found_in(film, people):
     """The turns of a film as ``(person, start, end)``."""
     return [(person_at(turn.box, people), turn.start, turn.end) for turn in diarize(film).turns]
-
-
-def right_turns(plan, found):
-    """How many turns of the plan have a face, and in how many of these it is the right one for the longest time."""
-    known = right = 0
-    for turn in plan:
-        heard = Counter()
-        for person, start, end in found:
-            heard[person] += max(0.0, min(end, turn.end / FRAME_RATE) - max(start, turn.start / FRAME_RATE))
-        if heard and max(heard.values()) > 0:
-            known += 1
-            right += max(heard, key=heard.get) == turn.person
-    return known, right
 
 
 @pytest.mark.slow

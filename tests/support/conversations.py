@@ -1,6 +1,7 @@
 """Conversations put together from clips of one talking face each, side by side in one film, with known turns."""
 
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def diarization_error(plan, found, people):
     right = (truth & said).sum(0)
     parts = np.maximum(speech - claimed, 0), np.maximum(claimed - speech, 0), np.minimum(speech, claimed) - right
     return tuple(float(part.sum() / speech.sum()) for part in parts)
+
+
+def right_turns(plan, found):
+    """How many turns of the plan have a face, and in how many of these it is the right one for the longest time."""
+    known = right = 0
+    for turn in plan:
+        heard = Counter()
+        for person, start, end in found:
+            heard[person] += max(0.0, min(end, turn.end / FRAME_RATE) - max(start, turn.start / FRAME_RATE))
+        if heard and max(heard.values()) > 0:
+            known += 1
+            right += max(heard, key=heard.get) == turn.person
+    return known, right
 
 
 def person_at(box, people):
