@@ -1,5 +1,6 @@
 """Conversations put together from real clips of people whom the shipped weights have not seen, with known turns."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +32,24 @@ def found_in(film, people):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", [True, False], ids=["others frozen", "others go on talking"])
-@pytest.mark.parametrize("cast", CASTS)
-def test_real_faces_are_found_in_their_turns(cast, frozen, tmp_path):
+def test_real_faces_are_found_in_their_turns(tmp_path):
+    """A floor, below what the shipped weights reach on these films: by chance 42 % of the turns would be right."""
     pytest.importorskip("facenet_pytorch", reason="needs MTCNN: pip install --no-deps facenet-pytorch==2.6.0")
-    clips = [REAL / name for name in CASTS[cast]]
-    if not all(clip.is_file() for clip in clips):
+    if not all((REAL / name).is_file() for cast in CASTS.values() for name in cast):
         pytest.skip(f"the real clips are not at {REAL}")
-    plan = plan_turns(len(clips), 7, seed=1)
-    film = write_conversation(tmp_path / "talk.mp4", clips, plan, frozen)
-    found = found_in(film, len(clips))
-    known, right = right_turns(plan, found)
-    error = sum(diarization_error(plan, found, len(clips)))
-    told = f"{cast}: {known} of {len(plan)} turns known, {right} right, error {error:.2f}, {found}"
-    assert known >= len(plan) - 1 and right >= known - 2, told
-    assert error < 0.6, told
+    turns = known = right = 0
+    errors, told = [], []
+    for (cast, names), frozen in product(CASTS.items(), (True, False)):
+        people = len(names)
+        plan = plan_turns(people, 7, seed=1)
+        film = write_conversation(tmp_path / "talk.mp4", [REAL / name for name in names], plan, frozen)
+        found = found_in(film, people)
+        faces, fitting = right_turns(plan, found)
+        turns, known, right = turns + len(plan), known + faces, right + fitting
+        errors.append(sum(diarization_error(plan, found, people)))
+        told.append(f"{cast}, {'frozen' if frozen else 'talking'}: {faces} known, {fitting} right, {errors[-1]:.2f}")
+    assert known >= 0.9 * turns and right >= 0.7 * known, told
+    assert sum(errors) / len(errors) < 0.6, told
 
 
 def test_a_conversation_shows_and_plays_what_its_plan_says(tmp_path):
