@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -45,7 +46,8 @@ def read_films(
             is there.
         splits: Patterns of films, or names of people, of each split; ``*`` stands for all who are named in no other.
             Who is named in none is drawn.
-        shares: The share of people that is drawn for each split. Default: 80 % train, 10 % val, 10 % test.
+        shares: The share of people that is drawn for each split. Default: 80 % train, 10 % val, 10 % test. Where few
+            are drawn, train gets at least one of them, then val, then test.
         seed: Decides who is drawn for which split.
 
     Raises:
@@ -130,11 +132,32 @@ def _splits(
     if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
         raise CorpusError(f"shares are {shares}: expected shares of people of at least 0, for train, val or test.")
     total = sum(shares.values())
-    for person in sorted(set(persons.values()) - chosen.keys()):
-        place = int.from_bytes(hashlib.sha256(f"{seed} {person}".encode()).digest()[:8], "big") / 2**64 * total
+    drawn = {person: _draw(f"{seed} {person}") for person in sorted(set(persons.values()) - chosen.keys())}
+    for person, number in drawn.items():
+        place = number * total
         for split, share in shares.items():
             chosen[person] = split
             place -= share
             if place < 0:
                 break
+    _fill(chosen, {split for split, share in shares.items() if share > 0 and split not in named}, drawn)
     return chosen
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _fill(chosen: dict[str, str], wanted: set[str], drawn: Mapping[str, float]) -> None:
+    """Give a split for which nobody was drawn somebody of a split that can spare one: train first, then val, then test.
+
+    A small folder would else have nobody to train on, or to choose a checkpoint on.
+    """
+    for place, split in enumerate(SPLITS):
+        if split not in wanted or split in chosen.values():
+            continue
+        there = Counter(chosen.values())
+        spare = [who for who in drawn if there[chosen[who]] > 1 or SPLITS.index(chosen[who]) > place]
+        if spare:
+            chosen[max(spare, key=lambda who: (there[chosen[who]], drawn[who]))] = split

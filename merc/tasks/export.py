@@ -15,7 +15,7 @@ from merc.evaluation.synchrony import SynchronyScores, compare_all, synchrony_sc
 from merc.media.rates import FRAME_RATE
 from merc.speaker import SpeakerScorer, SyncNetwork
 from merc.speaker.pretrained import save_lipsync
-from merc.tasks.lipsync import LipSyncTask, calibration_of, trials_of
+from merc.tasks.lipsync import LipSyncTask, trials_of
 
 LENGTHS = (2.0, 3.0)
 """Seconds of the trials of a card."""
@@ -61,7 +61,8 @@ def export_lipsync(
         )
     heard = [trials_of(task.network, task.scorer, clip, _frames(LENGTHS[-1])) for clip in films.clips("val")]
     pieces = [piece for clip in heard for piece in clip]
-    calibration = calibration_of(task.scorer, pieces, sum(map(bool, heard)))
+    enough = sum(map(bool, heard)) >= task.scorer.enough
+    calibration = task.scorer.calibrated(pieces) if enough else task.calibration
     found = {
         seconds: synchrony_by_source(
             task.network, task.scorer, calibration, films.clips("test"), people["test"], _frames(seconds)

@@ -205,8 +205,8 @@ class LipSyncTask(TermsTask):
         count = len({number for number, _ in trials})
         if count > 1:
             pieces = [trial for _, trial in trials]
-            if part == "val":
-                self.calibration.copy_(calibration_of(self.scorer, pieces, count))
+            if part == "val" and count >= self.scorer.enough:  # else that of the weights it started from stays
+                self.calibration.copy_(self.scorer.calibrated(pieces))
             scores, frozen = self.scorer.pairs(pieces, self.calibration.cpu())
             own = scores.diagonal()[:, None]
             others = clips[:, None] != clips
@@ -295,17 +295,6 @@ class LipSyncTask(TermsTask):
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]
         self._is_fresh = False
-
-
-def calibration_of(scorer: SpeakerScorer[Any], trials: list[Any], clips: int) -> Tensor:
-    """What the trials of some clips say of scores, if these are enough for the scorer, otherwise what is assumed.
-
-    Args:
-        scorer: The scorer that encoded them.
-        trials: The trials.
-        clips: Of how many clips they are.
-    """
-    return scorer.calibrated(trials) if clips >= scorer.enough else scorer.uncalibrated()
 
 
 def trials_of(

@@ -144,6 +144,15 @@ def test_people_are_drawn_by_their_shares_and_new_films_move_nobody(tmp_path):
     assert films(read_films(tmp_path, people=who, shares={"test": 1}))["train"] == []
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_few_people_leave_nobody_out_of_validation(count, seed, tmp_path):
+    corpus = read_films(tmp_path, people=many(tmp_path, count), seed=seed)
+    sizes = {split: len({people(corpus)[name] for name in names}) for split, names in films(corpus).items()}
+    assert sum(sizes.values()) == count and sizes["train"] >= 1
+    assert [sizes["val"] > 0, sizes["test"] > 0] == [count > 1, count > 2]
+
+
 def test_the_command_imports_a_folder(root, tmp_path, capsys):
     splits = json.dumps({"train": ["*"], "test": ["Ann"]})
     out = tmp_path / "out"

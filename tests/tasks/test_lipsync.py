@@ -275,6 +275,13 @@ def test_training_starts_from_weights_and_what_it_learned_stays(weights, stores,
     assert equal(again.network.state_dict(), learned) and again.trained_on == "GRID; then lips/train"
 
 
+def test_a_small_validation_leaves_the_calibration_that_the_weights_came_with(weights, stores, tmp_path):
+    model = task(warm_start=weights[0])
+    data = LipSyncDataModule([LipSyncSource(**stores[0])], window=16, batch_size=4, batches_per_epoch=1)
+    trainer_in(tmp_path).fit(model, datamodule=data)  # validates on fewer clips than the scorer asks for
+    assert model.calibration.tolist() == pytest.approx([0.45, 0.12])
+
+
 def test_weights_of_another_network_and_missing_ones_are_refused(weights, stores, tmp_path):
     other = LipSyncTask(LipSyncNet(size=SIZE, width=4, hidden=8), warm_start=weights[0])
     with pytest.raises(ValueError, match=r"are of another network than model\.network, LipSyncNet with these options"):
