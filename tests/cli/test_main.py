@@ -64,7 +64,8 @@ def command(*words):
 
 
 @pytest.mark.parametrize(
-    "words", ["annotate --help", "run --help", "ablate --help", "ensemble --help", "configs", "--version"]
+    "words",
+    ["annotate --help", "run --help", "ablate --help", "ensemble --help", "export --help", "configs", "--version"],
 )
 def test_what_only_tells_imports_nothing_heavy_and_answers_within_a_second(words):
     done = command(*words.split())
