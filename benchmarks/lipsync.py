@@ -62,12 +62,13 @@ def films_of(run: Path, trained: Sequence[Path]) -> dict[str, list[tuple[str, Li
         [LipSyncSource(str(run / "data/corpus.json"), str(faces / "faces"), str(faces / "crops"), str(faces / "sound"))]
     )
     data.setup()
+    films = [(c.id, c.utterances[0].speaker) for split in data.opened[0].corpus.values() for c in split]
+    speakers = dict(films)
+    known |= {person for name, person in films if Path(name).name in seen}
     found: dict[str, list[tuple[str, LipSyncClip]]] = defaultdict(list)
-    for split, conversations in data.opened[0].corpus.items():
-        speakers = {c.id: c.utterances[0].speaker for c in conversations}
+    for split in data.opened[0].corpus:
         for clip in data.clips(split):
-            name = Path(clip.key.dialogue)
-            person = speakers[clip.key.dialogue]
+            name, person = Path(clip.key.dialogue), speakers[clip.key.dialogue]
             if clip.talking and name.name not in seen and person not in known:
                 found[name.parent.name].append((person, clip))
     return found

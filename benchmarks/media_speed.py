@@ -1,7 +1,11 @@
 """How fast faces are found and followed, and the speaker chosen, in 1280x720 video with three faces; and the memory.
 
 python benchmarks/media_speed.py [--seconds 30] [--threads 2] [--detector mtcnn] [--height 720] [--every 5]
+python benchmarks/media_speed.py --clips ../shared/data/clips
 python benchmarks/media_speed.py --minutes 60 [--height 360] [--every 10]
+
+With --clips the three faces are those of real clips, side by side, another three every five seconds; else they are
+drawn.
 
 Prints the real-time factor (seconds of computing for a second of video) of each part, and that in processor time: on a
 busy machine only the latter, divided by the threads, says what an idle one would do. With --minutes the video is
@@ -100,6 +104,27 @@ def render(path: Path, seconds: int, height: int) -> None:
         container.mux(stream.encode(None))
 
 
+def beside(path: Path, seconds: int, height: int, clips: list[str]) -> None:
+    """Three clips of one face side by side, and after five seconds the next three, as H.264."""
+    lane, turn = width_of(height) // 3 // 2 * 2, 5 * FPS
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = 3 * lane, height, "yuv420p"
+        for start in range(0, seconds * FPS, turn):
+            lanes = []
+            for number in range(3):
+                clip = Clip(clips[(start // turn * 3 + number) % len(clips)], end=turn / FPS)
+                images = torch.cat([chunk.images for chunk in read_frames(clip, max_height=height)])
+                width = min(images.shape[3], round(images.shape[2] * lane / height))
+                images = images[..., (images.shape[3] - width) // 2 :][..., :width]
+                lanes.append(functional.interpolate(images, (height, lane), mode="bilinear"))
+            for number in range(min(turn, seconds * FPS - start)):
+                image = torch.cat([images[min(number, len(images) - 1)] for images in lanes], 2)
+                frame = av.VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 def width_of(height: int) -> int:
     """The even width of a picture of that height."""
     return round(height * WIDTH / HEIGHT / 2) * 2
@@ -164,6 +189,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=HEIGHT, help="of the picture")
     parser.add_argument("--every", type=int, default=5, help="frames from one detection to the next")
     parser.add_argument("--minutes", type=float, default=0)
+    parser.add_argument("--clips", type=Path, help="a folder of clips with one face each, at least three")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -171,7 +197,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "three.mp4"
         with get_context("spawn").Pool(1) as elsewhere:  # what rendering takes is none of the memory to be measured
-            elsewhere.apply(render, (path, options.seconds, options.height))
+            if options.clips is None:
+                elsewhere.apply(render, (path, options.seconds, options.height))
+            else:
+                clips = sorted(str(clip) for clip in options.clips.iterdir())
+                elsewhere.apply(beside, (path, options.seconds, options.height, clips))
         print(
             f"{options.seconds} s of {width_of(options.height)}x{options.height}, {options.threads} threads, "
             f"{options.detector} every {options.every} frames"

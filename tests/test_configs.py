@@ -38,7 +38,7 @@ from merc.pipeline.plan import plan
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_pipeline
 from merc.pipeline.stage import references
-from merc.speaker import SpeakerChoice
+from merc.speaker import SpeakerChoice, load_lipsync
 from merc.store import FeatureStore
 from support import made_pickles, tiny_lips
 from support.tiny_media import CONVOLUTIONS, tiny_speech, tiny_video
@@ -49,7 +49,7 @@ LENGTHS = (0, 1, 1, 1, 1)  # of 2 to 5 utterances
 WIDTH = 48  # of any store: 2, 3 and 4 attention heads divide it
 EMOTIONS = {7: MELD.names, 6: IEMOCAP6.names}
 MODALITIES = ("text", "audio", "visual")
-LINES = 1220
+LINES = 1300
 """What all of the YAML may have: a config that says what another one says belongs into one of them."""
 
 # What pipelines read from disk, by import and option; the real readers have tests of their own. Widths by modality.
@@ -209,7 +209,8 @@ def test_every_option_of_an_overlay_changes_something(name):
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if "base" in RAW[name]])
 def test_a_pipeline_on_another_changes_every_stage_that_it_names(name):
-    base = {stage.name: stage for stage in read_pipeline(RAW[name]["base"]).stages}
+    beside = FILES[name].parent / RAW[name]["base"]
+    base = {stage.name: stage for stage in read_pipeline(beside if beside.is_file() else RAW[name]["base"]).stages}
     own = {stage.name: stage for stage in READ[name].stages}
     for stage in RAW[name].get("stages", []):
         assert own[stage["name"]] != base.get(stage["name"])
@@ -398,7 +399,16 @@ def imports(monkeypatch):
         track(out / "corpus.json", out / "truth")
         say_who_speaks(out / "truth/speaker", corpus)
 
+    def filmed(*, root, out, **options):
+        from support.tiny_clips import RED, write_clip
+
+        names = [f"{number}.mp4" for number in range(7)]
+        for name in names:
+            write_clip(Path(root) / name, frames=50, faces=(RED,))
+        real["films"](root=root, out=out, splits={"train": ["*"], "val": names[:2], "test": names[2:4]})
+
     made = {
+        "films": filmed,
         "meld": lambda *, root, out: shown(small(on_disk(7)), out),
         "iemocap": lambda *, root, out, **options: shown(small(on_disk(6)), out),
         "pickle": pickled,
@@ -451,9 +461,10 @@ def shortened(stage, imports, standins):
         options |= standin(stage.configs, standins)
         if "faces" in stage.outputs:
             options |= MEDIA_OPTIONS
-        if "speaker" in stage.outputs:
+        if RAW[stage.configs[0]]["model"]["class_path"] == "merc.tasks.LipSyncTask":
             # After two batches the network knows nothing: that nobody speaks must not be its answer.
-            options |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.visible": 1.0}
+            scorer = {"class_path": "merc.speaker.LikelihoodScorer", "init_args": {"visible": 0.9999}}
+            options |= {"data.batches_per_epoch": 2, "model.pair_frames": 30, "model.scorer": scorer}
     return {**asdict(stage), "options": options}
 
 
@@ -465,6 +476,8 @@ def expensive(name):
         "meld/joint.yaml",
         "meld/minilm_systems.yaml",
         "meld/telme.yaml",
+        "shipped/lipsync.yaml",
+        "shipped/lipsync_research.yaml",
         "text_table.yaml",
     }
     slow = name.startswith("iemocap/") or name in long
@@ -492,15 +505,19 @@ def test_pipeline(name, tmp_path, standins, imports):
         corpus=corpus if "corpus" in needed else None,
         trainer_options=["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"],
     )
-    scores = json.loads((tmp_path / "out/summary.json").read_text())
-    tested = [stage.name for stage in stages if stage.tested]
-    assert list(scores) == tested and tested
+    tested, summary = [stage.name for stage in stages if stage.tested], tmp_path / "out/summary.json"
+    assert tested or stages[-1].command == "export_lipsync"
+    assert (list(json.loads(summary.read_text())) if summary.is_file() else []) == tested
     for run in plan(read_pipeline(file), tmp_path / "out", {"root": str(root), "corpus": str(corpus)}, [0]):
         assert json.loads((run.folder / "stage.json").read_text())["finished"]
         for output in run.stage.outputs:
             assert len(FeatureStore(run.folder / output))
         if run.stage.tested:
             assert f"seed-0/{run.stage.name}/report/report.md" in report.read_text()
+        if run.stage.command == "export_lipsync":
+            assert load_lipsync(run.folder).trained_on == run.stage.options.get(
+                "data", f"{TABLE}/train, rendered lips/train"
+            )
 
 
 def test_every_config_that_a_pipeline_names_is_shipped():

@@ -141,6 +141,6 @@ def test_bytes_are_decoded_or_refused(tmp_path_factory, data):
         assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("data", [b"\xe9" * 500_000, b"a\xe9 " * 200_000, "你".encode("gbk") * 200_000])
+@pytest.mark.parametrize("data", [b"\xe9" * 200_000, b"a\xe9 " * 100_000, "你".encode("gbk") * 100_000])
 def test_guessing_takes_linear_time(data):
     assert guess_code_page(data)[1]

@@ -13,7 +13,7 @@ import merc.evaluation
 import merc.models
 import merc.pipeline.ablate
 import merc.pipeline.run
-from merc.annotation import Annotation
+from merc.annotation import Annotation, Diarization
 from merc.cli import main
 from merc.cli.models import asks_a_model
 from merc.configs.lookup import expand_configs, find_config
@@ -128,7 +128,20 @@ def test_the_whole_chain_is_short_and_leaves_its_report(runs):
 
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 30
-    known = {"ablate", "annotate", "configs", "doctor", "ensemble", "export", "fit", "import", "predict", "run", "test"}
+    known = {
+        "ablate",
+        "annotate",
+        "configs",
+        "diarize",
+        "doctor",
+        "ensemble",
+        "export",
+        "fit",
+        "import",
+        "predict",
+        "run",
+        "test",
+    }
     assert {words[0] for _, words in COMMANDS} == known
 
 
@@ -230,6 +243,14 @@ def test_commands_of_annotation_parse(words, monkeypatch):
     told = []
     nothing = Annotation([], MELD, [], {})
     monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
+    assert main(words) == 0 and len(told) == 1
+
+
+@pytest.mark.parametrize("words", of("diarize"))
+def test_commands_of_diarization_parse(words, monkeypatch, runs):
+    told = []
+    nothing = Diarization(Path("talk.mp4"), 1.0, [], 0, "lipsync")
+    monkeypatch.setattr(merc.annotation, "diarize", lambda *film, **options: told.append(options) or nothing)
     assert main(words) == 0 and len(told) == 1
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
-from merc.speaker.choose import SPEAKER_COLUMNS
+from merc.speaker.spans import SpeakingSpan
+
+_FACE = {
+    "track": "track",
+    "score": "score",
+    "margin": "margin",
+    "coverage": "coverage",
+    "face_probability": "probability",  # `probability` is that of the emotion
+    "activity": "activity",
+}
+"""Columns of the speaking face, and what they are called in :class:`merc.annotation.SpeakingFace`."""
 
 
 def as_srt(lines: Sequence[AnnotatedLine]) -> str:
@@ -43,17 +53,25 @@ def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict
 
 
 def as_csv(annotation: Annotation) -> str:
-    """A table with one row per line, and a column for the probability of every emotion."""
+    """A table with one row per line, and a column for the probability of every emotion.
+
+    The column ``turns`` has all faces that speak in the line, such as ``0 1.20-2.60 98%; 1 2.40-3.10 71%``: track,
+    seconds of the recording, probability.
+    """
     emotions = annotation.labels.report_order
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["line", "start", "end", "speaker", "text", "emotion", "probability", *emotions, "modalities", *SPEAKER_COLUMNS]
-    )
+    about = ["line", "start", "end", "speaker", "text", "emotion", "probability"]
+    table.writerow([*about, *emotions, "modalities", *_FACE, "turns"])
     for line in annotation.lines:
-        known = ["" if line.face is None else getattr(line.face, name) for name in SPEAKER_COLUMNS]
+        known = ["" if line.face is None else getattr(line.face, name) for name in _FACE.values()]
         probabilities = [line.probabilities.get(name, "") for name in emotions]
         best = line.probabilities.get(line.emotion or "", "")
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]
-        table.writerow([*begin, *probabilities, "+".join(line.used), *known])
+        turns = "; ".join(map(_turn, line.turns or []))
+        table.writerow([*begin, *probabilities, "+".join(line.used), *known, turns])
     return text.getvalue()
+
+
+def _turn(span: SpeakingSpan) -> str:
+    return f"{span.track} {span.start:.2f}-{span.end:.2f} {100 * span.probability:.0f}%"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -55,13 +55,13 @@ class AnnotatedFilm:
     def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
         """``(3, H, W)`` uint8, one after the other."""
         coming = list(range(len(self.lines)))[::-1]
-        active: dict[int, dict[int, list[float]]] = {}
+        active: dict[int, dict[int, dict[int, list[float]]]] = {}
         panel: Tensor | None = None
         shown: int | None = None
         for chunk in read_frames(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, chunk=8, time_limit=PATIENCE):
             for index, image in enumerate(chunk.images, start=chunk.first):
                 time = index / fps
-                active = {line: boxes for line, boxes in active.items() if time < self.lines[line].end}
+                active = {line: faces for line, faces in active.items() if time < self.lines[line].end}
                 while coming and self.lines[coming[-1]].start <= time:
                     line = coming.pop()
                     if time < self.lines[line].end:
@@ -69,19 +69,23 @@ class AnnotatedFilm:
                 latest = max(active, default=None)
                 if panel is None or latest != shown:
                     panel, shown = self._panel(latest, *image.shape[1:]), latest
-                for line, boxes in active.items():
-                    box = boxes.get(int((time - self.lines[line].start) * FRAME_RATE + 1e-6))
-                    if box is not None:
-                        self._draw(image, [value * chunk.scale for value in box], self.lines[line])
+                for line, faces in active.items():
+                    here = int((time - self.lines[line].start) * FRAME_RATE + 1e-6)
+                    boxes = {track: boxes[here] for track, boxes in faces.items() if here in boxes}
+                    for track in speaking_at(self.lines[line], time, boxes):
+                        self._draw(image, [value * chunk.scale for value in boxes[track]], self.lines[line])
                 yield torch.cat([image, panel], dim=1)
 
-    def _boxes(self, line: int) -> dict[int, list[float]]:
-        """The boxes of the speaking face of a line, by frame."""
-        face = self.lines[line].face
-        if face is None:
-            return {}
-        track = self.faces.track(self.keys[line], face.track)
-        return {} if track is None else dict(enumerate(track.boxes.tolist(), start=track.first))
+    def _boxes(self, line: int) -> dict[int, dict[int, list[float]]]:
+        """The boxes of the faces that speak in a line, by track and frame."""
+        face, turns = self.lines[line].face, self.lines[line].turns or []
+        numbers = {turn.track for turn in turns} | (set() if face is None else {face.track})
+        tracks = {number: self.faces.track(self.keys[line], number) for number in numbers}
+        return {
+            number: dict(enumerate(track.boxes.tolist(), start=track.first))
+            for number, track in tracks.items()
+            if track is not None
+        }
 
     def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
@@ -98,3 +102,17 @@ class AnnotatedFilm:
         used = "+".join(here.used) or "no modality"
         title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
         return bar_panel(width, tall, values, self.colours, title, here.text)
+
+
+def speaking_at(line: AnnotatedLine, time: float, visible: Container[int]) -> list[int]:
+    """The tracks that are framed at a time of a line: those whose turn it is, and else the line's face.
+
+    Args:
+        line: The line.
+        time: Seconds of the recording.
+        visible: The tracks that are visible at that time.
+    """
+    turns = [turn.track for turn in line.turns or [] if turn.start <= time < turn.end and turn.track in visible]
+    if turns or line.face is None or line.face.track not in visible:
+        return turns
+    return [line.face.track]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from merc.labels import LabelSet
 from merc.media.tracks import FaceTrack, track_of
 from merc.pipeline.apply import AppliedRun
 from merc.speaker.choose import NOBODY, SpeakerChoice
+from merc.speaker.spans import SpeakingSpan, rows_to_spans
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class SpeakingFace:
         score: How well its lips fit the sound; ``None`` for the first face.
         margin: Difference to the score of the next candidate; ``None`` for the first face.
         coverage: Share of the line in which it is visible; ``None`` for the first face.
+        probability: How probable it is that this face speaks the line, and neither another one nor nobody, in 0..1;
+            ``None`` if the scores of the run say nothing of it.
+        activity: How probable it is that its lips move as in speech, whatever the sound, in 0..1; ``None`` likewise.
         box: x1, y1, x2, y2 in pixels of the displayed frame, in the middle of the time in which it is visible.
     """
 
@@ -33,6 +38,8 @@ class SpeakingFace:
     score: float | None
     margin: float | None
     coverage: float | None
+    probability: float | None
+    activity: float | None
     box: tuple[float, float, float, float]
 
 
@@ -51,6 +58,8 @@ class AnnotatedLine:
         modalities: By name, ``None`` if it was used, otherwise why it is missing.
         face: The speaking face; ``None`` if no visible person speaks, or the run does not use faces.
         no_face: Why there is no face; ``None`` if there is one.
+        turns: When each face of the line speaks, in order of time: ``start`` and ``end`` in seconds of the recording,
+            ``track`` as of ``face``, which need not be among them. ``None`` if the run does not say.
     """
 
     line: int
@@ -63,6 +72,7 @@ class AnnotatedLine:
     modalities: dict[str, str | None]
     face: SpeakingFace | None
     no_face: str | None
+    turns: list[SpeakingSpan] | None
 
     @property
     def used(self) -> list[str]:
@@ -117,6 +127,7 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
                 modalities=_modalities(applied, key),
                 face=face,
                 no_face=no_face,
+                turns=faces.turns(key, float(utterance.start or 0.0)),
             )
         )
     return lines
@@ -136,6 +147,7 @@ class SpeakingFaces:
     def __init__(self, applied: AppliedRun) -> None:
         self.faces = applied.find("faces")
         self.speaker = applied.find("speaker")
+        self.spans = applied.find("turns")
 
     def of(self, key: UtteranceKey) -> tuple[SpeakingFace | None, str | None]:
         """The speaking face of a line, or why there is none."""
@@ -150,9 +162,37 @@ class SpeakingFaces:
         if track is None:
             return None, "nobody who is visible speaks" if number == NOBODY else "no face was found"
         x1, y1, x2, y2 = (round(value, 1) for value in track.boxes[len(track) // 2].tolist())
+        box = (x1, y1, x2, y2)
         if choice is None:
-            return SpeakingFace(number, "first face", None, None, None, (x1, y1, x2, y2)), None
-        return SpeakingFace(number, "lips", choice.score, choice.margin, choice.coverage, (x1, y1, x2, y2)), None
+            return SpeakingFace(number, "first face", None, None, None, None, None, box), None
+        probability, activity = (
+            None if math.isnan(value) else value for value in (choice.probability, choice.activity)
+        )
+        face = SpeakingFace(number, "lips", choice.score, choice.margin, choice.coverage, probability, activity, box)
+        return face, None
+
+    def turns(self, key: UtteranceKey, start: float) -> list[SpeakingSpan] | None:
+        """When each face of a line speaks, in seconds of the recording; ``None`` if the run does not say.
+
+        Args:
+            key: The line.
+            start: Where it begins in the recording, in seconds.
+        """
+        if self.spans is None:
+            return None
+        if key not in self.spans:
+            return []
+        spans = rows_to_spans(self.spans.sequence(key))
+        return [
+            replace(
+                span,
+                start=round(start + span.start, 3),
+                end=round(start + span.end, 3),
+                probability=round(span.probability, 4),
+                overlap=round(span.overlap, 3),
+            )
+            for span in spans
+        ]
 
     def track(self, key: UtteranceKey, number: int) -> FaceTrack | None:
         """One of the face tracks of a line, if it has so many."""

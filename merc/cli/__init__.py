@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, ensemble, export, annotate."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, export, annotate and more."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ Models:
 
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
+  diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
   configs    List the shipped configs, or print one: merc configs demo/simulated.yaml
 
@@ -154,6 +155,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.annotate import annotate_command
 
         return annotate_command(args[1:])
+    if command == "diarize":
+        from merc.cli.diarize import diarize_command
+
+        return diarize_command(args[1:])
     if command in ("import", "doctor"):
         from merc.cli.data import data_command
 

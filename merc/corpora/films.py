@@ -36,7 +36,7 @@ def read_films(
 
     Every film becomes a conversation of one utterance, with the film as its clip. Nobody is in two splits. Patterns are
     those of file names (``*``, ``?``, ``[ab]``) for paths relative to the folder, with forward slashes; ``*`` matches
-    those as well.
+    those as well. A path that is given as it is always matches itself.
 
     Args:
         root: The folder. Folders inside it are searched too, for files with :data:`FILM_SUFFIXES`.
@@ -83,50 +83,52 @@ def read_films(
 
 
 def _any_match(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _persons(names: Sequence[str], people: Mapping[str, str] | str | Path | None, root: Path) -> dict[str, str]:
     """Who is in each film."""
     if people is None:
         people = root / PEOPLE_FILE if (root / PEOPLE_FILE).is_file() else {}
+    expected = 'expected an object such as {"s1_*": "s1"}, from patterns of films to people'
+    given: object = people
     if not isinstance(people, Mapping):
-        people = _read_people(Path(people))
-    exact = {name: people[name] for name in names if name in people}
+        try:
+            given = parse_json(Path(people).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{people} cannot be read ({error}): {expected}.") from error
+    if not isinstance(given, Mapping) or not all(isinstance(who, str) and who for who in given.values()):
+        source = "people" if isinstance(people, Mapping) else people
+        raise CorpusError(f"{source} does not say who is in which film: {expected}.")
     return {
-        name: exact.get(name) or next((who for pattern, who in people.items() if fnmatchcase(name, pattern)), name)
+        name: given[name] if name in given else next((w for p, w in given.items() if fnmatchcase(name, p)), name)
         for name in names
     }
-
-
-def _read_people(file: Path) -> dict[str, str]:
-    expected = 'expected an object such as {"s1_*": "s1"}, from patterns of films to people'
-    try:
-        found = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{file} cannot be read ({error}): {expected}.") from error
-    if not isinstance(found, dict) or not all(isinstance(who, str) and who for who in found.values()):
-        raise CorpusError(f"{file} does not say who is in which film: {expected}.")
-    return found
 
 
 def _splits(
     persons: Mapping[str, str], named: Mapping[str, Sequence[str]], shares: Mapping[str, float], seed: int
 ) -> dict[str, str]:
     """The split of each person: as named, otherwise drawn by a hash, so that new films move nobody."""
+    try:
+        named = {split_name(split): patterns for split, patterns in named.items()}
+        shares = {split_name(split): float(share) for split, share in shares.items()}
+    except ValueError as error:
+        raise CorpusError(f"splits and shares are of train, val and test: {error}") from error
     chosen: dict[str, str] = {}
     rest = [split for split, patterns in named.items() if "*" in patterns]
+    if len(rest) > 1:
+        raise CorpusError(f"'*' stands in the splits {' and '.join(rest)}: expected it in one, for all who are left.")
     for split, patterns in named.items():
         for pattern in [pattern for pattern in patterns if pattern != "*"]:
-            who = {person for name, person in persons.items() if pattern == person or fnmatchcase(name, pattern)}
+            who = {person for name, person in persons.items() if pattern == person or _any_match(name, [pattern])}
             if not who:
                 raise CorpusError(f"Split {split} names {pattern!r}, which is no film and no person of the folder.")
             for person in who:
-                if chosen.setdefault(person, split_name(split)) != split_name(split):
-                    raise CorpusError(f"{person} would be in the splits {chosen[person]} and {split_name(split)}.")
+                if chosen.setdefault(person, split) != split:
+                    raise CorpusError(f"{person} would be in the splits {chosen[person]} and {split}.")
     if rest:
         shares = {rest[0]: 1.0}
-    shares = {split_name(split): float(share) for split, share in shares.items()}
     if min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0:
         raise CorpusError(f"shares are {shares}: expected shares of people of at least 0, for train, val or test.")
     total = sum(shares.values())

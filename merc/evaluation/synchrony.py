@@ -98,19 +98,28 @@ def bootstrap_people(
         seed: Decides them.
 
     Returns:
-        The difference, its 95 % interval (low, high), and the share of resamples in which it is not positive.
+        The difference, its 95 % interval (low, high), and the share of resamples in which it is not positive. A
+        resample that draws one person alone has no pair, and does not count.
+
+    Raises:
+        ValueError: The trials are not of the same people, or of fewer than two.
     """
     names = sorted(set(first.people))
-    place = torch.tensor([names.index(person) for person in first.people])
-    others = first.others
-    difference = (first.wins[others].double() - second.wins[others].double()).cpu()
-    sounds, faces = (place[:, None].expand_as(others)[others], place[None].expand_as(others)[others])
+    if list(first.people) != list(second.people) or len(names) < 2:
+        raise ValueError(
+            f"Both methods need the same trials of two people or more, got {len(first.people)} and "
+            f"{len(second.people)} trials of {len(names)} people."
+        )
     drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
     counts = F.one_hot(drawn, len(names)).sum(1).double()
-    weight = counts[:, sounds] * counts[:, faces]
-    found = (weight @ difference) / weight.sum(1).clamp(min=1)
+    owner = F.one_hot(torch.tensor([names.index(person) for person in first.people])).double()
+    others = first.others.double()
+    difference = (first.wins.double() - second.wins.double()).cpu() * others
+    # Summed by the people of sound and face first: a draw counts each pair of people, however many trials they have.
+    total, pairs = (((counts @ (owner.T @ table @ owner)) * counts).sum(1) for table in (difference, others))
+    found = (total / pairs)[pairs > 0]
     low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return float(difference.mean()), low, high, float((found <= 0).double().mean())
+    return float(difference.sum() / others.sum()), low, high, float((found <= 0).double().mean())
 
 
 def motion_scores(crops: Sequence[Tensor], sounds: Sequence[Tensor], reach: int = 2) -> Tensor:

@@ -198,13 +198,18 @@ def _taps(low: Tensor, high: Tensor, size: int, length: int) -> tuple[Tensor, Te
     step = (high - low).double() / size
     reach = step.clamp_min(1.0)  # half width of the filter: a pixel of the output or of the input, whichever is wider
     centres = low.double()[:, None] + step[:, None] * (torch.arange(size, device=low.device) + 0.5)
-    first = (centres[:, 0] - reach - 0.5).floor()
-    count = int((centres[:, -1] + reach - first).max().ceil())
-    pixels = first[:, None] + torch.arange(count, device=low.device)
-    distance = (pixels[:, None, :] + 0.5 - centres[:, :, None]).abs() / reach[:, None, None]
+    begins = (centres - reach[:, None] - 0.5).floor()
+    first = begins[:, :1]
+    count = int((centres[:, -1] + reach - first[:, 0]).max().ceil())
+    pixels = first + torch.arange(count, device=low.device)
+    # Few pixels have a weight in a row: all weights are computed for these, and then put into their places.
+    near = begins[:, :, None] + torch.arange(int(2 * float(reach.max())) + 2, device=low.device)
+    distance = (near + 0.5 - centres[:, :, None]).abs() / reach[:, None, None]
     weights = (1 - distance).clamp_min(0)
     weights = (weights * (_UNIT / weights.sum(-1, keepdim=True))).round()
     # Rounding leaves the sum a little off; the largest weight takes the rest, so that a flat image stays flat.
     rest = _UNIT - weights.sum(-1, keepdim=True)
     weights.scatter_add_(-1, weights.argmax(-1, keepdim=True), rest)
-    return pixels.clamp(0, length - 1).long(), weights.float()
+    places = (near - first[:, :, None]).long().clamp_max(count - 1)
+    row = torch.zeros(*centres.shape, count, device=low.device)
+    return pixels.clamp(0, length - 1).long(), row.scatter_add_(-1, places, weights.float())

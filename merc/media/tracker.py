@@ -22,17 +22,19 @@ from merc.media.tracks import FaceTrack
 if TYPE_CHECKING:
     from merc.media.decode import Frames
 
-_KEYS_AT_ONCE = 8  # fixed, so that the results of the detector do not depend on the chunks
+_KEYS_AT_ONCE = 16  # fixed, so that the results of the detector do not depend on the chunks
+_SAME_PLACE = 0.7  # faces that overlap by this much in two detections are followed without one between them
 _NEW_OVERLAP = 0.4  # a detection that overlaps a tracked face by this much belongs to that face
 
 
 class FaceTracker:
     """Tracks faces through a stream of frames.
 
-    Faces are detected in every ``every``-th frame of a shot, on a downscaled image. They are linked over time by their
-    overlap with the boxes that constant velocity predicts, optimally over all faces (the Hungarian method). Doubtful
-    detections are linked after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864). No track crosses
-    a cut.
+    Faces are detected in every ``every``-th frame of a shot, on a downscaled image. Every second detection is left out
+    where those before and after it are sure and find the same faces at nearly the same places. Faces are linked over
+    time by their overlap with the boxes that constant velocity predicts, optimally over all faces (the Hungarian
+    method). Doubtful detections are linked after the sure ones and start no track (as in ByteTrack, arXiv 2110.06864).
+    No track crosses a cut.
 
     Between detections a box follows its head: its position is the measured motion of the upper face
     (:func:`~merc.media.motion.follow`), corrected by the smoothed difference from the detections. Neither the jitter of
@@ -44,7 +46,7 @@ class FaceTracker:
 
     Args:
         detector: Finds the faces in a frame.
-        every: Frames from one detection to the next.
+        every: Frames from one detection to the next; twice as many where faces stay where they are.
         max_height: Height of the image in which faces are detected and tracked.
         start_score: Smallest score of a detection that starts a track.
         min_overlap: Smallest overlap (intersection over union) of the predicted box and a detection of its face.
@@ -105,6 +107,17 @@ class FaceTracker:
 
 
 @dataclass(slots=True, eq=False)
+class _Key:
+    """A frame in which faces may be detected."""
+
+    frame: int
+    shot: int  # the first frame of its shot
+    optional: bool  # whether it may be left out
+    image: Tensor
+    faces: Faces | None = None
+
+
+@dataclass(slots=True, eq=False)
 class _Head:
     """An unfinished track, in pixels of the downscaled image."""
 
@@ -129,7 +142,8 @@ class _Run:
         self.tracker = tracker
         self.cuts = CutFinder()
         self.waiting: deque[Tensor] = deque()  # small colour frames for which it is undecided whether they start a shot
-        self.keys: list[tuple[int, int, Tensor]] = []  # (frame, first frame of its shot, image), to be detected
+        self.keys: list[_Key] = []  # not linked yet
+        self.before: _Key | None = None  # the last one that was
         self.grey: deque[Tensor] = deque()
         self.grey_first = 0
         self.start: int | None = None  # the first frame of the stream
@@ -151,13 +165,13 @@ class _Run:
             return
         small = self._begin(chunk)
         self.waiting.extend(small)
-        self.grey.extend(grey(small))
+        self.grey.extend(grey(image) for image in small)  # one by one they stay in the cache
         self.seen += len(small)
         self._decide(self.cuts.push(small))
 
     def finish(self) -> list[FaceTrack]:
         self._decide(self.cuts.finish())
-        self._detect(self.keys)
+        self._advance(len(self.keys))
         self._close(self.seen)
         self._measure()
         lengths = [length for _, length, _ in self.tracks]
@@ -190,24 +204,44 @@ class _Run:
             if begin:
                 self.shot = self.decided
             image = self.waiting.popleft()
-            if (self.decided - self.shot) % self.tracker.every == 0:
-                self.keys.append(
-                    (self.decided, self.shot, image.clone())
-                )  # a view would keep its whole chunk in memory
+            number, between = divmod(self.decided - self.shot, self.tracker.every)
+            if not between:  # cloned: a view would keep its whole chunk in memory
+                self.keys.append(_Key(self.decided, self.shot, number % 2 == 1, image.clone()))
             self.decided += 1
-        while len(self.keys) >= _KEYS_AT_ONCE:
-            self._detect(self.keys[:_KEYS_AT_ONCE])
-            del self.keys[:_KEYS_AT_ONCE]
+        while len(self.keys) > _KEYS_AT_ONCE:
+            self._advance(_KEYS_AT_ONCE)
             self._measure()
 
-    def _detect(self, keys: list[tuple[int, int, Tensor]]) -> None:
-        if not keys:
-            return
-        for (frame, shot, _), faces in zip(
-            keys, self.tracker.detector(torch.stack([key[2] for key in keys])), strict=True
-        ):
-            self._close(shot)
-            self._link(frame, faces)
+    def _advance(self, count: int) -> None:
+        """Detect faces in the next keys and link them, but for those that are left out. One more key is looked at."""
+        self._detect([key for key in self.keys[: count + 1] if not key.optional])
+        self._detect([key for at, key in enumerate(self.keys[:count]) if key.optional and not self._sure_around(at)])
+        for key in self.keys[:count]:
+            if key.faces is not None:
+                self._close(key.shot)
+                self._link(key.frame, key.faces)
+        self.before = self.keys[count - 1] if count else None
+        del self.keys[:count]
+
+    def _detect(self, keys: list[_Key]) -> None:
+        fresh = [key for key in keys if key.faces is None]
+        if fresh:
+            found = self.tracker.detector(torch.stack([key.image for key in fresh]))
+            for key, faces in zip(fresh, found, strict=True):
+                key.faces = faces
+
+    def _sure_around(self, at: int) -> bool:
+        """Whether the keys before and after one find the same faces for sure, at nearly the same places."""
+        before = self.keys[at - 1] if at else self.before
+        after = self.keys[at + 1] if at + 1 < len(self.keys) else None
+        if before is None or after is None or after.shot != before.shot or before.faces is None or after.faces is None:
+            return False
+        first, second = before.faces, after.faces
+        scores = torch.cat([first.scores, second.scores])
+        if not len(first) or len(first) != len(second) or float(scores.min()) < self.tracker.start_score:
+            return False
+        pairs = _assign(list(first.boxes.float().cpu()), second.boxes.float().cpu(), 0.0, _SAME_PLACE)
+        return len(pairs) == len(first) and after.frame - before.frame <= self.tracker.max_gap * self.fps
 
     def _close(self, shot: int) -> None:
         """End the tracks of shots before the one that starts at frame ``shot``."""
@@ -274,7 +308,7 @@ class _Run:
         for head in self.done:
             self._complete(head)
         self.done = []
-        oldest = min([self.decided, *(head.frame for head in self.heads), *(key[0] for key in self.keys)])
+        oldest = min([self.decided, *(head.frame for head in self.heads), *(key.frame for key in self.keys)])
         for _ in range(oldest - self.grey_first):
             self.grey.popleft()
         self.grey_first = oldest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def read_pipeline(name: str | Path) -> Pipeline:
     parser.add_class_arguments(Pipeline, "pipeline")
     try:
         stages = _spelled_out(_merged(path, ()))
-        config = parser.parse_object({"pipeline": {"stages": stages}})
-        pipeline: Pipeline = parser.instantiate_classes(config).pipeline
+        parser.parse_object({"pipeline": {"stages": deepcopy(stages)}})
+        # Not made by the parser, which would make an object of every class that an option names, for example a scorer.
+        pipeline = Pipeline([Stage(**stage) for stage in stages])
     except PipelineError:
         raise
     except Exception as error:  # jsonargparse wraps what it finds in classes of its own

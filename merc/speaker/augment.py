@@ -33,7 +33,7 @@ class SyncAugmentation(nn.Module):
             by ``1 / (1 + speed)``: draw longer ones.
         gain: Standard deviation of the sound's level, in nepers of power; its spectrum tilts by as much.
         voice: Standard deviation of the shift of its spectrum, in mel bands: another throat.
-        hum: Noise floor of the sound, drawn from 4 to ``4 + hum`` nepers below its loudest band.
+        hum: Noise floor of the sound, drawn from 4 to ``4 + hum`` nepers below its loudest band; 0 for none.
         babble: Probability that the sound of another window is heard as well, 1 to 4 nepers below.
         echo: Probability of reverberation, of up to 0.3 s.
         masks: Probability of each of two masks: a band of up to 16 mel bands, and a span of up to 0.12 s, which fall to
@@ -182,8 +182,9 @@ class SyncAugmentation(nn.Module):
             sound = torch.where(some(self.babble), mixed, sound)
         level, tilt = self.gain * torch.randn(2, count, 1, 1, device=device)
         sound = sound + level + tilt * torch.linspace(-1, 1, bands, device=device)
-        depth = 4 + self.hum * torch.rand(count, 1, 1, device=device)
-        sound = torch.logaddexp(sound, sound.amax((1, 2), keepdim=True) - depth)
+        if self.hum and count:
+            depth = 4 + self.hum * torch.rand(count, 1, 1, device=device)
+            sound = torch.logaddexp(sound, sound.amax((1, 2), keepdim=True) - depth)
         mean = sound.mean((1, 2), keepdim=True)
         for axis, widest in ((2, 16), (1, 12)):
             size = sound.shape[axis]

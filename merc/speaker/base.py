@@ -120,9 +120,11 @@ class SpeakerScorer(ABC, Generic[TrialT]):
 
     Attributes:
         spread: A difference of scores that counts as clear.
+        enough: Clips of a validation from which on they calibrate the scorer.
     """
 
     spread: ClassVar[float]
+    enough: ClassVar[int] = 2
 
     @abstractmethod
     def choose(

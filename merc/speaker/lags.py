@@ -10,7 +10,7 @@ from torch import Tensor
 
 from merc.media.rates import FRAME_RATE, MEL_PER_FRAME
 from merc.speaker.base import MouthTrack, SyncNetwork, TraceNetwork
-from merc.speaker.likelihood import LikelihoodScorer, log_ratio
+from merc.speaker.likelihood import LikelihoodScorer
 
 LARGEST = 7
 """Frames, 0.28 s: lags that are corrected. What fits best at a larger one fits by chance."""
@@ -60,14 +60,14 @@ def sound_in_sync(
     if not shown or not isinstance(network, TraceNetwork):
         return InSync(sound)
     heard = scorer.encode_sound(network, sound)
-    lags = torch.arange(-LARGEST, LARGEST + 1)
+    reach = min(LARGEST, scorer.max_lag)
+    lags = torch.arange(-reach, reach + 1)
     total = torch.zeros(len(lags))
     for track in shown:
         lips, _ = scorer.encode_lips(network, track.crops[: length - track.first])
-        found, shifts, counts = scorer.correlations(lips, heard, track.first)
-        ratio = log_ratio(found[0], scorer.chance(found, shifts, counts), calibration)
+        ratios, compared = scorer.ratios(lips[None], heard, track.first, calibration)
         for index, lag in enumerate(lags.tolist()):
-            total[index] += ratio[shifts == lag].sum()  # nothing where the track leaves no room for that lag
+            total[index] += ratios[0, compared == lag].sum()  # nothing where the track leaves no room for that lag
     best = int(total.argmax())
     if float(total[best]) < _FOREIGN:
         return InSync(None, reason="the sound does not fit the lips of the face at any lag")

@@ -27,7 +27,8 @@ _PIECE = 75
 _CONTEXT = 8
 """Frames that it sees before and after them."""
 
-_SILENT = 0.05  # the least that lips which keep still are believed to speak, as the head can err
+SILENT = 0.05
+"""The least that lips which keep still are believed to speak, as the head can err."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,15 +64,18 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
     with the sound moved by k frames. Lips and a sound that is not theirs correlate by chance only: by shifts of more
     than half a second, each clip tells how much, for this face, this sound and this camera,
 
-    .. math:: s^2 = \frac{n_0 s_0^2 + \sum_{|k| > gap} r_k^2 / w}{n_0 + |\{k\}| / w},
+    .. math:: s^2 = \frac{n_0 s_0^2 + \sum_{|k| > gap} (t_k / t) \, r_k^2 / w}{n_0 + |\{k\}| / w},
 
     with the usual :math:`s_0` of this length where a clip is too short for many shifts (w is the number of neighbouring
-    shifts that say the same, 12). The lips of the speaker correlate by :math:`r \sim N(\mu, \sigma^2 + s^2)`, at a
+    shifts that say the same, 12). A correlation over :math:`t_k` of the most frames t that any shift compares deviates
+    by :math:`s_k^2 = s^2 t / t_k`. The lips of the speaker correlate by :math:`r \sim N(\mu, \sigma^2 + s_k^2)`, at a
     small lag. The score is the logarithm of the likelihood ratio of both, averaged over lags, plus what the network's
     head says of whether the lips move as in speech:
 
-    .. math:: \Lambda = \log \sum_k \pi_k \frac{N(\min(r_k, \mu); \mu, \sigma^2 + s^2)}{N(r_k; 0, s^2)}
+    .. math:: \Lambda = \log \sum_k \pi_k \frac{N(\min(r_k, \mu); \mu, \sigma^2 + s_k^2)}{N(r_k; 0, s_k^2)}
         + \lambda \log \sigma(a), \qquad \pi_k \propto e^{-k^2 / 2 l^2}.
+
+    The ratio never rises for lips that fit less (:func:`log_ratio`).
 
     By Bayes' rule the scores give the probability that a track speaks, or that nobody who is visible does. Nothing here
     depends on a threshold from other films. :math:`\mu` and :math:`\sigma` come from the validation split. This
@@ -83,7 +87,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         max_lag: Largest lag in frames that counts as in sync.
         gap: Shifts by more frames than these say what chance is.
         activity: :math:`\lambda`, the weight of whether the lips move as in speech.
-        shortest: Tracks of fewer frames are not scored.
+        shortest: A track is scored if it shows at least this many frames, or the whole clip.
 
     Raises:
         ValueError: An option is out of its range.
@@ -96,6 +100,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
     activity: float = 1.0
     shortest: int = 12
     spread = 1.0
+    enough = 50  # a few say little of other cameras, the less so as the checkpoint is chosen on them
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -112,39 +117,66 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         return torch.tensor([0.33, 0.1])
 
     def calibrated(self, trials: Sequence[Traces]) -> Tensor:
-        r""":math:`\mu` and :math:`\sigma` of faces with their own sound, from medians: a listener who is alone in the
-        frame, and counted as the speaker, must not move them.
-        """  # noqa: D205 - the sentence is longer than a line
+        r""":math:`\mu` and :math:`\sigma` of faces with their own sound: the median, and what the lower half deviates.
+
+        Above the median a score rises no further, so only the lower half counts. A few listeners who are alone in the
+        frame, and taken for speakers, hardly move either. Other cameras vary at least as much as
+        :meth:`uncalibrated` says.
+        """
         found = [self.correlations(trial.lips, trial.sound, trial.first) for trial in trials]
         best = torch.stack([r[0][lags.abs() <= self.max_lag].amax() for r, lags, _ in found]).double()
         chance = torch.tensor([self.chance(r, lags, n) for r, lags, n in found]).square().mean()
-        middle = best.median()
-        variance = (1.4826 * (best - middle).abs().median()).square() - chance
-        return torch.tensor([float(middle), math.sqrt(max(float(variance), 0.05**2))])
+        low, middle = best.quantile(torch.tensor([0.16, 0.5], dtype=torch.double)).tolist()
+        least = float(self.uncalibrated()[1])
+        return torch.tensor([middle, math.sqrt(max((middle - low) ** 2 - float(chance), least**2))])
 
     def nobody(self, calibration: Tensor, tracks: int = 1) -> float:
         """By Bayes' rule, where each of the tracks is as probable before anything is known."""
         return math.log((1 - self.visible) / self.visible * tracks)
 
     def choose(
-        self, network: SyncNetwork, tracks: Sequence[MouthTrack], sound: Tensor, calibration: Tensor | None = None
+        self,
+        network: SyncNetwork,
+        tracks: Sequence[MouthTrack],
+        sound: Tensor,
+        calibration: Tensor | None = None,
+        opinion: Tensor | None = None,
     ) -> SpeakerChoice:
-        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound."""
+        """Choose the track that speaks, or nobody, by their probabilities, in a clip as long as its sound.
+
+        Args:
+            network: In evaluation mode.
+            tracks: K tracks of a clip.
+            sound: ``(M, 80)`` log-mel of the same clip.
+            calibration: From :meth:`calibrated`. Default: :meth:`uncalibrated`.
+            opinion: ``(K,)`` what others say of each track, in nats, added to its score; for example
+                :func:`merc.speaker.add_opinion` of zeros.
+
+        Raises:
+            ValueError: There is not one opinion for each track.
+        """
+        if opinion is not None and opinion.shape != (len(tracks),):
+            raise ValueError(
+                f"LikelihoodScorer: expected an opinion on each of {len(tracks)} tracks, got the shape "
+                f"{tuple(opinion.shape)}."
+            )
         if not tracks:
             return SpeakerChoice(NOBODY, float("-inf"), 0.0, 0.0, probability=1.0)
         heard = self.encode_sound(network, sound) if len(sound) >= 2 * MEL_PER_FRAME else None
         calibration = self.uncalibrated() if calibration is None else calibration
         scores, moving = [], []
         for track in tracks:
-            enough = heard is not None and min(track.stop, heard.shape[1]) - track.first >= self.shortest
-            if heard is None or not enough:
+            shown = 0 if heard is None else min(track.stop, heard.shape[1]) - track.first
+            if heard is None or shown < min(self.shortest, heard.shape[1]):
                 scores.append(float("-inf"))
                 moving.append(float("-inf"))
                 continue
-            lips, activity = self.encode_lips(network, track.crops[: heard.shape[1] - track.first])
+            lips, activity = self.encode_lips(network, track.crops[:shown])
             synchrony = self.evidence(lips[None], heard, track.first, calibration)
             scores.append(float(synchrony) + self._moving(activity))
             moving.append(activity)
+        if opinion is not None:
+            scores = [score + more for score, more in zip(scores, opinion.tolist(), strict=True)]
         return self._by_probability(scores, moving, tracks, max(1, len(sound) // MEL_PER_FRAME))
 
     def _by_probability(
@@ -192,7 +224,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
 
     def _moving(self, activity: float) -> float:
         """The weighted logarithm of how probable it is that the lips move as in speech."""
-        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), _SILENT)) if self.activity else 0.0
+        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), SILENT)) if self.activity else 0.0
 
     @torch.no_grad()
     def encode_lips(self, network: SyncNetwork, crops: Tensor) -> tuple[Tensor, float]:
@@ -267,12 +299,22 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
             first: The frame of the clip with which the faces begin.
             calibration: :math:`\mu` and :math:`\sigma`.
         """
+        ratios, lags = self.ratios(lips, sound, first, calibration)
+        return torch.logsumexp(ratios + F.log_softmax(-(lags / self.lag).square() / 2, dim=0), -1)
+
+    def ratios(self, lips: Tensor, sound: Tensor, first: int, calibration: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The logarithms ``(K, L)`` of the likelihood ratios at lags ``(L,)`` of up to ``max_lag`` frames.
+
+        Args:
+            lips: ``(K, C, T)`` of faces in the same frames.
+            sound: ``(C, M)`` of the clip.
+            first: The frame of the clip with which the faces begin.
+            calibration: :math:`\mu` and :math:`\sigma`.
+        """
         found, shifts, counts = self.correlations(lips, sound, first)
-        chance = self.chance(found, shifts, counts)[:, None]
         near = shifts.abs() <= self.max_lag
-        ratio = log_ratio(found[:, near], chance, calibration)
-        lags = F.log_softmax(-(shifts[near] / self.lag).square() / 2, dim=0)
-        return torch.logsumexp(ratio + lags, -1)
+        chance = self.chance(found, shifts, counts)[:, None] * (counts.max() / counts[near]).sqrt()
+        return log_ratio(found[:, near], chance, calibration), shifts[near]
 
     def best_lag(self, lips: Tensor, sound: Tensor, first: int, reach: int | None = None) -> int:
         """The shift in frames, of at most ``reach``, at which a face fits best; positive if the sound is late."""
@@ -282,10 +324,15 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
 
 
 def log_ratio(correlation: Tensor, chance: Tensor | float, calibration: Tensor) -> Tensor:
-    """Logarithm of how much more probable a correlation is for the speaker's lips than for those of others."""
+    """Logarithm of how much more probable a correlation is for the speaker's lips than for those of others.
+
+    Far below 0 the wider of the two normal distributions, that of the speaker, would be the more probable one again;
+    correlations count as the one at which their ratio is smallest, if they are below it.
+    """
     mean, deviation = calibration.tolist()
     null = torch.as_tensor(chance).square()
     alternative = deviation**2 + null
+    correlation = torch.maximum(correlation, -mean * null / deviation**2)
     of_speaker = -(correlation.clamp(max=mean) - mean).square() / (2 * alternative) - alternative.log() / 2
     ratio: Tensor = of_speaker + correlation.square() / (2 * null) + null.log() / 2
     return ratio

@@ -89,8 +89,9 @@ def add_opinion(scores: Tensor, log_odds: Tensor, weight: float = 0.2) -> Tensor
     cannot tell: a threshold for s keeps its meaning.
 
     Args:
-        scores: ``(K, W)`` scores of tracks in windows, from :meth:`merc.speaker.SyncScorer.score`.
+        scores: ``(K, W)`` scores of tracks in windows, from :meth:`merc.speaker.SyncScorer.score`; or zeros, for the
+            ``opinion`` of :meth:`merc.speaker.LikelihoodScorer.choose`.
         log_odds: ``(K, W)`` from :func:`mean_log_odds`.
-        weight: w, in units of the distance of two unit vectors, which is at most 2.
+        weight: w, in units of the scores: of the distance of two unit vectors, which is at most 2, or in nats.
     """
     return scores + weight * (log_odds / 2).tanh()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from merc.files import parse_json, write_aside, write_json, write_text
@@ -29,7 +30,7 @@ _OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PretrainedLips:
     """A trained network that compares lips with sound.
 
@@ -72,19 +73,38 @@ def load_lipsync(name: str | Path = "lipsync") -> PretrainedLips:
             f"and {WEIGHTS}."
         )
     try:
-        config: dict[str, Any] = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
-        if config["format"] != _FORMAT:
-            raise ValueError(f"its format is {config['format']!r}, expected {_FORMAT!r}")
-        network = _NETWORKS[config["network"]["class"]](**config["network"]["options"])
-        network.load_state_dict(load_file(folder / WEIGHTS))
-        calibration = torch.tensor(config["calibration"], dtype=torch.float32)
-        trained_on = str(config["trained_on"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or config.get("format") != _FORMAT:
+            raise ValueError(f"{CONFIG} is not of format {_FORMAT!r}")
+        if lacking := [key for key in ("network", "calibration", "trained_on") if key not in config]:
+            raise ValueError(f"{CONFIG} lacks {', '.join(lacking)}")
+        calibration = [-math.inf if value is None else value for value in config["calibration"]]
+        network = _network(config["network"], load_file(folder / WEIGHTS))
+        numbers = torch.tensor(calibration, dtype=torch.float32)
+        return PretrainedLips(network, numbers, str(config["trained_on"]), folder)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        found = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{folder} holds no weights of LipSyncNet that can be read ({type(error).__name__}: {error}). Copy it "
-            "again."
+            f"{folder} holds no weights of LipSyncNet that can be read ({found}). Copy it again."
         ) from error
-    return PretrainedLips(network.eval().requires_grad_(False), calibration, trained_on, folder)
+
+
+def _network(config: Any, weights: dict[str, Tensor]) -> SyncNetwork:  # noqa: ANN401 - JSON may be anything
+    """The network that a config names, with weights that fit it."""
+    name, options = (config.get(key) if isinstance(config, dict) else None for key in ("class", "options"))
+    if name not in _NETWORKS or not isinstance(options, dict) or set(options) != set(_OPTIONS[name]):
+        expected = " or ".join(f"{network} ({', '.join(known)})" for network, known in _OPTIONS.items())
+        raise ValueError(f"{CONFIG} names the network {name!r}, expected {expected}")
+    with torch.device("meta"):  # the shapes alone: a config that was tampered with may ask for any size
+        network = _NETWORKS[name](**options)
+    own, found = ({key: tuple(w.shape) for key, w in state.items()} for state in (network.state_dict(), weights))
+    if wrong := sorted(key for key in own.keys() | found if own.get(key) != found.get(key)):
+        raise ValueError(
+            f"{WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors differ, {wrong[0]} is {found.get(wrong[0])}, "
+            f"expected {own.get(wrong[0])}"
+        )
+    network.load_state_dict({key: weight.to(torch.float32, copy=True) for key, weight in weights.items()}, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def save_lipsync(
@@ -109,13 +129,13 @@ def save_lipsync(
     options = {option: getattr(network, option) for option in _OPTIONS[name]}
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(folder / WEIGHTS) as aside:
-        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, aside)
+        aside.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}))
     if card:
         write_text(folder / CARD, card)
     config = {
         "format": _FORMAT,
         "network": {"class": name, "options": options},
-        "calibration": calibration.tolist(),
+        "calibration": [None if math.isinf(value) else value for value in calibration.tolist()],
         "trained_on": trained_on,
     }
     write_json(folder / CONFIG, config)

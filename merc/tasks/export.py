@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from merc.conversation import UtteranceKey
+from merc.conversation import SPLITS, UtteranceKey
 from merc.datamodules.lipsync import LipSyncClip, LipSyncDataModule, LipSyncSource
 from merc.evaluation.synchrony import SynchronyScores, compare_all, synchrony_scores
 from merc.media.rates import FRAME_RATE
 from merc.speaker import SpeakerScorer, SyncNetwork
 from merc.speaker.pretrained import save_lipsync
-from merc.tasks.lipsync import LipSyncTask, trials_of
+from merc.tasks.lipsync import LipSyncTask, calibration_of, trials_of
 
 LENGTHS = (2.0, 3.0)
 """Seconds of the trials of a card."""
@@ -42,25 +42,40 @@ def export_lipsync(
         faces: Folder with their stores faces, crops and sound.
         out: Folder to write to; `merc.speaker.load_lipsync` reads it.
         name: Name of the weights.
-        data: What they were trained on, for the card. Default: the name of the corpus.
+        data: What they were trained on, for the card. Default: what the checkpoint says.
         licence: Under which licence they may be used, for the card.
+
+    Raises:
+        ValueError: Somebody is in two splits.
     """
     task = LipSyncTask.load_from_checkpoint(trained / "best.ckpt", map_location="cpu", weights_only=True).eval()
     source = LipSyncSource(str(corpus), str(faces / "faces"), str(faces / "crops"), str(faces / "sound"))
     films = LipSyncDataModule([source])
     films.setup()
     people = _people(films)
+    everyone = [set(shown.values()) for shown in people.values()]
+    if twice := sorted(who for who in set().union(*everyone) if sum(who in some for some in everyone) > 1):
+        raise ValueError(
+            f"{corpus} has {', '.join(twice[:3])} in more than one split, so its test split says nothing of people who "
+            "were not seen: expected the people of each split in no other, as `merc import films` leaves them."
+        )
+    heard = [trials_of(task.network, task.scorer, clip, _frames(LENGTHS[-1])) for clip in films.clips("val")]
+    pieces = [piece for clip in heard for piece in clip]
+    calibration = calibration_of(task.scorer, pieces, sum(map(bool, heard)))
     found = {
         seconds: synchrony_by_source(
-            task.network, task.scorer, task.calibration, films.clips("test"), people, round(seconds * FRAME_RATE) - 1
+            task.network, task.scorer, calibration, films.clips("test"), people["test"], _frames(seconds)
         )
         for seconds in LENGTHS
     }
-    told = data or films.trains_on
-    card = _card(
-        name, told, licence, found, {split: _count(films, people, split) for split in ("train", "val", "test")}
-    )
-    save_lipsync(out, task.network, task.calibration, trained_on=told, card=card)
+    told = data or task.trained_on
+    card = _card(name, told, licence, found, {split: (len(s), len(set(s.values()))) for split, s in people.items()})
+    save_lipsync(out, task.network, calibration, trained_on=told, card=card)
+
+
+def _frames(seconds: float) -> int:
+    """Frames of a trial: one less than a film of that length has at least."""
+    return round(seconds * FRAME_RATE) - 1
 
 
 def synchrony_by_source(
@@ -96,20 +111,16 @@ def synchrony_by_source(
     return found
 
 
-def _people(films: LipSyncDataModule) -> dict[UtteranceKey, str]:
-    return {
+def _people(films: LipSyncDataModule) -> dict[str, dict[UtteranceKey, str]]:
+    """Who is in the films of each split, of those that the stores hold."""
+    who = {
         key: utterance.speaker
         for source in films.opened
         for split in source.corpus.values()
         for conversation in split
         for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
     }
-
-
-def _count(films: LipSyncDataModule, people: dict[UtteranceKey, str], split: str) -> tuple[int, int]:
-    """Films and people of a split."""
-    keys = [clip.key for clip in films.clips(split)]
-    return len(keys), len({people[key] for key in keys})
+    return {split: {key: who[key] for source in films.opened for key in source.keys(split)} for split in SPLITS}
 
 
 def _card(

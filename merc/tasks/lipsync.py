@@ -72,7 +72,7 @@ class LipSyncTask(TermsTask):
         network: SyncNetwork,
         loss: SyncLoss | None = None,
         augment: SyncAugmentation | None = None,
-        scorer: SpeakerScorer[Any] | None = None,
+        scorer: SpeakerScorer | None = None,  # type: ignore[type-arg] # jsonargparse finds no options of generics
         activity: float = 0.2,
         pair_frames: int = 74,
         trials: int = 3,
@@ -84,11 +84,12 @@ class LipSyncTask(TermsTask):
         self.network = network
         self.loss = loss or SyncLoss()
         self.augment = augment
-        self.scorer = scorer or LikelihoodScorer()
+        self.scorer: SpeakerScorer[Any] = scorer or LikelihoodScorer()
         self.activity = activity
         self.pair_frames = pair_frames
         self.trials = trials
         self.warm_start = warm_start
+        self._is_fresh = True
         self.make_optimizer = Factory(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
         self.calibration: Tensor
@@ -107,7 +108,7 @@ class LipSyncTask(TermsTask):
         return datamodule_of(self, LipSyncDataModule)
 
     def setup(self, stage: str) -> None:
-        """Load the weights to start from, and check the size of the crops.
+        """Load the weights to start from, into a network that has no others yet, and check the size of the crops.
 
         Raises:
             FileNotFoundError: The weights to start from are not there.
@@ -115,8 +116,9 @@ class LipSyncTask(TermsTask):
                 or the strategy of the Trainer splits it.
         """
         require_whole_network(self.trainer)
-        if self.warm_start is not None:
+        if self.warm_start is not None and self._is_fresh:
             self._load(self.warm_start)
+        self._is_fresh = False
         self.require_size(self.data)
 
     def _load(self, name: str) -> None:
@@ -203,7 +205,7 @@ class LipSyncTask(TermsTask):
         if len({number for number, _ in trials}) > 1:
             pieces = [trial for _, trial in trials]
             if part == "val":
-                self.calibration.copy_(self.scorer.calibrated(pieces))
+                self.calibration.copy_(calibration_of(self.scorer, pieces, len(set(clips.tolist()))))
             scores, frozen = self.scorer.pairs(pieces, self.calibration.cpu())
             own = scores.diagonal()[:, None]
             others = clips[:, None] != clips
@@ -251,8 +253,8 @@ class LipSyncTask(TermsTask):
 
     def on_predict_end(self) -> None:
         """Say which clips are not in sync, where a store of sounds is written."""
-        if self._moved:
-            rank_zero_warn("Sounds that did not fit their lips:\n" + "\n".join(sorted(self._moved)))
+        if moved := sorted(gather_in_order(self._moved)):
+            rank_zero_warn("Sounds that did not fit their lips:\n" + "\n".join(moved))
         self._moved = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -262,15 +264,13 @@ class LipSyncTask(TermsTask):
 
     def provenance(self) -> dict[str, Any]:
         """What a store of choices tells of their origin: plain values."""
-        settings = (
-            {f.name: getattr(self.scorer, f.name) for f in fields(self.scorer)} if is_dataclass(self.scorer) else {}
-        )
+        names: list[str] = [field.name for field in fields(self.scorer)] if is_dataclass(self.scorer) else []
         return {
             "task": type(self).__name__,
             "trained_on": self.trained_on,
             "weights": weights_digest(self),
             "calibration": [None if math.isinf(value) else value for value in self.calibration.tolist()],
-            "scorer": {"class": type(self.scorer).__name__, **settings},
+            "scorer": {"class": type(self.scorer).__name__, **{name: getattr(self.scorer, name) for name in names}},
             "inputs": {
                 f"{source.corpus.name}/{kind}": getattr(source, kind).digest
                 for source in self.data.opened
@@ -293,6 +293,18 @@ class LipSyncTask(TermsTask):
         found = checkpoint.get("merc", {})
         refuse_other_model({"task": type(self).__name__}, found, self.state_dict(), checkpoint["state_dict"])
         self.trained_on = found["trained_on"]
+        self._is_fresh = False
+
+
+def calibration_of(scorer: SpeakerScorer[Any], trials: list[Any], clips: int) -> Tensor:
+    """What the trials of some clips say of scores, if these are enough for the scorer, otherwise what is assumed.
+
+    Args:
+        scorer: The scorer that encoded them.
+        trials: The trials.
+        clips: Of how many clips they are.
+    """
+    return scorer.calibrated(trials) if clips >= scorer.enough else scorer.uncalibrated()
 
 
 def trials_of(

@@ -15,7 +15,7 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation.film
-from merc.annotation import annotate, as_srt, describe
+from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
@@ -28,6 +28,7 @@ from merc.pipeline.apply import _needed, apply_pipeline, predicting_stage
 from merc.pipeline.plan import RECORD, FinishedRun
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.stage import PipelineError, Stage
+from merc.speaker import SpeakerChoice, SpeakingSpan, spans_to_rows
 from merc.store import FeatureStore
 from support.made_media import beeps, write_media
 from support.tiny_clips import HEIGHT, WIDTH, picture, write_clip
@@ -172,9 +173,11 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert float(row["probability"]) == line["probabilities"][line["emotion"]] == float(row[line["emotion"]])
         assert row["track"] == ("" if line["face"] is None else str(line["face"]["track"]))
     corpus = read_transcript(finished / "annotation.srt", film[0], labels=LABELS)
-    for utterance, line in zip(corpus["test"][0].utterances, told, strict=True):
+    subtitles = (finished / "annotation.srt").read_text().split("\n\n")
+    for utterance, block, line in zip(corpus["test"][0].utterances, subtitles, told, strict=True):
         assert (utterance.start, utterance.end) == (line["start"], line["end"])
-        assert utterance.text.startswith(f"[{line['emotion']} ") and utterance.text.endswith(line["text"])
+        assert (utterance.speaker, utterance.text) == (line["speaker"], line["text"])
+        assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.rstrip().endswith(line["text"])
 
 
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
@@ -202,6 +205,74 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     assert not torch.equal(framed[0], framed[1])  # another line, other bars
     empty = pictures[-1]  # after the third line
     assert empty[:, HEIGHT:].flatten(1).float().std(1).max() == 0
+
+
+# --- who speaks when inside a line
+
+
+@pytest.fixture
+def with_turns(run, done, film):
+    """A run whose stage `lipsync` gives probabilities and turns: in the first line first one face, then both."""
+    applied = apply_pipeline(run, read_transcript(film[1], film[0], labels=LABELS), done / "stages")
+    speaker, keys = applied.find("speaker"), [k for split in applied.corpus.values() for c in split for k in c.keys]
+    spans = (
+        [SpeakingSpan(1, 0.0, 1.0, 0.9, 0.4), SpeakingSpan(0, 0.6, 1.2, 0.7, 0.4)],
+        [],
+        [SpeakingSpan(0, 0, 0.3, 1.0)],
+    )
+    rows = [spans_to_rows(own) for own in spans]
+    choices = [SpeakerChoice(track, 2.0, 1.0, 1.0, (), 0.875, 0.25).to_row() for track in (0, 1, -1)]
+    missing = speaker.why_missing(keys[3:])
+    lengths = [len(own) for own in rows]
+    FeatureStore.write(done / "turns", keys[:3], torch.cat(rows), kind="turns", lengths=lengths, missing=missing)
+    FeatureStore.write(done / "speaker", keys[:3], torch.stack(choices), kind="speaker", missing=missing)
+    stores = {name: path for name, path in applied.stores.items() if not name.endswith("/speaker")}
+    return replace(applied, stores={**stores, "lipsync/turns": done / "turns", "lipsync/speaker": done / "speaker"})
+
+
+def test_a_run_without_turns_and_probabilities_says_so(finished):
+    for line in json.loads((finished / "annotation.json").read_text())["lines"]:
+        assert line["turns"] is None
+        assert line["face"] is None or (line["face"]["probability"], line["face"]["activity"]) == (None, None)
+
+
+def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_turns):
+    lines = describe(with_turns)
+    assert (lines[0].face.track, lines[0].face.probability, lines[0].face.activity) == (0, 0.875, 0.25)
+    assert lines[0].turns == [SpeakingSpan(1, 0.2, 1.2, 0.9, 0.4), SpeakingSpan(0, 0.8, 1.4, 0.7, 0.4)]
+    assert lines[1].turns == [] and lines[1].face.track == 1
+    assert lines[2].face is None and lines[2].turns == [SpeakingSpan(0, 3.0, 3.3, 1.0)]
+    assert lines[3].turns == [] and lines[3].face is None
+    annotation = Annotation(lines, LABELS, [], {})
+    told = json.loads(json.dumps(as_json(annotation, "talk.mp4", "talk.srt"), allow_nan=False))["lines"]
+    assert told[0]["turns"][1] == {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4}
+    rows = list(csv.DictReader(as_csv(annotation).splitlines()))
+    assert rows[0]["turns"] == "1 0.20-1.20 90%; 0 0.80-1.40 70%" and rows[1]["turns"] == ""
+    assert (rows[0]["face_probability"], rows[0]["activity"], rows[2]["track"]) == ("0.875", "0.25", "")
+    assert float(rows[0]["probability"]) == lines[0].probabilities[lines[0].emotion]
+
+
+def test_the_film_frames_those_whose_turn_it_is_and_else_the_face_of_the_line(with_turns, film):
+    lines = describe(with_turns)
+    painter = AnnotatedFilm(lines, with_turns, LABELS)
+    pictures = list(painter.frames(film[0], FRAME_RATE))
+
+    def framed(time, number):
+        """The tracks whose upper edge has the colour of a line."""
+        colour = torch.tensor(painter.colours[lines[number].emotion])
+        found = set()
+        for track in (0, 1):
+            boxes = painter.faces.track(painter.keys[number], track)
+            frame = int((time - lines[number].start) * FRAME_RATE + 1e-6) - boxes.first
+            x, y = boxes.boxes[frame, :2].round().int().tolist()
+            if torch.equal(pictures[round(time * FRAME_RATE)][:, y, x + 3].int(), colour.int()):
+                found.add(track)
+        return found
+
+    assert [framed(time, 0) for time in (0.6, 1.0, 1.32)] == [{1}, {0, 1}, {0}]
+    assert framed(1.44, 0) == {0}  # nobody's turn: the face of the line
+    assert framed(2.2, 1) == {1}
+    assert [framed(time, 2) for time in (3.12, 3.6)] == [{0}, set()]
 
 
 # --- cuts and repetitions
@@ -235,6 +306,20 @@ def test_after_ctrl_c_the_same_command_finishes(where, run, film, finished, tmp_
     assert stages_that_run(capsys, command(film, run, tmp_path)) == (["fusion"] if where == "a stage" else [])
     assert (tmp_path / "annotation.json").read_text() == (finished / "annotation.json").read_text()
     assert film_comment(tmp_path / "annotated.mp4") == film_comment(finished / "annotated.mp4")
+
+
+def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
+    (tmp_path / "other.csv").write_bytes("start,end,text\n0,1500,hi\n1500,3000,Да.\n".encode("koi8-r"))
+    (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
+    reader, speakers = "merc.corpora.transcripts.tables.read_table", str(tmp_path / "who.rttm")
+    options = ["--encoding", "koi8-r", "--speakers", speakers, "--reader", reader, "--film", "false"]
+    options += ["--stage", "teacher"]
+    args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
+    assert main([str(arg) for arg in args]) == 0
+    told = json.loads((tmp_path / "out/annotation.json").read_text())
+    found = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told["lines"]]
+    assert found == [(0.0, 1.5, "Ann", "hi"), (1.5, 3.0, "unknown", "Да.")]
+    assert any("got theirs from who.rttm" in note for note in told["notes"])
 
 
 def test_another_transcript_is_told_anew_and_the_film_is_made_again(done, run, film, tmp_path, capsys):

@@ -142,3 +142,61 @@ def test_prediction_leaves_out_sources_that_only_add_to_the_training(source):
     only = LipSyncDataModule([LipSyncSource(**source, predict=False), LipSyncSource(**source)], predict_splits=["val"])
     only.setup()
     assert len(only.predict_dataloader().dataset) == 2
+
+
+def test_a_batch_is_of_one_source_whatever_the_weights(tmp_path):
+    sources = [
+        write_stores(tmp_path / name, {"train": [clip(seed), clip(seed + 1)], "val": [], "test": []})
+        for name, seed in (("a", 0), ("b", 10))
+    ]
+    data = LipSyncDataModule([LipSyncSource(**s) for s in sources], window=16, batch_size=6, batches_per_epoch=20)
+    data.setup()
+    windows = [
+        {
+            track.crops[start : start + 16].numpy().tobytes()
+            for key in source.keys("train")
+            for track in source.clip(key).tracks
+            for start in range(33)
+        }
+        for source in data.opened
+    ]
+    drawn = []
+    for batch in data.train_dataloader():
+        own = [crops.numpy().tobytes() for crops in batch.crops[:6]]
+        [of] = [index for index, known in enumerate(windows) if set(own) <= known]
+        drawn.append(of)
+    assert set(drawn) == {0, 1}
+
+
+def test_faces_that_are_alone_in_the_frame_talk_though_there_are_several(tmp_path):
+    # One person, whom a cut divides into two tracks, and a third track beside the end of the second.
+    crops, sound = talk(1, frames=100)
+    tracks = [(0, crops[:40]), (40, crops[40:70]), (68, still(2, 32))]
+    source = write_stores(tmp_path, {"train": [(tracks, sound, 0)], "val": [], "test": []})
+    data = module(source, batches_per_epoch=20, batch_size=6)
+    [found] = data.clips("train")
+    assert found.speaker is None and found.talking == (0,)
+    apart = write_stores(tmp_path / "apart", {"train": [(tracks[:2], sound, 0)], "val": [], "test": []})
+    data = module(apart, batches_per_epoch=20, batch_size=6, max_lag=0)
+    [found] = data.clips("train")
+    assert found.speaker is None and found.talking == (0, 1)
+    places = set()
+    for batch in data.train_dataloader():
+        assert (batch.kinds[batch.kinds != SILENT] != OTHER_CLIP).all()
+        for mouth, heard in zip(batch.crops[:6], batch.sound, strict=True):
+            [at] = [i for i in range(85) if torch.equal(crops[i : i + 16], mouth)]
+            assert torch.equal(sound[4 * at : 4 * at + 64], heard)
+            places.add(at)
+    assert any(at + 16 <= 40 for at in places) and any(at >= 40 for at in places)
+    assert not any(at < 40 < at + 16 for at in places)  # no window goes across the cut
+
+
+def test_validation_leaves_out_sources_that_only_add_to_the_training(source):
+    sources = [LipSyncSource(**source, validate=False), LipSyncSource(**source)]
+    both = LipSyncDataModule(sources, window=16)
+    both.setup()
+    assert len(both.val_dataloader().dataset) == 2 and len(both.test_dataloader().dataset) == 3
+    assert len(both.predict_dataloader().dataset) == 2 * 10
+    none = LipSyncDataModule(sources[:1], window=16)
+    none.setup()
+    assert len(none.val_dataloader().dataset) == 0

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from merc.media.crops import resample
-from merc.media.motion import CutFinder, follow
+from merc.media.motion import CutFinder, _means, follow
 
 
 def scene(seed, height=120, width=160, cells=8):
@@ -88,3 +88,10 @@ def test_a_single_box_has_no_motion():
         torch.zeros(1, 1, 40, 40, dtype=torch.uint8), torch.tensor([[5.0, 5, 30, 30]]), torch.zeros(1).long()
     )
     assert shift.shape == (0, 2) and known.shape == (0,)
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (37, 53), (10, 20)])
+def test_thumbnails_are_means_over_areas(height, width):
+    image = torch.rand(3, height, width)
+    means = _means(height, 18) @ image @ _means(width, 32).T
+    torch.testing.assert_close(means, functional.interpolate(image[None], (18, 32), mode="area")[0])

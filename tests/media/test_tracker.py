@@ -93,7 +93,37 @@ def test_one_still_face():
 def test_faces_are_detected_in_every_kth_frame_from_the_start_of_the_shot():
     oracle = Oracle(lambda frame: [])
     assert FaceTracker(oracle, every=7)(chunks(film(40, cuts=[24]), 9)) == []
-    assert oracle.seen == [0, 7, 14, 21, 24, 31, 38]
+    assert sorted(oracle.seen) == [0, 7, 14, 21, 24, 31, 38]
+
+
+def test_where_faces_stay_every_second_detection_is_left_out():
+    path = straight(40, 30)
+    sure = Oracle(lambda frame: [(path(frame), 1.0)])
+    (track,) = FaceTracker(sure)(chunks(film(32, [path]), 9))
+    assert (track.first, track.end) == (0, 32)
+    assert sorted(sure.seen) == [0, 10, 20, 30]
+    cut = Oracle(lambda frame: [(path(frame), 1.0)])
+    FaceTracker(cut)(chunks(film(63, [path], cuts=[28]), 9))
+    assert sorted(cut.seen) == [0, 10, 20, 25, 28, 38, 48, 58]  # the last one before a cut has none after it
+    rare = Oracle(lambda frame: [(path(frame), 1.0)])
+    FaceTracker(rare, every=12)(chunks(film(50, [path])))
+    assert sorted(rare.seen) == [0, 12, 24, 36, 48]  # two steps would be longer than a gap within a track
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [
+        lambda frame: [(straight(40, 30)(frame), 0.8 if frame == 10 else 1.0)],
+        lambda frame: [(straight(40, 30)(frame), 1.0)] * (frame != 10),
+        lambda frame: [(straight(40, 30)(frame), 1.0), (straight(100, 30)(frame), 1.0)][: 1 + (frame == 10)],
+        lambda frame: [(straight(48 if frame == 10 else 40, 30)(frame), 1.0)],
+    ],
+    ids=["doubtful", "missed", "one more", "elsewhere"],
+)
+def test_where_one_detection_differs_its_neighbours_are_not_left_out(faces):
+    oracle = Oracle(faces)
+    FaceTracker(oracle)(chunks(film(36, [straight(40, 30)])))
+    assert sorted(oracle.seen) == [0, 5, 10, 15, 20, 30, 35]
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,11 +1,9 @@
 """LipSyncNet: vectors that are correlations over time, one window at a time."""
 
-from inspect import signature
-
 import pytest
 import torch
 
-from merc.speaker import LipSyncNet, SyncAugmentation
+from merc.speaker import LipSyncNet
 
 
 @pytest.fixture
@@ -75,24 +73,3 @@ def test_gradients_reach_every_parameter(net):
 def test_a_size_that_does_not_fit_the_strides_is_refused():
     with pytest.raises(ValueError, match="size is 30, expected a multiple of 8"):
         LipSyncNet(size=30)
-
-
-def test_augmentation_draws_one_look_a_window_and_keeps_its_motion_in_place():
-    torch.manual_seed(0)
-    crops = torch.zeros(6, 5, 16, 16)
-    crops[:, :, 6:10, 6:10] = 200
-    crops[:, 2, 8:, :] = 100
-    looks, sound = SyncAugmentation(noise=0, drift=0, stutter=0, occlusion=0)(crops, torch.randn(4, 20, 80))
-    assert looks.shape == crops.shape and sound.shape == (4, 20, 80)
-    torch.testing.assert_close(looks[:, 0], looks[:, 4])  # pictures that were equal stay equal
-    assert (looks[:, 0] - looks[:, 2]).abs().amax((1, 2)).min() > 10
-    assert (looks[0, 0] - looks[1, 0]).abs().max() > 10  # windows differ from each other
-
-
-def test_augmentation_without_strength_changes_nothing():
-    crops = torch.rand(2, 5, 16, 16) * 255
-    names = signature(SyncAugmentation).parameters
-    plain = SyncAugmentation(**dict.fromkeys(names, 0))
-    looks, sound = plain(crops, torch.full((2, 20, 80), -3.0))
-    torch.testing.assert_close(looks, crops, atol=1e-2, rtol=0)
-    assert sound.std() < 1e-6

@@ -91,7 +91,7 @@ class TranscriptOptions:
     """
 
     encoding: str | None = None
-    speakers: Path | None = None
+    speakers: str | Path | None = None
     reader: Callable[[TranscriptSource], Iterable[Line]] | None = None
     columns: TranscriptColumns = field(default_factory=TranscriptColumns)
     tiers: list[str] | None = None

@@ -184,7 +184,9 @@ def _label(text: str, *, chevron: bool = False, last: bool = True) -> _Label | N
         kind, colon = _kind(name), bracket[5] is not None
         if kind is None or (last and bracket.end() == len(text) and not colon):
             return None
-        return _Label(name, kind, colon, sure=kind == "id" or (colon and not _is_sound(name)), end=bracket.end())
+        numbered = kind in ("title", "caps") and _NUMBERED.fullmatch(name) is not None
+        sure = kind == "id" or numbered or (colon and not _is_sound(name))
+        return _Label(name, kind, colon, sure, bracket.end())
     if prefix := _COLON.match(text):
         name = prefix[1].strip()
         kind = _kind(name)

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from merc.conversation import CorpusError
 from merc.corpora.transcripts.lines import Line, TranscriptSource, parse_number
 from merc.corpora.transcripts.speech_json import split_words
@@ -118,6 +116,8 @@ def _most(
     turns: Sequence[SpeakerTurn], spans: Sequence[tuple[float, float]], path: Path
 ) -> tuple[list[str | None], list[bool]]:
     """Who speaks longest in every span, and whether a second one speaks nearly as long."""
+    import numpy as np  # `merc annotate --help` needs none of it
+
     by_speaker: dict[str, list[SpeakerTurn]] = defaultdict(list)
     for turn in turns:
         by_speaker[turn.speaker].append(turn)

@@ -46,7 +46,8 @@ def test_every_form_of_label_that_comes_twice_names_the_speaker(tmp_path_factory
     [
         ("[SPEAKER_00]: ", "SPEAKER_00"), ("SPEAKER_00: ", "SPEAKER_00"), ("Speaker 1: ", "Speaker 1"), ("[S1] ", "S1"),
         ("MAN #1: ", "MAN #1"), ("WOMAN 2: ", "WOMAN 2"), ("BOB (on phone): ", "BOB"), ("BOB [V.O.]: ", "BOB"),
-        (">> ANN: ", "ANN"), (">>> Ann Example: ", "Ann Example"), ("[Ann]: ", "Ann"), ("(Ann): ", "Ann"),
+        (">> ANN: ", "ANN"), (">>> Ann Example: ", "Ann Example"), ("[Ann]: ", "Ann"), ("[Man 2] ", "Man 2"),
+        ("(Ann): ", "Ann"),
         ("speaker 2: ", "speaker 2"), ("\u3010小美\u3011: ", "小美"),
     ],
 )  # fmt: skip
