@@ -24,8 +24,8 @@ from merc.annotation import diarize
 from merc.conversation import Clip, Utterance, UtteranceKey
 from merc.corpora.films import FILM_SUFFIXES
 from merc.datamodules.readers import TrackReader
-from merc.media import FRAME_RATE, FaceTracker, MTCNNDetector, rows_to_crops, rows_to_tracks
-from merc.speaker import LikelihoodScorer, MouthTrack, load_lipsync
+from merc.media import FRAME_RATE, FaceTracker, MTCNNDetector, rows_to_tracks
+from merc.speaker import LikelihoodScorer, load_lipsync, mouth_tracks
 from support.conversations import diarization_error, person_at, plan_turns, right_turns, write_conversation
 
 TURNS = 7
@@ -40,7 +40,7 @@ def line_of(reader, lips, film, turn):
     if any(isinstance(part, str) for part in rows.values()):
         return None
     tracks = rows_to_tracks(rows["faces"])
-    mouths = [MouthTrack(t.first, own) for t, own in zip(tracks, rows_to_crops(rows["crops"], tracks), strict=True)]
+    mouths = mouth_tracks(tracks, rows["crops"])
     choice = LikelihoodScorer().choose(lips.network, mouths, rows["sound"], lips.calibration)
     return None if choice.track < 0 else tracks[choice.track].boxes[0].tolist()
 

@@ -40,12 +40,11 @@ from merc.media import (
     Frames,
     MTCNNDetector,
     read_frames,
-    rows_to_crops,
     rows_to_tracks,
 )
 from merc.media.crops import resample
 from merc.media.rates import MEL_BANDS, MEL_PER_FRAME
-from merc.speaker import LikelihoodScorer, LipSyncNet, MouthTrack
+from merc.speaker import LikelihoodScorer, LipSyncNet, mouth_tracks
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 DETECTORS = {"mtcnn": MTCNNDetector, "centerface": CenterFaceDetector}
@@ -224,8 +223,7 @@ def main() -> None:
         found = reader.read(UtteranceKey("", "", ""), Utterance("", "", media=str(path)))
         extraction = now() - start
         extracted = rows_to_tracks(torch.as_tensor(found["faces"]))
-        crops = rows_to_crops(torch.as_tensor(found["crops"]), extracted)
-        mouths = [MouthTrack(track.first, own) for track, own in zip(extracted, crops, strict=True)]
+        mouths = mouth_tracks(extracted, torch.as_tensor(found["crops"]))
         network = LipSyncNet().eval()
         start = now()
         LikelihoodScorer().choose(network, mouths, torch.randn(MEL_PER_FRAME * options.seconds * FPS, MEL_BANDS))

@@ -18,6 +18,9 @@ CORPUS_FILE = "corpus.json"
 SPLITS = ("train", "val", "test")
 """The names of the splits, everywhere in merc."""
 
+WHOLE = "all"
+"""The partition of a corpus whose splits are drawn: one feature store serves every division."""
+
 _SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
 
 

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from merc.conversation import Clip, Utterance, UtteranceKey
 from merc.datamodules.readers import TrackReader
-from merc.media.crops import rows_to_crops
 from merc.media.decode import MediaError, probe
 from merc.media.faces import MTCNNDetector
 from merc.media.rates import FRAME_RATE
 from merc.media.tracker import FaceTracker
 from merc.media.tracks import FaceTrack, rows_to_tracks
-from merc.speaker.base import MouthTrack, TraceNetwork
+from merc.speaker.base import MouthTrack, TraceNetwork, mouth_tracks
 from merc.speaker.pretrained import load_lipsync
 from merc.speaker.spans import SpeakerTimeline, SpeakingSpan
 
@@ -177,8 +176,7 @@ def _read(
     if isinstance(faces, str) or isinstance(crops, str) or isinstance(sound, str):
         return [], [], torch.zeros(0, 80)
     tracks = rows_to_tracks(faces)
-    mouths = [MouthTrack(t.first, part) for t, part in zip(tracks, rows_to_crops(crops, tracks), strict=True)]
-    return tracks, mouths, sound
+    return tracks, mouth_tracks(tracks, crops), sound
 
 
 class _Names:

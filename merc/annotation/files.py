@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.corpora.transcripts.lines import as_clock
 from merc.speaker.spans import SpeakingSpan
 
 _FACE = {
@@ -29,13 +30,8 @@ def as_srt(lines: Sequence[AnnotatedLine]) -> str:
     for line in lines:
         emotion = f"[{line.emotion} {100 * line.probabilities[line.emotion]:.0f} %]" if line.emotion else "[?]"
         text = ": ".join(filter(None, [shown_name(line), line.text])).replace("-->", "->")
-        blocks.append(f"{line.line}\n{_clock(line.start)} --> {_clock(line.end)}\n{emotion} {text}\n")
+        blocks.append(f"{line.line}\n{as_clock(line.start)} --> {as_clock(line.end)}\n{emotion} {text}\n")
     return "\n".join(blocks)
-
-
-def _clock(seconds: float) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{milliseconds:03}"
 
 
 def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from merc.conversation import CORPUS_FILE, SPLITS, Clip, Conversation, Corpus, CorpusError, Utterance, split_name
+from merc.conversation import CORPUS_FILE, SPLITS, WHOLE, Clip, Conversation, Corpus, CorpusError, Utterance, split_name
 from merc.labels import LabelSet, UnknownLabelError
 from merc.rows import CsvFile, Row, parse_time, read_rows, shown_names
 
@@ -36,7 +36,6 @@ SCENE = ("season", "episode", "scene")
 
 _MOST_LABELS = 30
 _MOST_DIGITS = 18  # of ids that are taken for numbers
-_WHOLE = "all"  # the partition of drawn splits: one feature store serves every seed
 _UNNAMED = "unknown"
 
 
@@ -126,7 +125,7 @@ def read_csv(
     reader = _Reader(labels, found)
     drawn = "" in paths and found.split is None
     for split, table in tables.items():
-        reader.read(table, ((_WHOLE if drawn else split or _split(table, row, found.split), row) for row in table.rows))
+        reader.read(table, ((WHOLE if drawn else split or _split(table, row, found.split), row) for row in table.rows))
     origin = ", ".join(table.path.name for table in tables.values())
     protocol = f"splits and labels as given in {origin}"
     if drawn:

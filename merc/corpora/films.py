@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from merc.conversation import SPLITS, Conversation, Corpus, CorpusError, Utterance, split_name
+from merc.conversation import SPLITS, WHOLE, Conversation, Corpus, CorpusError, Utterance, split_name
 from merc.files import parse_json
 from merc.labels import MELD
 
@@ -18,8 +18,6 @@ FILM_SUFFIXES = frozenset(
 
 PEOPLE_FILE = "people.json"
 """The file of a folder that says who is in which film, where there is one."""
-
-_WHOLE = "all"  # the partition: one store of faces serves every division into splits
 
 
 def read_films(
@@ -76,7 +74,7 @@ def read_films(
     conversations: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
     for name in names:
         media = str((root / name).resolve())
-        talk = Conversation(name, (Utterance("0", persons[name], "", media=media),), _WHOLE)
+        talk = Conversation(name, (Utterance("0", persons[name], "", media=media),), WHOLE)
         conversations[chosen[persons[name]]].append(talk)
     told = ", ".join(f"{split} {len({c.utterances[0].speaker for c in conversations[split]})}" for split in SPLITS)
     return Corpus(root.resolve().name, MELD, conversations, f"people: {told}; nobody is in two splits, seed {seed}")

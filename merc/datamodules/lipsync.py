@@ -16,10 +16,10 @@ from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.batches import DrawnBatches, PlannedBatches, Repeated, TrainingLoader
 from merc.datamodules.resumable import ResumableBatches
 from merc.losses.sync import NEGATIVES
-from merc.media.crops import crop_size, rows_to_crops
+from merc.media.crops import crop_size
 from merc.media.rates import MEL_PER_FRAME
 from merc.media.tracks import rows_to_tracks
-from merc.speaker.base import MouthTrack
+from merc.speaker.base import MouthTrack, mouth_tracks
 from merc.speaker.choose import NOBODY, SpeakerChoice
 from merc.store import FeatureStore, StoreError
 
@@ -102,8 +102,8 @@ class LipSyncDataModule(L.LightningDataModule):
     A face that is alone in the frame is taken to speak. A training batch draws two windows from each of some tracks of
     one source; every sound in it has its own mouth, and as negatives the mouth at another time (at least ``min_shift``
     frames away), other tracks of its clip, the mouths of all other clips, and silent ones: tracks that are known not
-    to speak, and frozen frames of any face. As all of a batch is of one source, no negative is told apart by its
-    camera. Nothing but stores is read.
+    to speak, and frozen frames of any face. A batch comes from one source, so the network cannot recognise
+    negatives by their camera. Nothing but stores is read.
 
     Args:
         sources: Where clips come from.
@@ -248,7 +248,7 @@ class _OpenSource:
                 "one crop for every box. Write both stores in one run."
             )
         found = rows_to_tracks(rows)
-        tracks = tuple(map(MouthTrack, (track.first for track in found), rows_to_crops(crops, found)))
+        tracks = tuple(mouth_tracks(found, crops))
         speaker = self.speaker.get(key, 0 if len(tracks) == 1 else None)
         if speaker is None:
             talking = tuple(index for index, track in enumerate(tracks) if _is_alone(track, tracks))

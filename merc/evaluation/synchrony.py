@@ -1,4 +1,4 @@
-"""How well lips and sound are told apart: every sound of some people against every face."""
+"""Evaluation of lip synchrony: every sound of some people against every face."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SynchronyTrials:
         people: Who each trial is of; a person may have several.
         scores: ``(N, N)``: row i holds the score of each face with sound i.
         still: ``(N,)`` score of each sound with its own face standing still.
-        nobody: The score of "nobody who is visible speaks" beside one face.
+        nobody: The score above which a face that is alone in the frame is said to speak.
     """
 
     people: Sequence[str]

@@ -30,6 +30,7 @@ from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check
 from merc.pipeline.problems import explain
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
+from merc.tasks import export_lipsync
 
 if TYPE_CHECKING:  # an application applies kinds
     from merc.pipeline.apply import Application
@@ -240,8 +241,6 @@ class ExportLipSyncStage(FunctionStage):
 
     def function(self, stage: Stage) -> Callable[..., Any]:
         """The export."""
-        from merc.tasks.export import export_lipsync
-
         return export_lipsync
 
 

@@ -2,7 +2,7 @@
 
 from merc.speaker.active import LIGHT_ASD_NAMES, ActiveSpeakerNet
 from merc.speaker.augment import SyncAugmentation
-from merc.speaker.base import MouthTrack, SpeakerScorer, SyncNetwork, TraceNetwork
+from merc.speaker.base import MouthTrack, SpeakerScorer, SyncNetwork, TraceNetwork, mouth_tracks
 from merc.speaker.choose import NOBODY, SPEAKER_COLUMNS, SpeakerChoice, choose_speaker
 from merc.speaker.likelihood import LikelihoodScorer, Traces
 from merc.speaker.net import LipSyncNet
@@ -37,6 +37,7 @@ __all__ = [
     "choose_speaker",
     "load_lipsync",
     "mean_log_odds",
+    "mouth_tracks",
     "rows_to_spans",
     "save_lipsync",
     "score_tracks",

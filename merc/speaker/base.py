@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from merc.media.crops import rows_to_crops
+from merc.media.rates import MEL_PER_FRAME
+
 if TYPE_CHECKING:
+    from merc.media.tracks import FaceTrack
     from merc.speaker.choose import SpeakerChoice
 
 
@@ -50,6 +54,16 @@ class SyncNetwork(nn.Module, ABC):
         Returns:
             Unit vectors ``(B, d)``, in float32 or wider.
         """
+
+
+def require_crop_size(network: str, size: int) -> None:
+    """Refuse a size of crops that three halvings do not divide.
+
+    Raises:
+        ValueError: The size is not a multiple of 8, or below 16.
+    """
+    if size < 16 or size % 8:
+        raise ValueError(f"{network}: size is {size}, expected a multiple of 8, at least 16.")
 
 
 class TraceNetwork(SyncNetwork):
@@ -104,6 +118,24 @@ class MouthTrack:
         """The frame after the last."""
         return self.first + len(self.crops)
 
+    def lasts(self, frames: int, sound: Tensor) -> bool:
+        """Whether it shows so many frames, and a log-mel ``(M, 80)`` of the clip lasts to the last of them."""
+        return len(self.crops) >= frames and MEL_PER_FRAME * (self.first + frames - 1) <= len(sound)
+
+
+def mouth_tracks(tracks: Sequence[FaceTrack], rows: Tensor) -> list[MouthTrack]:
+    """The mouths of the face tracks of a clip, from the rows of a ``crops`` store.
+
+    Args:
+        tracks: K tracks of the clip.
+        rows: ``(n, S * S)`` uint8, as :func:`merc.media.track_crops` gives them.
+
+    Raises:
+        ValueError: There is not one row for every frame of every track, or rows are no squares.
+    """
+    crops = rows_to_crops(rows, tracks)
+    return [MouthTrack(track.first, own) for track, own in zip(tracks, crops, strict=True)]
+
 
 class Trial(Protocol):
     """What a scorer keeps of a talking face and its sound, to compare them with others."""
@@ -149,7 +181,7 @@ class SpeakerScorer(ABC, Generic[TrialT]):
 
     @abstractmethod
     def nobody(self, calibration: Tensor, tracks: int = 1) -> float:
-        """The score of "nobody who is visible speaks", beside that many tracks that are visible throughout."""
+        """The score above which the best of that many tracks, all visible throughout, is said to speak."""
 
     @abstractmethod
     def trial(self, network: SyncNetwork, track: MouthTrack, sound: Tensor, frames: int) -> TrialT | None:

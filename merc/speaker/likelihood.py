@@ -27,7 +27,7 @@ _PIECE = 75
 _CONTEXT = 8
 """Frames that it sees before and after them."""
 
-SILENT = 0.05
+_SILENT = 0.05
 """The least that lips which keep still are believed to speak, as the head can err."""
 
 
@@ -36,15 +36,13 @@ class Traces:
     """A face and a sound as a network sees them.
 
     Args:
-        first: The frame of the clip with which the face begins.
         lips: ``(C, T)`` of the face, one value per channel and frame.
-        sound: ``(C, M)`` of the sound of the whole clip.
+        sound: ``(C, T)`` of the sound in the same frames.
         activity: Log-odds that the lips speak at all.
         frozen: ``(C, T)`` of the same face standing still; empty if not asked for.
         frozen_activity: Log-odds that the still lips speak.
     """
 
-    first: int
     lips: Tensor
     sound: Tensor
     activity: float
@@ -78,11 +76,11 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
     The ratio never rises for lips that fit less (:func:`log_ratio`).
 
     By Bayes' rule the scores give the probability that a track speaks, or that nobody who is visible does. Nothing here
-    depends on a threshold from other films. :math:`\mu` and :math:`\sigma` come from the validation split. This
-    choice is merc's own; :class:`merc.speaker.SyncScorer` is the paper's.
+    depends on a threshold from other films. :math:`\mu` and :math:`\sigma` come from the validation split if it has
+    50 clips or more. This choice is merc's own; :class:`merc.speaker.SyncScorer` is the paper's.
 
     Args:
-        visible: How often the speaker is visible before anything is known, between 0 and 1.
+        visible: Prior probability that the speaker is visible, between 0 and 1.
         lag: l, the deviation in frames of the lag between lips and sound.
         max_lag: Largest lag in frames that counts as in sync.
         gap: Shifts by more frames than these say what chance is.
@@ -123,7 +121,7 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         frame, and taken for speakers, hardly move either. Other cameras vary at least as much as
         :meth:`uncalibrated` says.
         """
-        found = [self.correlations(trial.lips, trial.sound, trial.first) for trial in trials]
+        found = [self.correlations(trial.lips, trial.sound, 0) for trial in trials]
         best = torch.stack([r[0][lags.abs() <= self.max_lag].amax() for r, lags, _ in found]).double()
         chance = torch.tensor([self.chance(r, lags, n) for r, lags, n in found]).square().mean()
         low, middle = best.quantile(torch.tensor([0.16, 0.5], dtype=torch.double)).tolist()
@@ -173,38 +171,23 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
                 continue
             lips, activity = self.encode_lips(network, track.crops[:shown])
             synchrony = self.evidence(lips[None], heard, track.first, calibration)
-            scores.append(float(synchrony) + self._moving(activity))
+            scores.append(float(synchrony + self.moving(torch.tensor(activity))))
             moving.append(activity)
         if opinion is not None:
             scores = [score + more for score, more in zip(scores, opinion.tolist(), strict=True)]
-        return self._by_probability(scores, moving, tracks, max(1, len(sound) // MEL_PER_FRAME))
-
-    def _by_probability(
-        self, scores: list[float], moving: list[float], tracks: Sequence[MouthTrack], length: int
-    ) -> SpeakerChoice:
-        """The most probable of the tracks and nobody."""
-        odds = torch.tensor([self.nobody(torch.empty(0), len(tracks)), *scores], dtype=torch.double)
-        probabilities = odds.softmax(0)
-        order = odds.argsort(descending=True, stable=True).tolist()
-        margin = float(odds[order[0]] - odds[order[1]])
-        probability = float(probabilities[order[0]])
-        track = order[0] - 1
-        if track < 0:
-            return SpeakerChoice(NOBODY, max(scores), margin, 0.0, tuple(scores), probability)
-        coverage = min(1.0, max(0, min(tracks[track].stop, length) - tracks[track].first) / length)
-        moves = 1 / (1 + math.exp(-moving[track]))
-        return SpeakerChoice(track, scores[track], margin, coverage, tuple(scores), probability, moves)
+        nobody = self.nobody(calibration, len(tracks))
+        return _most_probable(nobody, scores, moving, tracks, max(1, len(sound) // MEL_PER_FRAME))
 
     def trial(self, network: SyncNetwork, track: MouthTrack, sound: Tensor, frames: int) -> Traces | None:
         """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter."""
-        if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
+        if not track.lasts(frames, sound):
             return None
         crops = track.crops[:frames]
         lips, activity = self.encode_lips(network, crops)
         frozen, still = self.encode_lips(network, crops[frames // 2].expand(frames, -1, -1))
         part = sound[MEL_PER_FRAME * track.first : MEL_PER_FRAME * (track.first + frames)]
         part = torch.cat([part, part[-1:].expand(MEL_PER_FRAME * frames - len(part), -1)])
-        return Traces(0, lips, self.encode_sound(network, part), activity, frozen, still)
+        return Traces(lips, self.encode_sound(network, part), activity, frozen, still)
 
     def pairs(self, trials: Sequence[Traces], calibration: Tensor) -> tuple[Tensor, Tensor]:
         """Score every sound against every face.
@@ -214,17 +197,14 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
             still face.
         """
         lips = torch.stack([trial.lips for trial in trials])
-        moving = torch.tensor([self._moving(trial.activity) for trial in trials])
+        moving = self.moving(torch.tensor([trial.activity for trial in trials]))
         scores = torch.stack([self.evidence(lips, trial.sound, 0, calibration) + moving for trial in trials])
-        still = [
-            self.evidence(trial.frozen[None], trial.sound, 0, calibration)[0] + self._moving(trial.frozen_activity)
-            for trial in trials
-        ]
-        return scores, torch.stack(still)
+        frozen = torch.cat([self.evidence(trial.frozen[None], trial.sound, 0, calibration) for trial in trials])
+        return scores, frozen + self.moving(torch.tensor([trial.frozen_activity for trial in trials]))
 
-    def _moving(self, activity: float) -> float:
-        """The weighted logarithm of how probable it is that the lips move as in speech."""
-        return self.activity * math.log(max(1 / (1 + math.exp(-activity)), SILENT)) if self.activity else 0.0
+    def moving(self, log_odds: Tensor) -> Tensor:
+        r"""The part of :math:`\Lambda` that log-odds of speaking lips give: how probable it is that they move so."""
+        return self.activity * log_odds.sigmoid().clamp(min=_SILENT).log()
 
     @torch.no_grad()
     def encode_lips(self, network: SyncNetwork, crops: Tensor) -> tuple[Tensor, float]:
@@ -316,12 +296,6 @@ class LikelihoodScorer(SpeakerScorer[Traces]):
         chance = self.chance(found, shifts, counts)[:, None] * (counts.max() / counts[near]).sqrt()
         return log_ratio(found[:, near], chance, calibration), shifts[near]
 
-    def best_lag(self, lips: Tensor, sound: Tensor, first: int, reach: int | None = None) -> int:
-        """The shift in frames, of at most ``reach``, at which a face fits best; positive if the sound is late."""
-        found, shifts, _ = self.correlations(lips, sound, first)
-        allowed = shifts.abs() <= (self.max_lag if reach is None else reach)
-        return int(shifts[allowed][found[0, allowed].argmax()])
-
 
 def log_ratio(correlation: Tensor, chance: Tensor | float, calibration: Tensor) -> Tensor:
     """Logarithm of how much more probable a correlation is for the speaker's lips than for those of others.
@@ -336,6 +310,23 @@ def log_ratio(correlation: Tensor, chance: Tensor | float, calibration: Tensor) 
     of_speaker = -(correlation.clamp(max=mean) - mean).square() / (2 * alternative) - alternative.log() / 2
     ratio: Tensor = of_speaker + correlation.square() / (2 * null) + null.log() / 2
     return ratio
+
+
+def _most_probable(
+    nobody: float, scores: list[float], moving: list[float], tracks: Sequence[MouthTrack], length: int
+) -> SpeakerChoice:
+    """The most probable of the tracks and nobody."""
+    odds = torch.tensor([nobody, *scores], dtype=torch.double)
+    probabilities = odds.softmax(0)
+    order = odds.argsort(descending=True, stable=True).tolist()
+    margin = float(odds[order[0]] - odds[order[1]])
+    probability = float(probabilities[order[0]])
+    track = order[0] - 1
+    if track < 0:
+        return SpeakerChoice(NOBODY, max(scores), margin, 0.0, tuple(scores), probability)
+    coverage = min(1.0, max(0, min(tracks[track].stop, length) - tracks[track].first) / length)
+    moves = float(torch.tensor(moving[track]).sigmoid())
+    return SpeakerChoice(track, scores[track], margin, coverage, tuple(scores), probability, moves)
 
 
 def _traced(network: SyncNetwork) -> TraceNetwork:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.media.rates import MEL_BANDS
-from merc.speaker.base import TraceNetwork
+from merc.speaker.base import TraceNetwork, require_crop_size
 
 
 class LipSyncNet(TraceNetwork):
@@ -44,8 +44,7 @@ class LipSyncNet(TraceNetwork):
         self, size: int = 32, channels: int = 8, width: int = 16, hidden: int = 128, dropout: float = 0.2
     ) -> None:
         super().__init__(size)
-        if size < 16 or size % 8:
-            raise ValueError(f"LipSyncNet: size is {size}, expected a multiple of 8, at least 16.")
+        require_crop_size("LipSyncNet", size)
         self.channels = channels
         self.width = width
         self.hidden = hidden

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.media.rates import MEL_BANDS
-from merc.speaker.base import SyncNetwork
+from merc.speaker.base import SyncNetwork, require_crop_size
 
 
 class PooledLipSyncNet(SyncNetwork):
@@ -31,8 +31,7 @@ class PooledLipSyncNet(SyncNetwork):
 
     def __init__(self, size: int = 32, dim: int = 256, width: int = 32, dropout: float = 0.2) -> None:
         super().__init__(size)
-        if size < 16 or size % 8:
-            raise ValueError(f"PooledLipSyncNet: size is {size}, expected a multiple of 8, at least 16.")
+        require_crop_size("PooledLipSyncNet", size)
         self.dim = dim
         self.width = width
         self.dropout = dropout

@@ -109,7 +109,7 @@ class SyncScorer(SpeakerScorer[SyncTrial]):
     @torch.no_grad()
     def trial(self, network: SyncNetwork, track: MouthTrack, sound: Tensor, frames: int) -> SyncTrial | None:
         """Encode the first ``frames`` frames of a track with its sound; ``None`` if it is shorter."""
-        if len(track.crops) < frames or MEL_PER_FRAME * (track.first + frames) > len(sound) + MEL_PER_FRAME:
+        if not track.lasts(frames, sound):
             return None
         spans = [(track.first + a, track.first + b) for a, b in self.windows(frames)]
         still = MouthTrack(track.first, track.crops[len(track.crops) // 2].expand(frames, -1, -1))

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from merc.media.rates import FRAME_RATE, MEL_PER_FRAME
 from merc.speaker.base import MouthTrack, SyncNetwork
-from merc.speaker.likelihood import CHANCE, REFERENCE, SILENT, LikelihoodScorer, log_ratio
+from merc.speaker.likelihood import CHANCE, REFERENCE, LikelihoodScorer, log_ratio
 
 _AT_ONCE = 32  # windows, which limits the memory
 
@@ -165,7 +165,7 @@ class SpeakerTimeline:
             if judged is None:
                 return torch.zeros(len(starts))
             odds[at : at + len(part)] = judged.float().cpu()
-        return self.scorer.activity * odds.sigmoid().clamp(min=SILENT).log()
+        return self.scorer.moving(odds)
 
     def _audible(self, sound: Tensor, steps: int) -> Tensor:
         level = sound[: MEL_PER_FRAME * (len(sound) // MEL_PER_FRAME)].logsumexp(1).view(-1, MEL_PER_FRAME).mean(1)

@@ -52,7 +52,7 @@ class JointTask(EmotionTask):
 
     Lips and sound share no network with the emotions. :math:`L_{sync}` trains LipSyncNet beside them, from the second
     loader of :class:`merc.datamodules.JointDataModule`; the faces that the visual features show were chosen before.
-    The threshold of the part ``lipsync`` is forgotten when it learns on: a validation of that part alone sets it again.
+    What calibrates the part ``lipsync`` is forgotten when it learns on: a validation of that part alone sets it again.
 
     Predictions, report and metrics are those of the fusion. ``predict`` gives ``hidden`` and ``logits`` of the fusion,
     and those of every encoder under its modality, as the outputs ``audio/hidden``, ``audio/logits``.

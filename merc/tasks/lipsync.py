@@ -202,10 +202,11 @@ class LipSyncTask(TermsTask):
         trials = [(number, trial) for number, (pieces, _) in enumerate(found) for trial in pieces]
         choices = [choice for _, choice in found if choice is not None]
         clips = torch.tensor([number for number, _ in trials])
-        if len({number for number, _ in trials}) > 1:
+        count = len({number for number, _ in trials})
+        if count > 1:
             pieces = [trial for _, trial in trials]
             if part == "val":
-                self.calibration.copy_(calibration_of(self.scorer, pieces, len(set(clips.tolist()))))
+                self.calibration.copy_(calibration_of(self.scorer, pieces, count))
             scores, frozen = self.scorer.pairs(pieces, self.calibration.cpu())
             own = scores.diagonal()[:, None]
             others = clips[:, None] != clips

@@ -11,6 +11,7 @@ from merc.corpora.rendered.arrays import Image
 from merc.corpora.rendered.clips import draw_take, sound_of, write_clip
 from merc.corpora.rendered.config import RenderConfig
 from merc.corpora.rendered.plan import plan_dialogue
+from merc.corpora.transcripts.lines import as_clock
 from merc.files import write_text
 from merc.media.rates import FRAME_RATE
 
@@ -49,12 +50,8 @@ def render_film(
     lines, start = [], 0
     for number, take in enumerate(takes, start=1):
         end = start + take.frames
-        lines.append(f"{number}\n{_time(start)} --> {_time(end)}\n{take.speaker}: {take.text}\n")
+        times = f"{as_clock(start / FRAME_RATE)} --> {as_clock(end / FRAME_RATE)}"
+        lines.append(f"{number}\n{times}\n{take.speaker}: {take.text}\n")
         start = end
     write_text(transcript, "\n".join(lines))
     return film, transcript
-
-
-def _time(frames: int) -> str:
-    seconds, rest = divmod(frames, FRAME_RATE)
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02},{1000 * rest // FRAME_RATE:03}"

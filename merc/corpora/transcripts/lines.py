@@ -175,6 +175,17 @@ def parse_clock(given: str) -> float | None:
     return -value if sign else value
 
 
+def as_clock(seconds: float) -> str:
+    """Seconds as SubRip writes them.
+
+    Example:
+        >>> as_clock(3662.5)
+        '01:01:02,500'
+    """
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{milliseconds:03}"
+
+
 def parse_number(given: str) -> float | None:
     """A plain number, with a decimal point or comma, or ``None``."""
     return float(given.rstrip("s").replace(",", ".")) if _NUMBER.fullmatch(given) else None

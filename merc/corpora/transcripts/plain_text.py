@@ -61,7 +61,7 @@ def _spans(source: TranscriptSource, rows: Sequence[str]) -> list[Line]:
 
 
 def _starts(source: TranscriptSource, rows: Sequence[str]) -> list[Line]:
-    """Lines of which the file gives the starts only."""
+    """Lines from a file that gives start times but no end times."""
     heads = []
     for index, row in enumerate(rows):
         if match := _TIME_FIRST.fullmatch(row):

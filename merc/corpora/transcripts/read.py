@@ -56,7 +56,7 @@ def read_transcript(
         video: The recording that it belongs to; it need not be there.
         labels: The emotions that are to be predicted for it.
         options: Encoding, columns, who speaks when, a reader of your own.
-        duration: Length of the recording in seconds: with it, milliseconds are told from seconds more surely.
+        duration: Length of the recording in seconds. It helps to distinguish milliseconds from seconds.
 
     Returns:
         A corpus with one conversation, without labels, in split ``test``, that is named after the recording. Its
