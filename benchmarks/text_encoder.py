@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import torch
 
+from merc.batch import token_batches
 from merc.conversation import Corpus
-from merc.datamodules.text import ShuffledBuckets, token_batches
+from merc.datamodules.text import ShuffledBuckets
 from merc.encoders import TextEncoder, TextInput
 
 

@@ -10,6 +10,8 @@ The chain from a corpus to a report, by the names that this package gives:
   ``lightning.Trainer`` fits, tests and predicts it. Subclass :class:`FusionHead`, which gives a
   :class:`FusionOutput`, for a fusion of your own.
 - :func:`run` runs all stages of a pipeline, and :func:`annotate` applies a finished run to a new video.
+- :func:`load` reads a :class:`Model`, which tells the emotions of conversations anywhere; :func:`export_run` makes one
+  of a finished run.
 
 Names are imported when they are first used: ``import merc`` takes no time and imports no PyTorch.
 """
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         TextDataModule,
     )
     from merc.fusion import FusionHead, FusionOutput
+    from merc.models import Model, export_run, load
     from merc.pipeline.run import run_pipeline as run
     from merc.store import FeatureStore
     from merc.tasks import (
@@ -66,6 +69,7 @@ __all__ = [
     "LipSyncDataModule",
     "LipSyncTask",
     "MediaDataModule",
+    "Model",
     "StudentTask",
     "TeacherTask",
     "TextDataModule",
@@ -73,6 +77,8 @@ __all__ = [
     "Utterance",
     "__version__",
     "annotate",
+    "export_run",
+    "load",
     "read_csv",
     "read_iemocap",
     "read_meld",
@@ -96,6 +102,7 @@ __getattr__, __dir__ = lazy_names(
             "TextDataModule",
         ],
         "merc.fusion": ["FusionHead", "FusionOutput"],
+        "merc.models": ["Model", "export_run", "load"],
         "merc.pipeline.run": ["run_pipeline as run"],
         "merc.store": ["FeatureStore"],
         "merc.tasks": [

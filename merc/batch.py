@@ -1,4 +1,4 @@
-"""ConversationBatch: whole conversations as utterance-flat tensors."""
+"""ConversationBatch: whole conversations as utterance-flat tensors; and which of them, or of texts, make a batch."""
 
 from __future__ import annotations
 
@@ -223,3 +223,60 @@ def _ranges(ptr: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     total = int(new_ptr[-1])
     start = (ptr[chosen] - new_ptr[:-1]).repeat_interleave(lengths, output_size=total)
     return torch.arange(total, device=ptr.device) + start, new_ptr
+
+
+def consecutive_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Put conversations into batches in their order, as many as fit.
+
+    Args:
+        lengths: Utterances of every conversation.
+        batch_size: Most utterances per batch; a longer conversation is a batch of its own.
+
+    Returns:
+        Batches of indices into ``lengths``.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
+
+    Example:
+        >>> consecutive_batches([30, 10, 10, 70, 20], batch_size=40)
+        [[0, 1], [2], [3], [4]]
+    """
+    budget, size = check_budget(batch_size), 0
+    batches: list[list[int]] = []
+    for index, length in enumerate(lengths):
+        if not batches or size + length > budget:
+            batches.append([])
+            size = 0
+        batches[-1].append(index)
+        size += length
+    return batches
+
+
+def check_budget(batch_size: int) -> int:
+    """The size of a batch of conversations, in utterances, if it is one.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"A batch is counted in utterances: expected batch_size >= 1, found {batch_size}.")
+    return batch_size
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut inputs, longest first, into batches of at most ``budget`` padded tokens, or of one input.
+
+    Args:
+        lengths: Tokens of every input.
+        budget: Most tokens a batch: its inputs times the longest of them.
+
+    Returns:
+        Batches of indices into ``lengths``.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

@@ -10,10 +10,12 @@ import yaml
 
 import merc.annotation
 import merc.evaluation
+import merc.models
 import merc.pipeline.ablate
 import merc.pipeline.run
 from merc.annotation import Annotation, Diarization
 from merc.cli import main
+from merc.cli.models import asks_a_model
 from merc.configs.lookup import expand_configs, find_config
 from merc.labels import MELD
 from merc.pipeline.ablate import _shipped
@@ -133,6 +135,7 @@ def test_there_are_commands_to_check():
         "diarize",
         "doctor",
         "ensemble",
+        "export",
         "fit",
         "import",
         "predict",
@@ -143,8 +146,14 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("words", of("fit", "validate", "test", "predict"))
-def test_commands_of_one_stage_parse(words, parser, examples, capsys):
-    if "--print_config" in words or "--model.help" in words:
+def test_commands_of_one_stage_parse(words, parser, examples, capsys, monkeypatch):
+    if words[0] == "predict" and asks_a_model(words):
+        asked = []
+        monkeypatch.setattr(merc.models, "load", lambda *source, **options: asked.append(source) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(words)
+        assert len(asked) == 1
+    elif "--print_config" in words or "--model.help" in words:
         with pytest.raises(SystemExit) as end:
             parser.parser.parse_args(expand_configs(words))
         assert end.value.code == 0
@@ -214,6 +223,18 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
         raise FileNotFoundError("the systems are those of the reader")
 
     monkeypatch.setattr(merc.evaluation, "ensemble_systems", average)
+    assert main(words) == 1 and len(asked) == 1
+
+
+@pytest.mark.parametrize("words", of("export"))
+def test_commands_of_export_parse(words, monkeypatch):
+    asked = []
+
+    def export(*places, **options):
+        asked.append(places)
+        raise FileNotFoundError("the run is that of the reader")
+
+    monkeypatch.setattr(merc.models, "export_run", export)
     assert main(words) == 1 and len(asked) == 1
 
 

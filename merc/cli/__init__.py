@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, annotate, diarize and more."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, export, annotate and more."""
 
 from __future__ import annotations
 
@@ -32,9 +32,13 @@ All stages:
   ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
   ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
 
+Models:
+  export     Make a model:        merc export runs/text --out my-model
+  predict    Use a model:         merc predict --model my-model talk.csv --out predictions.csv
+
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
-  diarize    Who speaks when: merc diarize VIDEO --out talk.rttm
+  diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
   configs    List the shipped configs, or print one: merc configs demo/simulated.yaml
 
@@ -122,6 +126,13 @@ def _configs(args: list[str]) -> int:
 
 def _dispatch(command: str, args: list[str]) -> int:
     # Imported here, so that `merc --help` answers at once.
+    if command in ("export", "predict"):
+        from merc.cli.models import asks_a_model, export_command, predict_command
+
+        if command == "export":
+            return export_command(args[1:])
+        if asks_a_model(args[1:]):
+            return predict_command(args[1:])
     if command in ("fit", "validate", "test", "predict"):
         from merc.pipeline.lightning import MercCLI, quiet_lightning
 

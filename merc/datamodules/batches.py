@@ -12,6 +12,8 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
+from merc.batch import check_budget
+
 Batch_co = TypeVar("Batch_co", covariant=True)
 
 
@@ -182,7 +184,7 @@ class UtteranceBatches(EpochBatches):
     def __init__(self, lengths: Sequence[int], batch_size: int, trainer: Trainer | None = None) -> None:
         super().__init__(trainer)
         self.lengths = list(lengths)
-        rounds = math.ceil(sum(self.lengths) / _budget(batch_size) / self.processes)
+        rounds = math.ceil(sum(self.lengths) / check_budget(batch_size) / self.processes)
         self.batches = min(len(self.lengths), rounds * self.processes)
 
     @property
@@ -204,40 +206,6 @@ class UtteranceBatches(EpochBatches):
             batches.append(order[start:stop])
             left, start = left - size, stop
         return batches
-
-
-def consecutive_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Put conversations into batches in their order, as many as fit.
-
-    Args:
-        lengths: Utterances of every conversation.
-        batch_size: Most utterances per batch; a longer conversation is a batch of its own.
-
-    Returns:
-        Batches of indices into ``lengths``.
-
-    Raises:
-        ValueError: ``batch_size`` is less than 1.
-
-    Example:
-        >>> consecutive_batches([30, 10, 10, 70, 20], batch_size=40)
-        [[0, 1], [2], [3], [4]]
-    """
-    budget, size = _budget(batch_size), 0
-    batches: list[list[int]] = []
-    for index, length in enumerate(lengths):
-        if not batches or size + length > budget:
-            batches.append([])
-            size = 0
-        batches[-1].append(index)
-        size += length
-    return batches
-
-
-def _budget(batch_size: int) -> int:
-    if batch_size < 1:
-        raise ValueError(f"A batch is counted in utterances: expected batch_size >= 1, found {batch_size}.")
-    return batch_size
 
 
 class TrainingLoader(DataLoader[Batch_co]):

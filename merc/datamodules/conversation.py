@@ -10,9 +10,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from merc.batch import ConversationBatch
+from merc.batch import ConversationBatch, consecutive_batches
 from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
-from merc.datamodules.batches import PlannedBatches, Repeated, TrainingLoader, UtteranceBatches, consecutive_batches
+from merc.datamodules.batches import PlannedBatches, Repeated, TrainingLoader, UtteranceBatches
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
 from merc.graphs import GraphBuilder

@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from merc.batch import token_batches
 from merc.conversation import SPLITS, Conversation, Corpus, split_name
 from merc.datamodules.batches import EpochBatches, PlannedBatches, Repeated, SharedBatches, TrainingLoader
 from merc.datamodules.facts import DataFacts
@@ -149,24 +150,6 @@ class _Batches(Dataset[ReadBatch]):
         labels = [IGNORE_INDEX if isinstance(indices, Repeated) else label for _, label in chosen]
         batch.label = torch.tensor(labels)
         return batch
-
-
-def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut inputs, longest first, into batches of at most ``budget`` padded tokens, or of one input.
-
-    Args:
-        lengths: Tokens of every input.
-        budget: Most tokens a batch: its inputs times the longest of them.
-
-    Returns:
-        Batches of indices into ``lengths``.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
 
 
 class ShuffledBuckets(EpochBatches):

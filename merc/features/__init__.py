@@ -1,6 +1,6 @@
 """Tables of features: read from files, computed from text, or derived from stores of encoder features."""
 
-from merc.features.evidence import GaussianEvidence, evidence_table
+from merc.features.evidence import GaussianEvidence, evidence_table, fit_evidence
 from merc.features.numbers import KeyColumns, import_table
 from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.features.writing import measure_writing, writing_table
@@ -11,6 +11,7 @@ __all__ = [
     "GaussianEvidence",
     "KeyColumns",
     "evidence_table",
+    "fit_evidence",
     "import_table",
     "measure_writing",
     "writing_table",

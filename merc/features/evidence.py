@@ -249,7 +249,7 @@ def evidence_table(
     """
     store.require(kind="features")
     source, labelled = fitted_on or (store, corpus)
-    train, fitted = _fitted(source, labelled, standardize, noisy_labels)
+    train, fitted = fit_evidence(source, labelled, standardize=standardize, noisy_labels=noisy_labels)
     keys = [key for split in corpus.values() for c in split for key in c.keys]
     there = [key for key in keys if key in store]
     left_out = None
@@ -281,10 +281,25 @@ def _train_labels(corpus: Corpus) -> dict[UtteranceKey, int]:
     return {k: corpus.labels.index(u.label) for c in corpus["train"] for k, u in zip(c.keys, c.utterances, strict=True)}
 
 
-def _fitted(
-    store: FeatureStore, corpus: Corpus, standardize: bool, noisy_labels: bool
+def fit_evidence(
+    store: FeatureStore, corpus: Corpus, *, standardize: bool = False, noisy_labels: bool = False
 ) -> tuple[list[UtteranceKey], GaussianEvidence]:
-    """The utterances of the train split of a corpus, and the evidence fitted on them."""
+    """Fit the evidence to the features and labels of the train split of a corpus.
+
+    Args:
+        store: Encoder features of one modality.
+        corpus: The corpus, with the labels.
+        standardize: As for :func:`evidence_table`.
+        noisy_labels: As for :func:`evidence_table`.
+
+    Returns:
+        The utterances that it was fitted on, in the order of the rows of ``membership``, and the evidence.
+
+    Raises:
+        StoreError: The store has no utterance of the corpus.
+        CorpusError: The corpus has no train split.
+        ValueError: An emotion has fewer than two training utterances.
+    """
     labels = _train_labels(corpus)
     there = [key for split in corpus.values() for c in split for key in c.keys if key in store]
     if not there:

@@ -72,7 +72,7 @@ def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
         PipelineError: That stage builds on no imported corpus.
     """
     stages = run.pipeline.stages
-    for needed in _needed(stages, _target(stages, stage)):
+    for needed in _needed(stages, predicting_stage(stages, stage)):
         if needed.kind.brings_corpus(needed):
             return Corpus.load(run.place(needed, run.seeds[0])).labels
     raise PipelineError(f"The run in {run.folder} imports no corpus: nothing says which emotions it predicts.")
@@ -110,7 +110,7 @@ def apply_pipeline(
     seed = run.seeds[0] if seed is None else seed
     if seed not in run.seeds:
         raise PipelineError(f"The run in {run.folder} has the seeds {', '.join(map(str, run.seeds))}, not {seed}.")
-    target = _target(run.pipeline.stages, stage)
+    target = predicting_stage(run.pipeline.stages, stage)
     needed = _needed(run.pipeline.stages, target)
     if not any(one.kind.brings_corpus(one) for one in needed):
         raise PipelineError(
@@ -148,8 +148,16 @@ def _keys_of(corpus: Corpus) -> list[UtteranceKey]:
     return [key for split in corpus.values() for conversation in split for key in conversation.keys]
 
 
-def _target(stages: Sequence[Stage], name: str | None) -> Stage:
-    """The stage that predicts the emotions."""
+def predicting_stage(stages: Sequence[Stage], name: str | None) -> Stage:
+    """The stage that predicts the emotions, with its logits among its outputs.
+
+    Args:
+        stages: The stages of a run.
+        name: Its name. Default: the last that was tested.
+
+    Raises:
+        PipelineError: There is none, or none of that name.
+    """
     predicting = [stage for stage in stages if stage.kind.reports]
     if not predicting:
         raise PipelineError("The run trains nothing: expected a stage `fit` that predicts emotions.")

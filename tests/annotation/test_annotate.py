@@ -24,7 +24,7 @@ from merc.evaluation import read_predictions
 from merc.labels import LabelSet
 from merc.media import FRAME_RATE, media_notes, probe
 from merc.media.film import film_comment
-from merc.pipeline.apply import _needed, _target, apply_pipeline
+from merc.pipeline.apply import _needed, apply_pipeline, predicting_stage
 from merc.pipeline.plan import RECORD, FinishedRun
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.stage import PipelineError, Stage
@@ -419,19 +419,19 @@ def made_of(**changed):
 def test_what_came_with_the_corpus_alone_is_refused():
     found = made_of(text={"options": {"features": "{data}/features/text", "corpus": "{data}"}})
     with pytest.raises(PipelineError, match=r"'text' reads \{data\}/features/text, which came with the corpus"):
-        _needed(found, _target(found, None))
+        _needed(found, predicting_stage(found, None))
     found = made_of(
         text={"command": "import", "config": "table", "options": {"files": ["{root}/a.csv"], "corpus": "{data}"}}
     )
     with pytest.raises(PipelineError, match=r"'text' only copies numbers \(table\)"):
-        _needed(found, _target(found, None))
+        _needed(found, predicting_stage(found, None))
 
 
 def test_who_truly_speaks_is_needed_in_training_alone():
     known = {"corpus": "{data}/corpus.json", "faces": "{faces}/faces", "speaker": "{data}/truth/speaker"}
     other = {"corpus": "elsewhere/corpus.json", "faces": "elsewhere/faces"}
     found = made_of(lipsync={"options": {"data.sources": [other, known]}})
-    needed = {stage.name: stage for stage in _needed(found, _target(found, None))}
+    needed = {stage.name: stage for stage in _needed(found, predicting_stage(found, None))}
     [source] = needed["lipsync"].options["data.sources"]
     assert source == {"corpus": "{data}/corpus.json", "faces": "{faces}/faces"}
 
@@ -441,27 +441,27 @@ def test_where_a_training_started_is_needed_in_training_alone():
     stores = {"text": "{teacher}/hidden", "audio": "{voice}/features"}
     joint = Stage("joint", "fit", "joint.yaml", {**start, "data.stores": stores})
     found = [*made_of(), joint]
-    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    needed = [stage.name for stage in _needed(found, predicting_stage(found, None))]
     assert needed == ["data", "words", "voice", "written", "text", "teacher", "joint"]
 
 
 @pytest.mark.parametrize("name", ["demo/video.yaml", "meld/hierarchical.yaml", "iemocap/hierarchical.yaml"])
 def test_the_shipped_chains_can_be_applied(name):
     found = read_pipeline(name).stages
-    needed = [stage.name for stage in _needed(found, _target(found, None))]
+    needed = [stage.name for stage in _needed(found, predicting_stage(found, None))]
     assert needed[0] == "data" and needed[-1] == "fusion" and {"faces", "lipsync", "teacher"} < set(needed)
     assert not {"doctor", "lips", "face_true", "face_first"} & set(needed)
 
 
 def test_of_systems_with_and_without_a_table_those_without_can_be_applied():
     found = read_pipeline("meld/minilm_systems.yaml").stages
-    needed = [stage.name for stage in _needed(found, _target(found, "lfvd_text"))]
+    needed = [stage.name for stage in _needed(found, predicting_stage(found, "lfvd_text"))]
     assert needed == ["data", "minilm", "text", "marks", "writing", "lfvd_text"]
-    together = [stage.name for stage in _needed(found, _target(found, None))]
+    together = [stage.name for stage in _needed(found, predicting_stage(found, None))]
     assert together == [*needed[:-1], "hierarchical_text", "lfvd_text", "averaged_text"]
     for name in ("lfvd", "averaged"):
         with pytest.raises(PipelineError, match=r"'prosody' only copies numbers \(table\)"):
-            _needed(found, _target(found, name))
+            _needed(found, predicting_stage(found, name))
 
 
 # --- the record of a run

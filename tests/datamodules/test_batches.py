@@ -7,7 +7,8 @@ import pytest
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 
-from merc.datamodules.batches import TrainingLoader, UtteranceBatches, consecutive_batches
+from merc.batch import consecutive_batches
+from merc.datamodules.batches import TrainingLoader, UtteranceBatches
 
 MELD_LIKE = [random.Random(n).randint(1, 33) for n in range(300)]
 LONG = [random.Random(n).randint(50, 100) for n in range(100)]

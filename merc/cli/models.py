@@ -1,0 +1,79 @@
+"""``merc export``: a finished run as one folder that predicts anywhere; ``merc predict --model``: what it predicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from merc.pipeline.problems import ShortParser
+
+
+def export_command(args: list[str]) -> int:
+    """Parse the arguments of ``merc export`` and write the model; returns the exit status."""
+    parser = ShortParser(
+        prog="merc export",
+        description="Make one folder of a finished run that predicts anywhere: networks, fitted evidence, graph "
+        "options and a card, without training data. An ensemble is one model, and so are all seeds of the run.",
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished `merc run`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--seed", type=int | None, default=None, help="one seed of the run; default: all together")
+    parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
+    parser.add_argument(
+        "--with_encoders", type=bool, default=False, help="include pretrained text encoders; else they are named"
+    )
+    parser.add_argument("--name", type=str | None, default=None, help="name of the model; default: that of the folder")
+    parser.add_argument("--licence", type=str | None, default=None, help="under which licence it may be used")
+    given = parser.parse_args(args)
+    from merc.models import export_run  # PyTorch takes seconds to import: --help needs none of it
+
+    model = export_run(
+        given.run,
+        given.out,
+        seed=given.seed,
+        stage=given.stage,
+        with_encoders=given.with_encoders,
+        name=given.name,
+        licence=given.licence,
+    )
+    size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
+    print(f"Model: {given.out} ({size:.1f} MB; reads {', '.join(model.modalities)}; {', '.join(model.labels.names)})")
+    if model.given:
+        print(f"Features that it does not compute itself: {', '.join(model.given)}")
+    if packages := model.about["packages"]:
+        print(f"It uses classes of {', '.join(packages)}: to load it, others need them and trust_remote_code=True.")
+    return 0
+
+
+def asks_a_model(args: list[str]) -> bool:
+    """Whether ``merc predict`` is given a model: of Lightning's options it has neither a config nor data."""
+    names = {arg.partition("=")[0] for arg in args if arg.startswith("-")}
+    return "--model" in names and not any(name == "-c" or name.startswith(("--config", "--data")) for name in names)
+
+
+def predict_command(args: list[str]) -> int:
+    """Parse the arguments of ``merc predict --model`` and write the emotions; returns the exit status."""
+    parser = ShortParser(
+        prog="merc predict --model MODEL",
+        description="The emotion of every row of a CSV file with a column of texts, and perhaps of speakers and "
+        "dialogues. For one stage of a training, see `merc predict --config`.",
+    )
+    parser.add_argument("file", type=Path, help="CSV file with the columns text, speaker, dialogue")
+    parser.add_argument("--model", type=str, required=True, help="folder of `merc export`, or a name on the hub")
+    parser.add_argument("--out", type=Path, required=True, help="file for the predictions, such as predictions.csv")
+    parser.add_argument(
+        "--features", type=dict[str, Path], default={}, help="stores of what the model does not compute itself, by name"
+    )
+    parser.add_argument(
+        "--trust_remote_code", type=bool, default=False, help="whether the model may use classes of other packages"
+    )
+    given = parser.parse_args(args)
+    from merc.files import write_text
+    from merc.models import load
+
+    model = load(given.model, trust_remote_code=given.trust_remote_code)
+    emotions = model.predict(given.file, features=given.features)
+    write_text(given.out, emotions.to_csv())
+    told = ", ".join(f"{name} {count}" for name, count in Counter(emotions.label).most_common())
+    print(f"{len(emotions)} utterances: {told}\nPredictions: {given.out}")
+    return 0

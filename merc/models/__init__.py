@@ -1,0 +1,26 @@
+"""Models: one folder that predicts anywhere, made from a finished run."""
+
+from typing import TYPE_CHECKING
+
+from merc._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from merc.models.conversations import as_conversations
+    from merc.models.errors import ModelError
+    from merc.models.export import export_run
+    from merc.models.model import Model, load
+    from merc.models.result import Emotions
+
+__all__ = ["Emotions", "Model", "ModelError", "as_conversations", "export_run", "load"]
+
+# Lazy: to predict needs neither Lightning nor the pipelines, which take seconds to import.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "merc.models.conversations": ["as_conversations"],
+        "merc.models.errors": ["ModelError"],
+        "merc.models.export": ["export_run"],
+        "merc.models.model": ["Model", "load"],
+        "merc.models.result": ["Emotions"],
+    },
+)
