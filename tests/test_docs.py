@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.cli import LightningCLI
 
 import merc.annotation
 import merc.evaluation
@@ -89,6 +90,9 @@ def parser():
     """The parser of merc fit and its like; what it parses is not run."""
 
     class Parser(MercCLI):
+        def subcommands(self):
+            return LightningCLI.subcommands()  # of all, not only of the given one
+
         def instantiate_classes(self):
             pass
 

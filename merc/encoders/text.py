@@ -21,8 +21,8 @@ from merc.weights import weights_digest
 Context = Literal["none", "past", "symmetric"]
 """The other utterances of the conversation that the encoder reads beside the target."""
 
-Pooling = Literal["mean", "mask"]
-"""Mean over all real tokens, or the hidden state at the mask token of the prompt."""
+Pooling = Literal["mean", "mask", "cls"]
+"""Mean over all real tokens, or the hidden state at the mask token of the prompt or at the first token, ``[CLS]``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,8 @@ class TextEncoder(nn.Module):
         context: The other utterances that the encoder reads.
         prompt: Text with ``{speaker}`` and ``{mask}``, put at the end; the paper's is
             ``"{speaker} feels {mask}"``.
-        pooling: ``mean`` over all real tokens, or the hidden state at the ``mask`` of the prompt.
+        pooling: ``mean`` over all real tokens, or the hidden state at the ``mask`` of the prompt, or at ``cls``, the
+            first token.
         speaker_tokens: 0 to use the names of speakers; n for n added tokens ``<s1>`` to ``<sn>``, assigned in order of
             first appearance in the conversation. Further speakers share ``<sn>``.
         max_tokens: Limit of the whole input, special tokens included. Default: the limit of the model.
@@ -125,6 +126,8 @@ class TextEncoder(nn.Module):
         self.tokenizer, self.network = load_pretrained(
             model, "Text encoder", "tokenizer", AutoTokenizer.from_pretrained
         )
+        if pooling == "cls" and self.tokenizer.cls_token_id is None:
+            raise ValueError(f"pooling 'cls' needs a [CLS] token, which {model} has not: expected 'mean' or 'mask'.")
         limit = _position_limit(self.tokenizer, self.network)
         if max_tokens is None and limit is None:
             raise ValueError(f"Model {model!r} states no limit of its input. Set max_tokens.")
@@ -281,6 +284,8 @@ class TextEncoder(nn.Module):
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "mask":
             pooled = hidden[torch.arange(len(hidden), device=hidden.device), batch.mask_position]
+        elif self.pooling == "cls":
+            pooled = hidden[:, 0]
         else:
             real = batch.attention_mask[..., None].to(hidden.dtype)
             pooled = (hidden * real).sum(1) / real.sum(1)

@@ -138,7 +138,7 @@ def test_a_vector_does_not_depend_on_its_batch(encoders, shapes, data):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "mask"])
+@pytest.mark.parametrize("pooling", ["mean", "mask", "cls"])
 def test_pooling_equals_a_loop(roberta, pooling):
     encoder = TextEncoder(roberta, "symmetric", PROMPT, pooling).eval()
     inputs = encoder.tokenize([conversation(["oh my god", "", "well the " * 9])])
@@ -148,6 +148,8 @@ def test_pooling_equals_a_loop(roberta, pooling):
             hidden = encoder.network(input_ids=item.ids[None].long()).last_hidden_state[0]
             if pooling == "mask":
                 expected = hidden[item.ids.tolist().index(encoder.tokenizer.mask_token_id)]
+            elif pooling == "cls":
+                expected = hidden[item.ids.tolist().index(encoder.tokenizer.cls_token_id)]
             else:
                 expected = sum(hidden[t] for t in range(len(hidden))) / len(hidden)
             torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
@@ -212,6 +214,15 @@ def test_a_prompt_that_leaves_no_room_is_refused(bert):
 def test_bad_prompts(bert, prompt, pooling, message):
     with pytest.raises(ValueError, match=message):
         TextEncoder(bert, prompt=prompt, pooling=pooling)
+
+
+def test_a_model_without_a_first_token_to_pool_is_refused(bert, tmp_path):
+    encoder = TextEncoder(bert)
+    encoder.tokenizer.cls_token = None
+    encoder.tokenizer.save_pretrained(tmp_path)
+    encoder.network.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"needs a \[CLS\] token"):
+        TextEncoder(str(tmp_path), pooling="cls")
 
 
 def test_a_model_that_is_not_there(monkeypatch, tmp_path):
