@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from merc.conversation import CORPUS_FILE
     from merc.corpora.csv_corpus import CsvColumns, read_corpus, read_csv
     from merc.corpora.films import read_films
+    from merc.corpora.folds import read_folds
     from merc.corpora.iemocap import read_iemocap, speaker_half
     from merc.corpora.meld import read_meld
     from merc.corpora.pickles import LAYOUTS, import_pickle
@@ -33,6 +34,7 @@ __all__ = [
     "read_corpus",
     "read_csv",
     "read_films",
+    "read_folds",
     "read_iemocap",
     "read_meld",
     "read_transcript",
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.conversation": ["CORPUS_FILE"],
         "merc.corpora.csv_corpus": ["CsvColumns", "read_corpus", "read_csv"],
         "merc.corpora.films": ["read_films"],
+        "merc.corpora.folds": ["read_folds"],
         "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
         "merc.corpora.meld": ["read_meld"],
         "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],

@@ -194,6 +194,7 @@ IMPORTS: Mapping[str, str] = {
     "meld": "merc.corpora.read_meld",
     "iemocap": "merc.corpora.read_iemocap",
     "films": "merc.corpora.read_films",
+    "folds": "merc.corpora.read_folds",
     "pickle": "merc.corpora.import_pickle",
     "table": "merc.corpora.commands.import_table",
     "evidence": "merc.corpora.commands.import_evidence",

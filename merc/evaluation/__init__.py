@@ -10,6 +10,7 @@ from merc.evaluation.comparison import (
     paired_bootstrap,
 )
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
+from merc.evaluation.folds import compare_folds
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
 from merc.evaluation.plots import confusion_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
@@ -27,6 +28,7 @@ __all__ = [
     "Row",
     "StoreInfo",
     "audit_batch_independence",
+    "compare_folds",
     "compare_seeds",
     "confusion_figure",
     "confusion_matrix",

@@ -22,8 +22,8 @@ def read_pipeline(name: str | Path) -> Pipeline:
 
     Beside ``stages`` a pipeline may have:
 
-    - ``corpus: NAME``: the stage that brings the corpus which the others read. A stage that names another one, or has
-      ``corpus: false``, does not read it.
+    - ``corpus: NAME``: the stage that brings the corpus which the others read. A stage may read that of another one,
+      ``corpus: OTHER``, or none, ``corpus: false``.
     - ``base: OTHER.yaml``: the pipeline that this one changes. Stages of the same name are merged, options one by one;
       new stages come before the first one that refers to them, or at the end. A stage with ``replace: true`` takes
       nothing from that of the base.
@@ -144,7 +144,7 @@ def _spelled_out(pipeline: Mapping[str, Any]) -> list[dict[str, Any]]:
         if stores := stage.pop("stores", None):
             options["data.stores"] = stores
         reads = stage.pop("corpus", True)
-        bringer = pipeline.get("corpus")
+        bringer = reads if isinstance(reads, str) else pipeline.get("corpus")
         if bringer and reads and stage["name"] != bringer:
             named = Stage(stage["name"], stage.get("command", ""), stage.get("config", ""))
             option = named.kind.corpus_option(named)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from merc.evaluation import compare_seeds
+from merc.evaluation import compare_folds, compare_seeds
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
@@ -178,6 +178,7 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
         f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`; the "
         f"`{info['split']}` split is read once, after that.",
         comparison.markdown(),
+        *filter(None, [compare_folds(metrics)]),
         "Reports of single stages:",
         "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
     ]
