@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
 from merc.labels import LabelSet
+from merc.pipeline.contents import with_contents
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun
 from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
@@ -322,14 +324,18 @@ class Application:
         filled = replace(stage, options=substitute(stage.options, places), report=False)
         state = self._state(stage)
         before = [name for name in sorted(references(stage.options)) if name in self.applied]
+        corpus = stage.kind.brings_corpus(stage)
+        configs = [yaml.safe_load(config) for config in self.run.configs.get(stage.name, [])]
         basis = [
             merc.__version__,
             state["fingerprint"],
             state.get("best"),
+            # What classes and files are now: they may have changed since the run.
+            [] if corpus else with_contents([stage.command, stage.config, stage.options, configs]),
             self.seed,
             list(self.trainer_options),
             stage.outputs,
-            _content(self.corpus) if stage.kind.brings_corpus(stage) else "",
+            _content(self.corpus) if corpus else "",
             {name: self.applied[name].fingerprint for name in before},
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
