@@ -120,7 +120,7 @@ def test_a_run_without_an_imported_corpus_is_refused(run, tmp_path):
             stage["options"]["data.corpus"] = "{corpus}"
 
     folder = changed(run, tmp_path / "run", change)
-    with pytest.raises(PipelineError, match="reads the corpus '{corpus}'"):
+    with pytest.raises(PipelineError, match=r"reads the corpus '\{corpus\}'"):
         apply_pipeline(folder, corpus(["no", "yes"]), tmp_path / "out")
 
 

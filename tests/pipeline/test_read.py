@@ -33,7 +33,10 @@ def test_relative_paths_are_those_beside_the_pipeline(elsewhere, tmp_path, monke
         (folder / name).write_text("{}")
     (folder / "base.yaml").write_text(
         "stages:\n"
-        "  - {name: data, command: import, config: csv, options: {files: [my.csv], media: deep/, labels: nowhere.txt}}\n"
+        "  - name: data\n"
+        "    command: import\n"
+        "    config: csv\n"
+        "    options: {files: [my.csv], media: deep/, labels: nowhere.txt}\n"
         "  - name: teacher\n"
         "    command: fit\n"
         "    config: [systems/teacher.yaml, teacher.yaml]\n"
