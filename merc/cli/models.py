@@ -17,7 +17,9 @@ def export_command(args: list[str]) -> int:
         "--onnx its networks are written for ONNX Runtime too.",
     )
     parser.add_argument(
-        "run", type=Path, help="folder of a finished `merc run`; for --onnx alone also a model, or weights of LipSyncNet"
+        "run",
+        type=Path,
+        help="folder of a finished `merc run`; for --onnx alone also a model, or weights of LipSyncNet",
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder of the model")
     parser.add_argument("--onnx", type=Path | None, default=None, help="folder for the networks as ONNX files")

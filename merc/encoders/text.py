@@ -280,7 +280,8 @@ class TextEncoder(nn.Module):
         output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long())
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "mask":
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), batch.mask_position]
+            rows = torch.arange(hidden.shape[0], device=hidden.device)  # not len(): an export would fix it
+            pooled = hidden[rows, batch.mask_position]
         else:
             real = batch.attention_mask[..., None].to(hidden.dtype)
             pooled = (hidden * real).sum(1) / real.sum(1)

@@ -207,24 +207,28 @@ def _some_edges(nodes: int, source: torch.Generator) -> tuple[Tensor, Tensor, Te
 
 
 class _Lips(nn.Module):
+    network: SyncNetwork
+
     def __init__(self, network: SyncNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        traced = isinstance(self.network, TraceNetwork)
-        found, speaks = self.network.trace_video(crops) if traced else self.network.embed_video(crops)
+        encode = self.network.trace_video if isinstance(self.network, TraceNetwork) else self.network.embed_video
+        found, speaks = encode(crops)
         return (found,) if speaks is None else (found, speaks)
 
 
 class _Voice(nn.Module):
+    network: SyncNetwork
+
     def __init__(self, network: SyncNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, sound: Tensor) -> tuple[Tensor]:
-        traced = isinstance(self.network, TraceNetwork)
-        return (self.network.trace_audio(sound) if traced else self.network.embed_audio(sound),)
+        encode = self.network.trace_audio if isinstance(self.network, TraceNetwork) else self.network.embed_audio
+        return (encode(sound),)
 
 
 def _export_lips(network: SyncNetwork, folder: Path) -> dict[str, Any]:
@@ -343,9 +347,9 @@ def _exporting(network: nn.Module, path: Path) -> Iterator[None]:
             yield
     except Exception as error:  # of every kind, from deep inside
         kind = type(getattr(network, "network", getattr(network, "encoder", network))).__name__
+        why = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
         raise ModelError(
-            f"{kind} cannot be exported as {path.name} ({type(error).__name__}: {str(error).splitlines()[0]}). A network "
-            "whose steps depend on the number of utterances, such as one that goes turn by turn, has no such form."
+            f"{kind} cannot be exported as {path.name} ({why}). A network whose steps depend on the number of utterances, such as one that goes turn by turn, has no such form."
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -6,4 +6,14 @@ from merc.store.manifest import MANIFEST
 from merc.store.reader import FeatureStore
 from merc.store.writer import Sequences, StoreWriter
 
-__all__ = ["MANIFEST", "SEQUENCES", "FeatureStore", "Kind", "Sequences", "StoreError", "StoreWriter", "difference", "identity"]
+__all__ = [
+    "MANIFEST",
+    "SEQUENCES",
+    "FeatureStore",
+    "Kind",
+    "Sequences",
+    "StoreError",
+    "StoreWriter",
+    "difference",
+    "identity",
+]
