@@ -349,7 +349,8 @@ def _exporting(network: nn.Module, path: Path) -> Iterator[None]:
         kind = type(getattr(network, "network", getattr(network, "encoder", network))).__name__
         why = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
         raise ModelError(
-            f"{kind} cannot be exported as {path.name} ({why}). A network whose steps depend on the number of utterances, such as one that goes turn by turn, has no such form."
+            f"{kind} cannot be exported as {path.name} ({why}). A network whose steps depend on the number of "
+            "utterances, such as one that goes turn by turn, has no such form."
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
