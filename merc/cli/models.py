@@ -1,4 +1,4 @@
-"""``merc export``: a finished run as one folder that predicts anywhere; ``merc predict --model``: what it predicts."""
+"""``merc export``: a finished run as one folder that predicts anywhere, or as ONNX; ``merc predict --model``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ def export_command(args: list[str]) -> int:
     parser = ShortParser(
         prog="merc export",
         description="Make one folder of a finished run that predicts anywhere: networks, fitted evidence, graph "
-        "options and a card, without training data. An ensemble is one model, and so are all seeds of the run.",
+        "options and a card, without training data. An ensemble is one model, and so are all seeds of the run. With "
+        "--onnx its networks are written for ONNX Runtime too.",
     )
-    parser.add_argument("run", type=Path, help="folder of a finished `merc run`")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
+    parser.add_argument(
+        "run",
+        type=Path,
+        help="folder of a finished `merc run`; for --onnx alone also a model, or weights of LipSyncNet",
+    )
+    parser.add_argument("--out", type=Path | None, default=None, help="folder of the model")
+    parser.add_argument("--onnx", type=Path | None, default=None, help="folder for the networks as ONNX files")
     parser.add_argument("--seed", type=int | None, default=None, help="one seed of the run; default: all together")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
     parser.add_argument(
@@ -25,8 +31,12 @@ def export_command(args: list[str]) -> int:
     parser.add_argument("--name", type=str | None, default=None, help="name of the model; default: that of the folder")
     parser.add_argument("--licence", type=str | None, default=None, help="under which licence it may be used")
     given = parser.parse_args(args)
-    from merc.models import export_run  # PyTorch takes seconds to import: --help needs none of it
+    if given.out is None and given.onnx is None:
+        raise ValueError("Nothing would be kept: expected --out MODEL, --onnx FOLDER, or both.")
+    from merc.models import export_onnx, export_run  # PyTorch takes seconds to import: --help needs none of it
 
+    if given.out is None and not (given.run / "pipeline.json").is_file():
+        return _tell_onnx(export_onnx(given.run, given.onnx))
     model = export_run(
         given.run,
         given.out,
@@ -36,12 +46,19 @@ def export_command(args: list[str]) -> int:
         name=given.name,
         licence=given.licence,
     )
-    size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
-    print(f"Model: {given.out} ({size:.1f} MB; reads {', '.join(model.modalities)}; {', '.join(model.labels.names)})")
+    if given.out is not None:
+        size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
+        reads = f"reads {', '.join(model.modalities)}; {', '.join(model.labels.names)}"
+        print(f"Model: {given.out} ({size:.1f} MB; {reads})")
     if model.given:
         print(f"Features that it does not compute itself: {', '.join(model.given)}")
     if packages := model.about["packages"]:
         print(f"It uses classes of {', '.join(packages)}: to load it, others need them and trust_remote_code=True.")
+    return 0 if given.onnx is None else _tell_onnx(export_onnx(model, given.onnx))
+
+
+def _tell_onnx(files: list[Path]) -> int:
+    print(f"ONNX: {', '.join(map(str, files))}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
 from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX, LabelSet
-from merc.store import FeatureStore, Kind, StoreError
+from merc.store import FeatureStore, Kind, StoreError, difference, identity
 
 
 class ConversationDataModule(L.LightningDataModule):
@@ -37,6 +37,8 @@ class ConversationDataModule(L.LightningDataModule):
         eval_batch_size: Most utterances per step of validation, test and prediction; a longer conversation is a batch
             of its own.
         predict_splits: Splits that ``predict`` goes through.
+        other_encoders: Give a network stores of other encoders than it was trained on, if they have the same width.
+            They are refused otherwise (:meth:`require_encoders`).
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ConversationDataModule(L.LightningDataModule):
         batch_size: int = 160,
         eval_batch_size: int = 1024,
         predict_splits: Sequence[str] = SPLITS,
+        other_encoders: bool = False,
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
@@ -56,6 +59,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.predict_splits = [split_name(split) for split in predict_splits]
+        self.other_encoders = other_encoders
         self.corpus: Corpus
         self.stores: dict[str, FeatureStore] = {}
         self._splits: dict[str, ConversationBatch] = {}
@@ -109,6 +113,27 @@ class ConversationDataModule(L.LightningDataModule):
         """
         self.facts.width(name)  # refuses a store that is not there
         self.stores[name].require(kind=kind, dim=dim, classes=classes)
+
+    def encoders(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What the stores of some names say of their encoders (:func:`merc.store.identity`), for checkpoints."""
+        return {name: identity(self.stores[name].provenance) for name in names}
+
+    def require_encoders(self, known: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check that stores come from the encoders that a network was trained on: of equal width is not enough.
+
+        Args:
+            known: By store, what :meth:`encoders` has told in training. Names that are not of a store are ignored.
+
+        Raises:
+            StoreError: A store comes from another encoder, and ``other_encoders`` is false.
+        """
+        for name in () if self.other_encoders else known.keys() & self.stores.keys():
+            store = self.stores[name]
+            if differs := difference(known[name], store.provenance):
+                raise StoreError(
+                    f"{store.path} holds {name!r} of another encoder than the network was trained on ({differs}): give "
+                    "the store of that encoder, or pass --data.other_encoders true if you know that they mean the same."
+                )
 
     def split(self, name: str) -> ConversationBatch:
         """A whole split as one batch, with features and edges; made on first use and kept.

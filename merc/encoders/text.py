@@ -283,7 +283,8 @@ class TextEncoder(nn.Module):
         output = self.network(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long())
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "mask":
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), batch.mask_position]
+            rows = torch.arange(hidden.shape[0], device=hidden.device)  # not len(): an export would fix it
+            pooled = hidden[rows, batch.mask_position]
         elif self.pooling == "cls":
             pooled = hidden[:, 0]
         else:

@@ -88,6 +88,7 @@ class ConversationAttention(nn.Module):
         bias = self.bias[same, offset].permute(0, 3, 1, 2)
         bias = bias.masked_fill(~real[:, None, None], torch.finfo(bias.dtype).min)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        output = self.output(batch.to_flat(mixed.transpose(1, 2).flatten(2)))
+        # Not by flatten(): of the attention that ONNX knows the heads cannot be viewed side by side.
+        output = self.output(batch.to_flat(torch.cat(mixed.unbind(1), dim=-1)))
         added: Tensor = values + self.dropout(output)
         return added

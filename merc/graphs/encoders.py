@@ -84,7 +84,7 @@ class GraphEncoder(nn.Module):
             present: ``(N,)`` booleans: whether the utterance has features.
             edges: The graph.
         """
-        edges = self.prepare(edges, len(features))
+        edges = self.prepare(edges, features.shape[0])  # not len(): an export would fix it
         hidden = torch.where(present[:, None], self.project(self.input_dropout(features)), self.absent)
         for layer, norm in enumerate(self.norms):
             message = torch.relu(self.propagate(layer, hidden, edges))

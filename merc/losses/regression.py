@@ -32,13 +32,14 @@ class MeanSquaredError(nn.Module):
         Raises:
             ValueError: The shapes do not match.
         """
-        if values.dim() != 2 or target.shape != values.shape or (present is not None and len(present) != len(values)):
+        rows_differ = present is not None and present.shape[0] != values.shape[0]  # not len(): an export would fix it
+        if values.dim() != 2 or target.shape != values.shape or rows_differ:
             rows = "" if present is None else f" and present {tuple(present.shape)}"
             raise ValueError(
                 f"MeanSquaredError: values have shape {tuple(values.shape)}, target {tuple(target.shape)}{rows}, "
                 "expected (N, d) twice and (N,). Flatten padded sequences with the batch's mask first."
             )
         if present is None:
-            present = torch.ones(len(values), dtype=torch.bool, device=values.device)
+            present = torch.ones(values.shape[0], dtype=torch.bool, device=values.device)
         gap = (values - target).masked_fill(~present[:, None], 0.0)
         return gap.square().sum() / (present.sum() * values.shape[1]).clamp(min=1)

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from merc.models.errors import ModelError
     from merc.models.export import export_run
     from merc.models.model import Model, load
+    from merc.models.onnx_export import export_onnx
     from merc.models.result import Emotions
 
-__all__ = ["Emotions", "Model", "ModelError", "as_conversations", "export_run", "load"]
+__all__ = ["Emotions", "Model", "ModelError", "as_conversations", "export_onnx", "export_run", "load"]
 
 # Lazy: to predict needs neither Lightning nor the pipelines, which take seconds to import.
 __getattr__, __dir__ = lazy_names(
@@ -21,6 +22,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.models.errors": ["ModelError"],
         "merc.models.export": ["export_run"],
         "merc.models.model": ["Model", "load"],
+        "merc.models.onnx_export": ["export_onnx"],
         "merc.models.result": ["Emotions"],
     },
 )

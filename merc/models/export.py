@@ -25,14 +25,12 @@ from merc.pipeline.kinds import EnsembleStage, EvidenceStage, FitStage, ImportSt
 from merc.pipeline.lightning import MercParser, quiet_lightning
 from merc.pipeline.plan import FinishedRun
 from merc.pipeline.stage import BEST, PipelineError, Stage, StageRun, substitute
-from merc.store import MANIFEST, FeatureStore, StoreError
+from merc.store import MANIFEST, FeatureStore, StoreError, identity
 from merc.tasks import ExtractTask, FusionTask, StudentTask, TeacherTask, TextEncoderTask
 from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.factory import initial_weights
 
 _REFERENCE = re.compile(r"@(\w+)@/?(.*)")
-_IDENTITY = ("source", "encoder", "weights", "columns")
-"""What of the provenance of given features tells whether others are like them."""
 
 
 def export_run(
@@ -179,7 +177,7 @@ class _Exporter:
             store = FeatureStore(place, verify=False)
             if store.kind != "features":
                 raise ModelError(f"{place} holds {store.kind}: a model can be given features alone.")
-            return Given(name, store.dim, {k: store.provenance[k] for k in _IDENTITY if k in store.provenance})
+            return Given(name, store.dim, identity(store.provenance))
 
         return self._once(name, "features", make)
 

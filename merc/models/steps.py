@@ -22,7 +22,7 @@ from merc.graphs import GraphBuilder, GraphEncoder
 from merc.labels import LabelSet
 from merc.models.build import Maker
 from merc.models.errors import ModelError
-from merc.store import FeatureStore
+from merc.store import FeatureStore, difference
 from merc.weights import weights_digest
 
 ENCODERS = "encoders"
@@ -178,13 +178,12 @@ class Given(Step):
             ModelError: They come from another encoder.
         """
         store.require(dim=self.width)
-        differ = [name for name, value in self.provenance.items() if store.provenance.get(name) != value]
-        if differ and not other_encoders:
-            name = differ[0]
+        differs = difference(self.provenance, store.provenance)
+        if differs and not other_encoders:
             raise ModelError(
-                f"{store.path} holds features of another source than {self.name!r} of the model ({name}: expected "
-                f"{self.provenance[name]!r}, found {store.provenance.get(name)!r}). Make them with the stage of the "
-                "run that the model came from, or pass other_encoders=True if you know that they mean the same."
+                f"{store.path} holds features of another source than {self.name!r} of the model ({differs}). Make them "
+                "with the stage of the run that the model came from, or pass other_encoders=True if you know that they "
+                "mean the same."
             )
 
 

@@ -86,13 +86,13 @@ def run_ablations(
     console, out, sources = Console(), Path(out), sources_of(root, corpus)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
     full = _read(list(map(str, names)))
-    runs = list(plan(full, out / "full", sources, seeds, trainer_options))
+    runs = list(plan(full, out / "full", sources, seeds, trainer_options, results=out))
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):
         for run in runs[: len(full.stages)]:
             run.stage.kind.check(run, trainer_options)
         planned = planner.plan_all(_choose(rows, planner.system))
-    run_stages(full, out / "full", sources, seeds, trainer_options, console, jobs)
+    run_stages(full, out / "full", sources, seeds, trainer_options, console, jobs, results=out)
     with quiet_lightning(quiet=True):
         if jobs == 1:
             for number, row in enumerate(planned, start=1):
@@ -287,7 +287,8 @@ class _Planner:
         if idle := changes.keys() - leading:
             raise PipelineError(f"it changes {', '.join(sorted(idle))}, which does not lead to {judged}")
         effect = {stage: self._effect(stage, options) for stage, options in changes.items()}
-        runs = list(plan(changed, self.out / "rows" / name, self.sources, self.seeds, self.trainer_options, elsewhere))
+        place, options = self.out / "rows" / name, self.trainer_options
+        runs = list(plan(changed, place, self.sources, self.seeds, options, elsewhere, results=self.out))
         compared = [
             (ours, theirs)
             for ours, theirs in ((_of(runs, of_row), _of(self.runs, of_full)) for of_row, of_full in pairs)
@@ -295,9 +296,9 @@ class _Planner:
         ]
         if not compared:
             raise PipelineError(f"it changes nothing that leads to {judged}")
-        own = [run for run in runs if run.fingerprint not in elsewhere and run.stage.name in leading]
-        elsewhere |= {run.fingerprint: run.folder for run in own}
-        return _Row(name, ablation, own, compared, effect)
+        new = [run for run in runs if run.fingerprint not in elsewhere and run.stage.name in leading]
+        elsewhere |= {run.fingerprint: run.folder for run in new}
+        return _Row(name, ablation, new, compared, effect)
 
     def _require_tested(self, name: str) -> None:
         if name not in self._first or not self._first[name].stage.tested:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
 from merc.labels import LabelSet
+from merc.pipeline.contents import with_contents
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun
 from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
@@ -103,8 +105,8 @@ def apply_pipeline(
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
-        PipelineError: The run is not finished, builds on no imported corpus, or has a stage that cannot be applied to
-            a new corpus; or the result lacks an utterance.
+        PipelineError: The run is not finished, or has a stage that cannot be applied to a new corpus, such as one that
+            reads a corpus which no `import` stage brings; or a result lacks an utterance.
     """
     run = FinishedRun.load(run_folder)
     seed = run.seeds[0] if seed is None else seed
@@ -190,9 +192,24 @@ def _needed(stages: Sequence[Stage], target: Stage) -> list[Stage]:
         if foreign := _of_corpus_alone(stage.options, corpora):
             raise _not_of_new(stage, f"reads {foreign}, which came with the corpus", stages)
         if stage.name not in corpora:
+            _require_new_corpus(stage, corpora)
             names |= references(stage.options)
     members = {member.name for stage in new.values() if stage.name in names for member in _members(new, stage)}
     return [_with_logits(stage) if stage.name in members else stage for stage in new.values() if stage.name in names]
+
+
+def _require_new_corpus(stage: Stage, corpora: set[str]) -> None:
+    """Refuse a stage whose corpus would stay that of the run: its rows would be taken for those of new utterances."""
+    option = stage.kind.corpus_option(stage)
+    if option is None:
+        return
+    given = stage.options.get(option, stage.options)
+    if not references(given) & corpora:
+        found = repr(given) if option in stage.options else "that of its config"
+        raise PipelineError(
+            f"Stage {stage.name!r} reads the corpus {found}, in whose place new conversations cannot be put: expected "
+            f"--{option} of an `import` stage of the run, such as {{data}}/{CORPUS_FILE}."
+        )
 
 
 def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
@@ -322,14 +339,18 @@ class Application:
         filled = replace(stage, options=substitute(stage.options, places), report=False)
         state = self._state(stage)
         before = [name for name in sorted(references(stage.options)) if name in self.applied]
+        corpus = stage.kind.brings_corpus(stage)
+        configs = [yaml.safe_load(config) for config in self.run.configs.get(stage.name, [])]
         basis = [
             merc.__version__,
             state["fingerprint"],
             state.get("best"),
+            # What classes and files are now: they may have changed since the run.
+            [] if corpus else with_contents([stage.command, stage.config, stage.options, configs]),
             self.seed,
             list(self.trainer_options),
             stage.outputs,
-            _content(self.corpus) if stage.kind.brings_corpus(stage) else "",
+            _content(self.corpus) if corpus else "",
             {name: self.applied[name].fingerprint for name in before},
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
@@ -345,6 +366,9 @@ class Application:
         Args:
             run: The stage.
             output: The output that the store holds.
+
+        Raises:
+            PipelineError: The stage left out an utterance that has what it reads.
         """
         store = FeatureStore(run.folder / output)
         trained = self.trained(run.stage.name)[1] / output
@@ -356,7 +380,14 @@ class Application:
         nothing = torch.zeros(0, like.dim, dtype=like.dtype)
         rows = store.gather(store.keys)[0] if len(store) else nothing
         inputs = [FeatureStore(place) for place in _stores_in(run.stage.options)]
-        missing = {**store.missing, **{key: _why_missing(key, inputs) for key in unknown}}
+        why = {key: _why_missing(key, inputs) for key in unknown}
+        if silent := [key for key in unknown if not why[key]]:
+            raise PipelineError(
+                f"Stage {run.stage.name!r} says nothing about {len(silent)} of the given utterances, the first is "
+                f"{silent[0]}, and nothing that it reads tells why: does it leave out a split, as with "
+                "data.predict_splits?"
+            )
+        missing = {**store.missing, **why}
         FeatureStore.write(
             store.path,
             store.keys,
@@ -377,9 +408,9 @@ def _stores_in(options: Any) -> list[str]:  # noqa: ANN401 - nested JSON values
 
 
 def _why_missing(key: UtteranceKey, inputs: Sequence[FeatureStore]) -> str:
-    """Why a stage says nothing of an utterance, as its inputs tell."""
+    """Why a stage says nothing of an utterance, as its inputs tell; empty if they do not."""
     reasons = dict.fromkeys(reason for store in inputs for reason in store.why_missing([key]).values())
-    return "; ".join(reasons) or "left out by its stage"
+    return "; ".join(reasons)
 
 
 def _content(corpus: Corpus) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
-import re
 import shutil
 from abc import ABC, abstractmethod
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,10 +31,6 @@ from merc.tasks import export_lipsync
 
 if TYPE_CHECKING:  # an application applies kinds
     from merc.pipeline.apply import Application
-
-_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_LIBRARIES = frozenset({"merc", "torch", "torch_geometric", "torchvision", "torchaudio", "lightning", "transformers"})
-"""Packages whose source is not part of a fingerprint: their version decides, and it is in the provenance."""
 
 
 class StageKind(ABC):
@@ -447,45 +440,3 @@ def kind_of(stage: Stage) -> StageKind:
     if not (isinstance(found, type) and issubclass(found, StageKind)):
         raise PipelineError(f"Stage {stage.name!r}: {stage.command} is {found!r}, not a subclass of StageKind.")
     return found()
-
-
-def with_contents(value: Any) -> Any:  # noqa: ANN401 - nested JSON values
-    """A nested value in which what decides a result stands in the place of its name.
-
-    A string that is the path of a file becomes the digest of its content. A string that is the import path of a class
-    or function which belongs neither to merc nor to the libraries it is built on gets the digests of its package.
-    """
-    if isinstance(value, Mapping):
-        return {name: with_contents(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [with_contents(part) for part in value]
-    if not isinstance(value, str):
-        return value
-    if _IMPORT_PATH.fullmatch(value) and (sources := _sources_of(value)):
-        return f"{value} {' '.join(map(_file_digest, sources))}"
-    try:
-        return _file_digest(Path(value)) if Path(value).is_file() else value
-    except (OSError, ValueError):  # a text that no file system takes for a name
-        return value
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sources_of(path: str) -> list[Path]:
-    """The files of the package or module that an import path leads through, none if it is of merc or a library."""
-    parts = path.split(".")
-    if parts[0] in _LIBRARIES:
-        return []
-    for name in (parts[0], *(".".join(parts[:length]) for length in range(len(parts), 1, -1))):
-        try:
-            spec = find_spec(name)
-        except (ImportError, ValueError, AttributeError):  # what comes before the last dot is no package
-            continue
-        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
-            # All of a package: what its __init__ only passes on is defined elsewhere in it.
-            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-            return sorted(file for folder in folders for file in folder.rglob("*.py")) or [Path(spec.origin)]
-    return []

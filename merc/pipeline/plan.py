@@ -14,7 +14,7 @@ import yaml
 
 import merc
 from merc.files import write_json
-from merc.pipeline.kinds import with_contents
+from merc.pipeline.contents import file_digest, listing, options_with_contents, with_contents
 from merc.pipeline.stage import PipelineError, Stage, StageRun, references, substitute
 
 RECORD = "pipeline.json"
@@ -171,12 +171,13 @@ def plan(
     seeds: Sequence[int],
     extra: Sequence[str] = (),
     elsewhere: Mapping[str, Path] | None = None,
+    results: Path | None = None,
 ) -> Iterator[StageRun]:
     """The stages to run, for each seed, in order.
 
     A stage's fingerprint covers all that decides its result: the version of merc, the stage itself, the content of its
     configs and of the files that it names, the source of classes that are not merc's, the given options, and the
-    fingerprints of the stages that it reads.
+    fingerprints of the stages that it reads (:func:`merc.pipeline.contents.with_contents`).
 
     Args:
         pipeline: The stages.
@@ -186,11 +187,13 @@ def plan(
         extra: Command-line options for every Lightning stage.
         elsewhere: Folders, by fingerprint, of stages that are not run here: whatever is made from the very same inputs
             is the same stage, and lies there.
+        results: Where all results of the command go, which do not count among the files of a folder. Default: ``out``.
 
     Raises:
         PipelineError: The pipeline reads a source that is not given, or not there.
     """
     out = Path(out)
+    results = out if results is None else results
     used = set().union(*(references(stage.options) for stage in pipeline.stages)).intersection(SOURCES)
     for name in sorted(used):
         if name not in sources:
@@ -200,20 +203,23 @@ def plan(
             )
         if not Path(sources[name]).exists():
             raise PipelineError(f"No such {name}: {sources[name]}. Give the files of the corpus with --{name}.")
-    listings = {name: _listing(Path(sources[name]), out) for name in sorted(used)}
+    listings = {name: _content_of(Path(sources[name]), results) for name in sorted(used)}
     for seed in seeds:
         places = {**sources, "seed": str(seed)}
         prints = {**listings, "seed": str(seed)}
         for stage in pipeline.stages:
             configs = stage.kind.configs(stage)
-            parsed = [yaml.safe_load(config) for config in configs]
+            # A config may name another one, which lies beside it.
+            folders = [Path(), *(Path(name).parent for name in stage.configs if Path(name).is_file())]
+            parsed = with_contents([yaml.safe_load(config) for config in configs], folders, results)
             basis = [
                 merc.__version__,
                 # Configs by content: the same ones in another place decide the same.
                 {**asdict(stage), "options": None, "optimum": None, "config": "" if configs else stage.config},
-                with_contents([stage.command, [] if configs else stage.config, stage.options, parsed]),
+                with_contents([stage.command, [] if configs else stage.config, stage.options], leave_out=results),
+                parsed,
                 "" if stage.once else seed,
-                list(extra) if configs else [],
+                options_with_contents(extra) if configs else [],
                 {name: prints[name] for name in sorted(references(stage.options))},
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
@@ -227,13 +233,10 @@ def plan(
                 yield StageRun(filled, folder, 0, fingerprint, reads)
 
 
-def _listing(source: Path, out: Path) -> str:
-    """A digest of names, sizes and times of all files below a folder, or of one file; results below it are left out."""
-    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-    results = out.resolve()
-    entries = [
-        [str(file.relative_to(source)), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in files
-        if results not in file.resolve().parents
-    ]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+def _content_of(source: Path, out: Path) -> str:
+    """A digest of one file, or of the names, sizes and times of all files below a folder without the results in it."""
+    if source.is_file():
+        return file_digest(source)
+    if source.resolve() == out.resolve():
+        raise PipelineError(f"{out} is both --root and --out: give the results a folder of their own.")
+    return listing(source, out)

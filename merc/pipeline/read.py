@@ -29,8 +29,10 @@ def read_pipeline(name: str | Path) -> Pipeline:
       nothing from that of the base.
     - ``without: [NAME, ...]``: stages of the base that are left out.
 
-    In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs and files with
-    relative paths are looked for beside the pipeline first.
+    In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs, files and
+    folders with relative paths are those beside the pipeline, if they are there; a folder is known by a ``/`` in its
+    path, such as ``./clips``. What is not there may be the short name of a shipped config, or a path from the working
+    directory.
 
     Args:
         name: A file, or the short name of a shipped pipeline.
@@ -100,17 +102,18 @@ def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - what
         raise PipelineError(f"A stage is {stage!r}: expected a mapping with name and command.")
     if folder.is_relative_to(CONFIGS):
         return dict(stage)
-    located = _absolute({key: stage[key] for key in ("config", "options") if key in stage}, folder)
+    located = _absolute({key: stage[key] for key in ("config", "options", "stores") if key in stage}, folder)
     return {**stage, **located}
 
 
 def _absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON values
     if isinstance(value, str):
         try:
-            there = bool(value) and not references(value) and (folder / value).is_file()
+            # Without a slash a folder is not told from a word: `text` may be a modality.
+            there = (folder / value).is_file() or ("/" in value and (folder / value).is_dir())
         except (OSError, ValueError):  # a text that no file system takes for a name
             there = False
-        return str((folder / value).absolute()) if there else value
+        return str((folder / value).absolute()) if value and there and not references(value) else value
     if isinstance(value, Mapping):
         return {key: _absolute(part, folder) for key, part in value.items()}
     return [_absolute(part, folder) for part in value] if isinstance(value, list) else value

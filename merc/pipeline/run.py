@@ -67,9 +67,10 @@ def run_stages(
     trainer_options: Sequence[str],
     console: Console,
     jobs: int = 1,
+    results: Path | None = None,
 ) -> Path:
-    """Run a pipeline that has been read; see :func:`run_pipeline`."""
-    runs = list(plan(pipeline, out, sources, seeds, trainer_options))
+    """Run a pipeline that has been read; see :func:`run_pipeline` and :func:`merc.pipeline.plan.plan`."""
+    runs = list(plan(pipeline, out, sources, seeds, trainer_options, results=results))
     record = FinishedRun.of(pipeline, out, sources, seeds)
     with quiet_lightning(quiet=True):
         for run in runs[: len(pipeline.stages)]:  # those of the first seed: the others differ by the seed alone

@@ -68,6 +68,7 @@ class EmotionTask(ClassifierTask[ConversationBatch]):
         """Note what the weights are trained on, before the first of them moves."""
         super().on_fit_start()
         self.origin["stores"] = {name: store.digest for name, store in self.data.stores.items()}
+        self.origin["encoders"] = self.data.encoders(self.inputs)
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Logits and hidden states of the utterances that have any of the task's modalities; why others lack them."""
@@ -101,6 +102,7 @@ class EmotionTask(ClassifierTask[ConversationBatch]):
     def _check_data(self, settings: Mapping[str, Any], classes: Sequence[str], origin: Mapping[str, Any]) -> None:
         for name, width in settings["modalities"].items():
             self.data.require(name, dim=width)
+        self.data.require_encoders(origin.get("encoders", {}))
         super()._check_data(settings, classes, origin)
 
     def _why_missing(self, key: UtteranceKey, modalities: Collection[str]) -> str:

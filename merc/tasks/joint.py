@@ -165,7 +165,8 @@ class JointTask(EmotionTask):
 
         Raises:
             FileNotFoundError: A checkpoint is not there.
-            ValueError: A checkpoint is damaged, or of another model than its part.
+            ValueError: A checkpoint is damaged, of another model than its part, or was trained on features of another
+                encoder than the stores have.
         """
         started = self.origin["started_from"] if self.origin else self._start_warm()
         super().on_fit_start()
@@ -243,6 +244,10 @@ class JointTask(EmotionTask):
             part, checkpoint = self.parts[name], read_checkpoint(path)
             try:
                 part.on_load_checkpoint(checkpoint)
+                if isinstance(part, EmotionTask):
+                    read = part.origin.get("encoders", {})
+                    encoded = () if part is not self.fusion else self._encoders()  # here, not by those of the stores
+                    self.data.require_encoders({name: read[name] for name in read.keys() - set(encoded)})
             except ValueError as error:
                 raise ValueError(f"JointTask cannot start its part {name!r} from {Path(path)}: {error}") from error
             part.load_state_dict(checkpoint["state_dict"])

@@ -439,7 +439,7 @@ def test_who_truly_speaks_is_needed_in_training_alone():
 def test_where_a_training_started_is_needed_in_training_alone():
     start = {"model.init_args.warm_start": {"fusion": "{fusion}/best.ckpt"}}
     stores = {"text": "{teacher}/hidden", "audio": "{voice}/features"}
-    joint = Stage("joint", "fit", "joint.yaml", {**start, "data.stores": stores})
+    joint = Stage("joint", "fit", "joint.yaml", {**start, "data.corpus": "{data}", "data.stores": stores})
     found = [*made_of(), joint]
     needed = [stage.name for stage in _needed(found, predicting_stage(found, None))]
     assert needed == ["data", "words", "voice", "written", "text", "teacher", "joint"]

@@ -60,14 +60,15 @@ def test_rows_are_no_configs():
 )
 def test_shipped_rows_are_accepted(pipeline, tmp_path):
     full = _read(pipeline)
-    runs = list(plan(full, tmp_path / "full", {"root": str(tmp_path)}, [0]))
-    planner = _Planner(full, runs, tmp_path, {"root": str(tmp_path)}, [0], ["--trainer.accelerator=cpu"], [])
+    out = tmp_path / "out"  # below the root, whose files it is not
+    runs = list(plan(full, out / "full", {"root": str(tmp_path)}, [0], results=out))
+    planner = _Planner(full, runs, out, {"root": str(tmp_path)}, [0], ["--trainer.accelerator=cpu"], [])
     with quiet_lightning(quiet=True):
         rows = planner.plan_all(_choose([], planner.system))
     assert len(rows) == sum(PAPERS[planner.system][2].values())
     for row in rows:
         assert row.effect or row.ablation.stage
-        assert all(run.folder.is_relative_to(tmp_path / "rows") for run in row.own)
+        assert all(run.folder.is_relative_to(out / "rows") for run in row.own)
     assert not list(tmp_path.iterdir())
 
 

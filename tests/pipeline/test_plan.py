@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,63 @@ def test_files_of_the_root_decide(made, tmp_path):
     assert unfinished(made(stages, root=root)) == []
     (root / "a.csv").write_text("12")
     assert len(unfinished(made(stages, root=root))) == 4
+
+
+def test_results_among_the_files_of_the_root_do_not_decide(made, tmp_path):
+    (tmp_path / "a.csv").write_text("1")
+    stages = [Stage("data", "import", "meld", {"root": "{root}"}, once=True), *STAGES[1:]]
+    finish(made(stages, root=tmp_path))
+    assert unfinished(made(stages, root=tmp_path)) == []
+    with pytest.raises(PipelineError, match="both --root and --out: give the results a folder of their own"):
+        made(stages, root=tmp_path / "out")
+    (tmp_path / "a.csv").write_text("12")
+    assert len(unfinished(made(stages, root=tmp_path))) == 4
+
+
+def test_a_file_that_is_given_decides_by_its_content(made, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("1")
+    stages = [Stage("data", "import", "csv", {"files": ["{root}"]}, once=True)]
+    finish(made(stages, root=table))
+    table.touch()
+    assert unfinished(made(stages, root=table)) == []
+    state = table.stat()
+    table.write_text("2")
+    os.utime(table, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert unfinished(made(stages, root=table)) == ["data"]
+
+
+def test_files_folders_and_classes_that_options_configs_and_the_command_line_name_decide(
+    made, configs, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "named.csv").write_text("1")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.mp4").write_text("1")
+    for module in ("named_head", "named_loss", "named_callback"):
+        (tmp_path / f"{module}.py").write_text("class Own: ...")
+    (configs / "part.yaml").write_text("a: 1")
+    # As jsonargparse reads it: another config beside this one.
+    (configs / "student.yaml").write_text("model: {head: {class_path: named_head.Own}, optimizer: part.yaml}")
+    data = Stage("data", "import", "csv", {"files": [str(tmp_path / "named.csv")]}, once=True)
+    faces = Stage("faces", "predict", "teacher.yaml", {"data.films": str(tmp_path / "films")}, once=True)
+    loss = {"model.loss": {"class_path": "named_loss.Own"}}
+    teacher = Stage("teacher", "fit", "teacher.yaml", loss | TEACHER.options, report=False)
+    stages = [data, replace(faces, config=str(configs / "teacher.yaml")), teacher, STUDENT]
+    extra = ["--trainer.callbacks+=named_callback.Own"]
+    trained = ["teacher", "student"]
+    for file, again in {
+        "named.csv": ["data", *trained],
+        "films/a.mp4": ["faces"],
+        "named_loss.py": trained,
+        "named_head.py": ["student"],
+        "configs/part.yaml": ["student"],
+        "named_callback.py": ["faces", *trained],
+    }.items():
+        finish(made(stages, extra=extra))
+        assert unfinished(made(stages, extra=extra)) == []
+        (tmp_path / file).write_text((tmp_path / file).read_text() + "\n# changed")
+        assert unfinished(made(stages, extra=extra)) == again, file
 
 
 def test_more_seeds_run_only_themselves_and_once_is_once(made):

@@ -400,7 +400,8 @@ def test_a_real_signal_during_training(number, place, reference, monkeypatch, ca
         changed(TEACHER, trainer__callbacks=[*TEACHER["trainer"]["callbacks"], {"class_path": "tick.Tick"}]),
     )
     write("pipeline.yaml", {"stages": [STAGES[0], STAGES[2], STAGES[3]]})
-    environment = {**os.environ, "PYTHONPATH": str(place), "PAUSE": "1"}
+    path = os.pathsep.join([str(place), str(Path(merc.__file__).parents[1])])  # this merc, not an installed one
+    environment = {**os.environ, "PYTHONPATH": path, "PAUSE": "1"}
     command = [sys.executable, "-c", "import sys; from merc.cli import main; sys.exit(main())", *RUN]
     with Path("errors.txt").open("w") as errors:
         process = subprocess.Popen(
