@@ -131,6 +131,7 @@ def test_there_are_commands_to_check():
     known = {
         "ablate",
         "annotate",
+        "compare",
         "configs",
         "diarize",
         "doctor",
@@ -223,6 +224,18 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
         raise FileNotFoundError("the systems are those of the reader")
 
     monkeypatch.setattr(merc.evaluation, "ensemble_systems", average)
+    assert main(words) == 1 and len(asked) == 1
+
+
+@pytest.mark.parametrize("words", of("compare"))
+def test_commands_of_comparisons_parse(words, monkeypatch):
+    asked = []
+
+    def read(systems, **options):
+        asked.append(systems)
+        raise FileNotFoundError("the systems are those of the reader")
+
+    monkeypatch.setattr(merc.evaluation, "read_systems", read)
     assert main(words) == 1 and len(asked) == 1
 
 

@@ -207,16 +207,16 @@ def paired_bootstrap(
     if not (reference.gold != IGNORE_INDEX).any():
         raise PredictionsError("The bootstrap got no labelled utterance, expected at least one.")
     tables = torch.stack(
-        [torch.stack([_by_dialogue(_aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
+        [torch.stack([by_dialogue(aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
     )
     seeds, dialogues = tables.shape[1:3]
     generator, generator_of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, seeds])
     differences = []
     for start in range(0, samples, 1000):
         size = min(1000, samples - start)
-        counts = _drawn(generator, dialogues, size)
+        counts = drawn_counts(generator, dialogues, size)
         first, second = weighted_f1(torch.einsum("sd,krdgp->ksrgp", counts, tables))
-        share = _drawn(generator_of_seeds, seeds, size) / seeds
+        share = drawn_counts(generator_of_seeds, seeds, size) / seeds
         differences.append(((second - first) * share).sum(1))
     drawn = torch.cat(differences)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
@@ -225,7 +225,7 @@ def paired_bootstrap(
     return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
 
 
-def _drawn(generator: np.random.Generator, items: int, size: int) -> Tensor:
+def drawn_counts(generator: np.random.Generator, items: int, size: int) -> Tensor:
     """Counts ``(size, items)`` of each item in as many draws with replacement."""
     return torch.from_numpy(generator.multinomial(items, np.full(items, 1 / items), size=size)).double()
 
@@ -247,16 +247,20 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     if not predictions:
         raise ValueError("An ensemble needs at least one set of predictions.")
     first = predictions[0]
-    aligned = [_aligned(first, other) for other in predictions]
-    mean = torch.stack([one.probabilities for one in aligned]).mean(dim=0)
+    members = [aligned(first, other) for other in predictions]
+    mean = torch.stack([one.probabilities for one in members]).mean(dim=0)
     present: dict[str, Tensor] = {}
-    for one in aligned:
+    for one in members:
         present |= {name: there | present.get(name, there) for name, there in one.present.items()}
     return Predictions(first.labels, first.keys, first.gold, mean, present, first.lines)
 
 
-def _aligned(reference: Predictions, other: Predictions) -> Predictions:
-    """``other`` in the order of ``reference``."""
+def aligned(reference: Predictions, other: Predictions) -> Predictions:
+    """``other`` in the order of ``reference``.
+
+    Raises:
+        PredictionsError: Classes, utterances or gold labels differ.
+    """
     if other.labels.names != reference.labels.names:
         raise PredictionsError(
             f"Predictions of the classes {reference.labels.names} and {other.labels.names}: expected the same ones."
@@ -284,12 +288,18 @@ def _aligned(reference: Predictions, other: Predictions) -> Predictions:
     )
 
 
-def _by_dialogue(predictions: Predictions) -> Tensor:
-    """Confusion matrices ``(D, C, C)`` of the dialogues, in order of first appearance."""
+def by_dialogue(predictions: Predictions, only: Tensor | None = None) -> Tensor:
+    """Confusion matrices ``(D, C, C)`` of the dialogues, in order of first appearance.
+
+    Args:
+        predictions: Of N utterances.
+        only: ``(N,)`` booleans: the utterances to count. Default: all that are labelled.
+    """
     classes = len(predictions.labels)
     order: dict[tuple[str, str], int] = {}
     dialogue = torch.tensor([order.setdefault(key[:2], len(order)) for key in predictions.keys])
     labelled = predictions.gold != IGNORE_INDEX
+    labelled = labelled if only is None else labelled & only
     cell = (dialogue * classes + predictions.gold) * classes + predictions.predicted
     counts = cell[labelled].bincount(minlength=len(order) * classes * classes)
     return counts.double().reshape(len(order), classes, classes)
