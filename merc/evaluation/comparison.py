@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
+from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.evaluation.report import markdown_table
@@ -21,6 +22,7 @@ from merc.labels import IGNORE_INDEX
 
 _SUMMARY = ("weighted_f1", "macro_f1", "accuracy")
 _CLASS = "f1/"
+_VAL = "val/weighted_f1"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Row:
     Args:
         name: Name of the stage or system.
         seeds: Number of runs.
-        mean: Mean of every score over the runs, in percent.
+        mean: Mean of every score over the runs, in percent; ``val/weighted_f1`` if the runs know it.
         deviation: Standard deviation over the runs (with n - 1), in percent; empty for a single run.
         optimum: Best weighted F1 that any model can reach, in percent, if it is known.
     """
@@ -80,6 +82,9 @@ class Comparison:
     def markdown(self) -> str:
         """The comparison as a Markdown table: all scores and classes in percent, with deviations."""
         columns = [*self._columns(), ("Macro F1", [row.cell("macro_f1") for row in self.rows])]
+        if any(_VAL in row.mean for row in self.rows):
+            val = ("Weighted F1 on val", [row.cell(_VAL) if _VAL in row.mean else "" for row in self.rows])
+            columns.insert(3, val)
         columns += [(name.capitalize(), [row.cell(_CLASS + name) for row in self.rows]) for name in self.classes]
         return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
@@ -138,6 +143,8 @@ def compare_seeds(
     rows = []
     for name, found in runs.items():
         values = {score: [100 * float(run[score]) for run in found] for score in (*_SUMMARY, *first[1])}
+        if all("val" in run for run in found):
+            values[_VAL] = [100 * float(run["val"]["weighted_f1"]) for run in found]
         rows.append(
             Row(
                 name,
@@ -223,11 +230,6 @@ def paired_bootstrap(
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     observed = weighted_f1(tables.sum(dim=2)).mean(dim=1)
     return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
-
-
-def drawn_counts(generator: np.random.Generator, items: int, size: int) -> Tensor:
-    """Counts ``(size, items)`` of each item in as many draws with replacement."""
-    return torch.from_numpy(generator.multinomial(items, np.full(items, 1 / items), size=size)).double()
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:

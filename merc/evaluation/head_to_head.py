@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merc.evaluation.comparison import BootstrapResult, aligned, by_dialogue, drawn_counts
+from merc.evaluation.comparison import BootstrapResult, aligned, by_dialogue
+from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import class_scores, weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.evaluation.systems import System

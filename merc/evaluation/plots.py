@@ -112,3 +112,28 @@ def bars_figure(columns: Sequence[str], bars: Mapping[str, Sequence[Sequence[flo
     axes.set_ylabel(title)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def uncertainty_figure(
+    diagrams: Sequence[Sequence[tuple[float, float, int]]], coverage: Sequence[float], risk: Sequence[float]
+) -> Figure:
+    """Draw a reliability diagram beside the curve of risk by coverage.
+
+    Args:
+        diagrams: Bins of confidence, accuracy and count: of the probabilities as they are, and after calibration.
+        coverage: Shares of utterances that are answered, ascending.
+        risk: Shares of wrong answers among them.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    for index, (bins, name) in enumerate(zip(diagrams, ("as they are", "with temperature"), strict=False)):
+        confidence, accuracy, _ = zip(*bins, strict=True)
+        left.plot(confidence, accuracy, "o-", color=f"C{index}", label=name, markersize=4)
+    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title="Reliability")
+    left.legend(fontsize=8, frameon=False)
+    right.plot(coverage, risk, color="C0")
+    right.set(xlabel="share of utterances answered", ylabel="share of wrong answers", xlim=(0, 1), title="Abstention")
+    right.set_ylim(bottom=0)
+    return figure

@@ -126,11 +126,13 @@ def _runs(source: str, stages: Sequence[str]) -> Iterator[_Run]:
     run, stage = (path, "*") if path.is_dir() else (path.parent, path.name)
     tables = [*sorted(run.glob(f"seed-*/{stage}/report/{_TABLE}"), key=_seed_number)]
     tables += sorted(run.glob(f"{stage}/report/{_TABLE}"))
-    tables = [table for table in tables if not stages or table.parents[1].name in stages]
+    names = {table.parents[1].name for table in tables}
+    wanted = set(stages) if stages else {name for name in names if re.fullmatch(r"\w+", name)}  # not NAME.previous
+    tables = [table for table in tables if table.parents[1].name in wanted]
     if not tables:
-        wanted = f" of the stages {', '.join(stages)}" if stages else ""
+        only = f" of the stages {', '.join(stages)}" if stages else ""
         raise FileNotFoundError(
-            f"No predictions{wanted} in {path}: expected a folder of `merc run`, RUN/STAGE, a report, or a file of "
+            f"No predictions{only} in {path}: expected a folder of `merc run`, RUN/STAGE, a report, or a file of "
             "predictions."
         )
     several = len({table.parents[1].name for table in tables}) > 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
+from merc.evaluation import without_modality
 from merc.fusion import FusionHead, FusionOutput
 from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX
@@ -20,6 +21,9 @@ from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+
+_LOST = (0.25, 0.5, 1.0)
+"""Shares of the utterances of a test that lose a modality, for the report."""
 
 _cross_entropy = PolynomialCrossEntropy(alpha=0.0)
 
@@ -130,6 +134,16 @@ class FusionTask(EmotionTask):
             return {"ce": torch.stack([_cross_entropy(logits, batch.label) for logits in members]).mean()}
         terms = [self.loss(logits, batch.label, output.embeddings) for logits in members]
         return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
+
+    def without(self, batch: ConversationBatch) -> dict[tuple[str, float], Tensor]:
+        """What the head predicts where a share of the utterances lacks one of its modalities."""
+        if len(self.head.dims) == 1:
+            return {}
+        return {
+            (name, share): self.head(without_modality(batch, name, share)).logits.argmax(-1).cpu()
+            for name in self.head.dims
+            for share in _LOST
+        }
 
     def settings(self) -> dict[str, Any]:
         """The features that the head reads, with their widths, and the width that its loss was made for."""

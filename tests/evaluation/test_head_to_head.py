@@ -203,6 +203,7 @@ def run(tmp_path_factory):
     for seed in (0, 1, 10):
         write(out / f"seed-{seed}" / "teacher", made_up(0.5, seed), seed)
         write(out / f"seed-{seed}" / "fusion", made_up(0.7, seed), seed)
+    write(out / "seed-0" / "fusion.previous", made_up(0.3, 0), 0)  # set aside when its options changed
     return out
 
 

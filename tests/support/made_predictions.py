@@ -32,3 +32,13 @@ def reordered(predictions, order):
         probabilities=predictions.probabilities[order],
         present={name: there[order] for name, there in predictions.present.items()},
     )
+
+
+def honest(seed, count=4000, temperature=1.0, unlabelled=0.1):
+    """Labels that are drawn from the very probabilities, which are then made too sure (below 1) or too unsure."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(count, 4, generator=random)
+    gold = torch.multinomial(logits.softmax(1), 1, generator=random)[:, 0]
+    gold[torch.rand(count, generator=random) < unlabelled] = -100
+    keys = [UtteranceKey("test", str(i // 10), str(i % 10)) for i in range(count)]
+    return Predictions(IEMOCAP4, keys, gold, (logits / temperature).softmax(1))
