@@ -268,7 +268,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     def on_validation_epoch_end(self) -> None:
         """Log weighted F1, macro F1 and accuracy of the validation split."""
         self._log_metrics("val")
-        if self._tested:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
             rows = _gather(self._tested)
             self._tested = []
             lines = lines_of(self.data.corpus, rows["keys"])
