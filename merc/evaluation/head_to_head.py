@@ -435,6 +435,7 @@ def _pairs(
     notes: list[str],
 ) -> list[Pair]:
     labels, labelled = reference.labels, reference.gold != IGNORE_INDEX
+    samples_drawn = len(next(iter(drawn.values())).scores)
     right = {
         name: torch.stack([(run.predicted == run.gold)[labelled] for run in of]).double() for name, of in runs.items()
     }
@@ -481,6 +482,12 @@ def _pairs(
         tested = [pair for pair in found if pair[name] is not None]
         for pair, corrected in zip(tested, holm([pair[name] for pair in tested]), strict=True):
             pair[name] = RunsTest(pair[name], corrected)
+    least = 2 * len(found) / (samples_drawn + 1)
+    if least > ALPHA / 2:
+        notes.append(
+            f"With {samples_drawn:,} samples and {len(found)} pairs, the smallest corrected p-value is {least:.3f}: take "
+            "more samples."
+        )
     smallest = min((pair["runs"] for pair in found if pair["wilcoxon"] is not None), default=0)
     if 0 < smallest < 6:
         notes.append(

@@ -84,6 +84,13 @@ def test_who_alone_is_right_is_counted(three):
     assert pair.only_b == pytest.approx(100 * sum(y == g != x for x, y, g in rows) / len(rows))
 
 
+def test_too_few_samples_for_the_pairs_are_said(three):
+    few, enough = (compare_systems(three, samples=samples) for samples in (150, 400))
+    assert "With 150 samples and 3 pairs, the smallest corrected p-value is 0.040: take more samples." in few.notes
+    assert not any("take more samples" in note for note in enough.notes)
+    assert min(pair.weighted_f1.corrected for pair in few.pairs) == pytest.approx(6 / 151)
+
+
 def test_the_visible_difference_is_found_with_the_power_it_promises():
     """Differences of as many standard errors as the statement says have p < 0.05 in four of five samples."""
     (pair,) = compare_systems({"a": [made_up(0.5, 1, 200)], "b": [made_up(0.7, 2, 200)]}, samples=4000).pairs

@@ -481,6 +481,20 @@ def test_terms_are_weighted_and_those_of_weight_zero_are_left_out(batch):
     assert terms["aux"].item() == pytest.approx(0.5 * sum(aux) / 2, abs=1e-5)
 
 
+def test_members_of_an_ensemble_learn_from_their_own_mistakes(batch):
+    """Under a loss of the mean, two heads get one gradient, whatever they say: their differences would stay noise."""
+    torch.manual_seed(0)
+    head = HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16, dropout=0.0)
+    with torch.no_grad():  # of one classifier of the hidden layer: only what the heads say differs
+        for other in head.heads[1:]:
+            other.load_state_dict(head.heads[0].state_dict())
+        head.heads[1][-1].bias += torch.tensor([3.0, 0.0, 0.0, 0.0])
+    sum(four(lambda dims, classes: head, aux_weight=0.0).step(batch).terms.values()).backward()
+    first, second, third = (member[-1].bias.grad for member in head.heads)
+    assert (first - second).abs().max() > 0.1 * first.abs().max()
+    torch.testing.assert_close(first, third)
+
+
 def test_options_of_fusion_are_checked():
     with pytest.raises(ValueError, match=r"modality_dropout in \[0, 1\), got .*, 1.0"):
         four(modality_dropout=1.0)
