@@ -135,6 +135,7 @@ def test_there_are_commands_to_check():
     known = {
         "ablate",
         "annotate",
+        "compare",
         "configs",
         "diarize",
         "doctor",
@@ -230,6 +231,18 @@ def test_commands_of_ensembles_parse(words, monkeypatch):
     assert main(words) == 1 and len(asked) == 1
 
 
+@pytest.mark.parametrize("words", of("compare"))
+def test_commands_of_comparisons_parse(words, monkeypatch):
+    asked = []
+
+    def read(systems, **options):
+        asked.append(systems)
+        raise FileNotFoundError("the systems are those of the reader")
+
+    monkeypatch.setattr(merc.evaluation, "read_systems", read)
+    assert main(words) == 1 and len(asked) == 1
+
+
 @pytest.mark.parametrize("words", of("export"))
 def test_commands_of_export_parse(words, monkeypatch):
     asked = []
@@ -288,6 +301,21 @@ def test_links_lead_to_files_and_sections(page):
             titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
             assert section in anchors, f"{name(page)} links to {target}, a section that does not exist"
+
+
+@pytest.mark.parametrize(
+    ("paper", "tables", "figures"),
+    [("The main system", 8, 4), ("TelME", 9, 7), ("LFVD", 6, 4), ("CMATH", 5, 7)],
+)
+def test_every_table_and_figure_of_the_papers_is_listed(paper, tables, figures):
+    page = (ROOT / "docs/papers.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {paper}.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)[0]
+    for kind, number in (("Table", tables), ("Figure", figures)):
+        listed = set()
+        for found in re.findall(rf"{kind}s? ((?:\d+|,| and | to |[ \n])+)", section):
+            first, *_ = numbers = [int(x) for x in re.findall(r"\d+", found)]
+            listed |= set(range(first, numbers[-1] + 1)) if " to " in found else set(numbers)
+        assert set(range(1, number + 1)) <= listed
 
 
 def test_the_map_has_every_page():

@@ -1,4 +1,4 @@
-"""The command line: Lightning's own subcommands, and merc's import, doctor, run, ablate, export, annotate and more."""
+"""The command line: Lightning's own subcommands, and merc's import, doctor, run, compare, export, annotate and more."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
   ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
+  compare    Head to head:        merc compare runs/simulated runs/other/lfvd theirs.csv --out runs/compared
   ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
 
 Models:
@@ -147,6 +148,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.ablate import ablate_command
 
         return ablate_command(args[1:])
+    if command == "compare":
+        from merc.cli.compare import compare_command
+
+        return compare_command(args[1:])
     if command == "ensemble":
         from merc.cli.ensemble import ensemble_command
 

@@ -360,10 +360,9 @@ _KNOWN = {
 
 def _about(layout: PickleLayout, role: str, width: int) -> str:
     """What is known of where these features come from; above all, whether they have seen labels."""
-    if role == "roberta1":
-        return "RoBERTa fine-tuned on the labels of train"
-    if role in _ROBERTA:
-        return "RoBERTa; whether fine-tuned on the labels of train, as roberta1 is, the file does not say"
+    if role in _ROBERTA:  # COSMIC's script stores hidden states -1 to -4 of one checkpoint
+        layer = _ROBERTA.index(role) + 1
+        return f"RoBERTa fine-tuned on the labels of train, hidden state {layer} from the top"
     if layout.files and role == "text":
         return "EmoBERTa fine-tuned on emotion labels"
     return _KNOWN.get((layout.corpus, role, width), "unknown: the file does not say which encoder made them")

@@ -9,36 +9,79 @@ from merc.evaluation.comparison import (
     ensemble,
     paired_bootstrap,
 )
+from merc.evaluation.comparison_report import terminal_tables, write_comparison
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
 from merc.evaluation.folds import compare_folds
+from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, SystemScores, compare_systems, holm
+from merc.evaluation.ledger import Opening, describe_ledger, read_ledger, record_opening
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
 from merc.evaluation.plots import confusion_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
+from merc.evaluation.systems import System, read_other_predictions, read_systems
+from merc.evaluation.uncertainty import (
+    Abstention,
+    Calibration,
+    Conformal,
+    Threshold,
+    abstain_at_risk,
+    abstention,
+    calibration,
+    conformal_sets,
+    fit_temperature,
+    with_temperature,
+    without_modality,
+)
 
 __all__ = [
+    "Abstention",
     "AuditResult",
     "BatchDependenceError",
     "BootstrapResult",
+    "Calibration",
     "Comparison",
+    "Conformal",
+    "Difference",
     "EmotionMetrics",
+    "HeadToHead",
+    "Opening",
+    "Pair",
     "Predictions",
     "PredictionsError",
     "ReportInfo",
     "Row",
     "StoreInfo",
+    "System",
+    "SystemScores",
+    "Threshold",
+    "abstain_at_risk",
+    "abstention",
     "audit_batch_independence",
+    "calibration",
     "compare_folds",
     "compare_seeds",
+    "compare_systems",
+    "conformal_sets",
     "confusion_figure",
     "confusion_matrix",
+    "describe_ledger",
     "ensemble",
     "ensemble_logits",
     "ensemble_systems",
+    "fit_temperature",
+    "holm",
     "paired_bootstrap",
+    "read_ledger",
+    "read_other_predictions",
     "read_predictions",
+    "read_systems",
+    "record_opening",
     "scores",
     "stored_predictions",
+    "terminal_tables",
     "weighted_f1",
+    "with_temperature",
+    "without_modality",
+    "write_comparison",
     "write_report",
 ]

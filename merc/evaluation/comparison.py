@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
+from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.evaluation.report import markdown_table
@@ -21,6 +22,7 @@ from merc.labels import IGNORE_INDEX
 
 _SUMMARY = ("weighted_f1", "macro_f1", "accuracy")
 _CLASS = "f1/"
+_VAL = "val/weighted_f1"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Row:
     Args:
         name: Name of the stage or system.
         seeds: Number of runs.
-        mean: Mean of every score over the runs, in percent.
+        mean: Mean of every score over the runs, in percent; ``val/weighted_f1`` if the runs know it.
         deviation: Standard deviation over the runs (with n - 1), in percent; empty for a single run.
         optimum: Best weighted F1 that any model can reach, in percent, if it is known.
     """
@@ -80,6 +82,9 @@ class Comparison:
     def markdown(self) -> str:
         """The comparison as a Markdown table: all scores and classes in percent, with deviations."""
         columns = [*self._columns(), ("Macro F1", [row.cell("macro_f1") for row in self.rows])]
+        if any(_VAL in row.mean for row in self.rows):
+            val = ("Weighted F1 on val", [row.cell(_VAL) if _VAL in row.mean else "" for row in self.rows])
+            columns.insert(3, val)
         columns += [(name.capitalize(), [row.cell(_CLASS + name) for row in self.rows]) for name in self.classes]
         return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
@@ -138,6 +143,8 @@ def compare_seeds(
     rows = []
     for name, found in runs.items():
         values = {score: [100 * float(run[score]) for run in found] for score in (*_SUMMARY, *first[1])}
+        if all("val" in run for run in found):
+            values[_VAL] = [100 * float(run["val"]["weighted_f1"]) for run in found]
         rows.append(
             Row(
                 name,
@@ -207,27 +214,22 @@ def paired_bootstrap(
     if not (reference.gold != IGNORE_INDEX).any():
         raise PredictionsError("The bootstrap got no labelled utterance, expected at least one.")
     tables = torch.stack(
-        [torch.stack([_by_dialogue(_aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
+        [torch.stack([by_dialogue(aligned(reference, x)) for x in system]) for system in (firsts, seconds)]
     )
     seeds, dialogues = tables.shape[1:3]
     generator, generator_of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, seeds])
     differences = []
     for start in range(0, samples, 1000):
         size = min(1000, samples - start)
-        counts = _drawn(generator, dialogues, size)
+        counts = drawn_counts(generator, dialogues, size)
         first, second = weighted_f1(torch.einsum("sd,krdgp->ksrgp", counts, tables))
-        share = _drawn(generator_of_seeds, seeds, size) / seeds
+        share = drawn_counts(generator_of_seeds, seeds, size) / seeds
         differences.append(((second - first) * share).sum(1))
     drawn = torch.cat(differences)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     observed = weighted_f1(tables.sum(dim=2)).mean(dim=1)
     return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
-
-
-def _drawn(generator: np.random.Generator, items: int, size: int) -> Tensor:
-    """Counts ``(size, items)`` of each item in as many draws with replacement."""
-    return torch.from_numpy(generator.multinomial(items, np.full(items, 1 / items), size=size)).double()
 
 
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:
@@ -247,16 +249,20 @@ def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     if not predictions:
         raise ValueError("An ensemble needs at least one set of predictions.")
     first = predictions[0]
-    aligned = [_aligned(first, other) for other in predictions]
-    mean = torch.stack([one.probabilities for one in aligned]).mean(dim=0)
+    members = [aligned(first, other) for other in predictions]
+    mean = torch.stack([one.probabilities for one in members]).mean(dim=0)
     present: dict[str, Tensor] = {}
-    for one in aligned:
+    for one in members:
         present |= {name: there | present.get(name, there) for name, there in one.present.items()}
     return Predictions(first.labels, first.keys, first.gold, mean, present, first.lines)
 
 
-def _aligned(reference: Predictions, other: Predictions) -> Predictions:
-    """``other`` in the order of ``reference``."""
+def aligned(reference: Predictions, other: Predictions) -> Predictions:
+    """``other`` in the order of ``reference``.
+
+    Raises:
+        PredictionsError: Classes, utterances or gold labels differ.
+    """
     if other.labels.names != reference.labels.names:
         raise PredictionsError(
             f"Predictions of the classes {reference.labels.names} and {other.labels.names}: expected the same ones."
@@ -284,12 +290,18 @@ def _aligned(reference: Predictions, other: Predictions) -> Predictions:
     )
 
 
-def _by_dialogue(predictions: Predictions) -> Tensor:
-    """Confusion matrices ``(D, C, C)`` of the dialogues, in order of first appearance."""
+def by_dialogue(predictions: Predictions, only: Tensor | None = None) -> Tensor:
+    """Confusion matrices ``(D, C, C)`` of the dialogues, in order of first appearance.
+
+    Args:
+        predictions: Of N utterances.
+        only: ``(N,)`` booleans: the utterances to count. Default: all that are labelled.
+    """
     classes = len(predictions.labels)
     order: dict[tuple[str, str], int] = {}
     dialogue = torch.tensor([order.setdefault(key[:2], len(order)) for key in predictions.keys])
     labelled = predictions.gold != IGNORE_INDEX
+    labelled = labelled if only is None else labelled & only
     cell = (dialogue * classes + predictions.gold) * classes + predictions.predicted
     counts = cell[labelled].bincount(minlength=len(order) * classes * classes)
     return counts.double().reshape(len(order), classes, classes)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -42,4 +49,91 @@ def confusion_figure(confusion: Tensor, labels: LabelSet, title: str = "") -> Fi
             colour = "white" if part > 0.55 else "black"
             text = f"{count}\n{100 * part:.1f}%"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an ``<svg>`` element with text as text, the same for the same figure, to stand inside HTML."""
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "merc"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return re.sub(r"^.*?(?=<svg)", "", text.getvalue(), flags=re.DOTALL)
+
+
+def empty_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, of a size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def interval_figure(
+    rows: Sequence[tuple[str, float, tuple[float, float]]], title: str, *, zero: bool = False
+) -> Figure:
+    """Draw values with their intervals, one below the other.
+
+    Args:
+        rows: Name, value and interval, from the top.
+        title: What the values are; written below the axis.
+        zero: Mark 0, and colour what an interval tells apart from it.
+    """
+    figure, axes = empty_figure(7.5, 0.7 + 0.3 * len(rows))
+    for row, (_, value, (low, high)) in enumerate(reversed(rows)):
+        clear = zero and not low <= 0 <= high
+        axes.plot([low, high], [row, row], color="C3" if clear else "0.55", linewidth=2)
+        axes.plot([value], [row], "o", color="C3" if clear else "C0")
+    if zero:
+        axes.axvline(0, color="0.3", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(title)
+    return figure
+
+
+def bars_figure(columns: Sequence[str], bars: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
+    """Draw groups of bars: the mean over the runs, with a point for every run.
+
+    Args:
+        columns: Names of the groups of bars.
+        bars: By the name of the bar, for every group the values of all runs.
+        title: What the values are.
+    """
+    figure, axes = empty_figure(max(7.5, 1.2 + 0.28 * len(columns) * (len(bars) + 1)), 3.6)
+    width = 0.8 / max(1, len(bars))
+    for index, (name, values) in enumerate(bars.items()):
+        places = [column + (index - (len(bars) - 1) / 2) * width for column in range(len(columns))]
+        axes.bar(places, [sum(v) / len(v) for v in values], width * 0.92, label=name, color=f"C{index % 10}")
+        for place, runs in zip(places, values, strict=True):
+            if len(runs) > 1:
+                axes.plot([place] * len(runs), list(runs), ".", color="0.15", markersize=3)
+    axes.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns])
+    axes.set_ylabel(title)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def uncertainty_figure(
+    diagrams: Sequence[Sequence[tuple[float, float, int]]], coverage: Sequence[float], risk: Sequence[float]
+) -> Figure:
+    """Draw a reliability diagram beside the curve of risk by coverage.
+
+    Args:
+        diagrams: Bins of confidence, accuracy and count: of the probabilities as they are, and after calibration.
+        coverage: Shares of utterances that are answered, ascending.
+        risk: Shares of wrong answers among them.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    for index, (bins, name) in enumerate(zip(diagrams, ("as they are", "with temperature"), strict=False)):
+        confidence, accuracy, _ = zip(*bins, strict=True)
+        left.plot(confidence, accuracy, "o-", color=f"C{index}", label=name, markersize=4)
+    left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title="Reliability")
+    left.legend(fontsize=8, frameon=False)
+    right.plot(coverage, risk, color="C0")
+    right.set(xlabel="share of utterances answered", ylabel="share of wrong answers", xlim=(0, 1), title="Abstention")
+    right.set_ylim(bottom=0)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,13 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 import merc
 from merc.conversation import UtteranceKey
-from merc.evaluation.metrics import class_scores
-from merc.evaluation.plots import confusion_figure
+from merc.evaluation.ledger import Opening, describe_ledger
+from merc.evaluation.metrics import class_scores, confusion_matrix, weighted_f1
+from merc.evaluation.plots import confusion_figure, uncertainty_figure
 from merc.evaluation.predictions import Predictions
+from merc.evaluation.uncertainty import (
+    Calibration,
+    abstain_at_risk,
+    abstention,
+    calibration,
+    conformal_sets,
+    fit_temperature,
+    with_temperature,
+)
 from merc.files import write_aside
 from merc.labels import IGNORE_INDEX, LabelSet
 
@@ -29,6 +41,8 @@ REPORT = "report"
 METRICS = "metrics.json"
 """The file of a report that is written last: if it exists, the report is complete."""
 
+_VAL = "predictions_val.csv"
+_UNCERTAINTY = "uncertainty.png"
 _LISTED = 5  # missing utterances per modality in report.md; predictions.csv has all of them
 
 
@@ -84,6 +98,10 @@ def write_report(
     present: Mapping[str, Tensor | np.ndarray[Any, Any]],
     info: ReportInfo,
     lines: Sequence[tuple[str, str]] = (),
+    val: Predictions | None = None,
+    without: Mapping[tuple[str, float], Tensor] | None = None,
+    openings: Sequence[Opening] = (),
+    opening: Opening | None = None,
 ) -> dict[str, Any]:
     """Score predictions and write the report of a test.
 
@@ -91,7 +109,8 @@ def write_report(
     full disk leaves the previous report as it was; if ``metrics.json`` is new, all other files are too.
 
     Args:
-        folder: Folder of ``metrics.json``, ``predictions.csv``, ``confusion.png`` and ``report.md``.
+        folder: Folder of ``metrics.json``, ``predictions.csv``, ``confusion.png``, ``report.md``, and
+            ``uncertainty.png`` where something is labelled.
         labels: The label set of the corpus.
         keys: N utterance keys, each once.
         gold: ``(N,)`` label ids, -100 for unlabelled; these have a prediction but no score.
@@ -99,11 +118,17 @@ def write_report(
         present: By modality, ``(N,)`` booleans: whether the utterance had it.
         info: Description of the model and of its data.
         lines: The speaker and the text of N utterances, for ``predictions.csv``; empty if they are not known.
+        val: Predictions of the same model for the validation split, on which temperature, thresholds and sets of
+            emotions are chosen; they are written to ``predictions_val.csv``.
+        without: By modality and the share of utterances that lacked it, the ``(N,)`` predicted ids.
+        openings: The ledger of the run: every reading of its test split.
+        opening: The reading of this report.
 
     Returns:
         The contents of ``metrics.json``: the scores as fractions in 0..1 (``weighted_f1``, ``macro_f1``, ``accuracy``,
         ``f1/<emotion>``), ``support/<emotion>``, the number of ``utterances`` and of those ``scored``, the
-        ``missing`` ones by modality, the ``confusion`` matrix with its ``classes``, and ``info``.
+        ``missing`` ones by modality, the ``confusion`` matrix with its ``classes``, and ``info``; ``val``, the scores
+        on the validation split; ``uncertainty``; ``without``, weighted F1 by modality and share; ``test_reads``.
 
     Raises:
         PredictionsError: The shapes do not match, keys are repeated, or probabilities are not finite.
@@ -129,20 +154,94 @@ def write_report(
         "confusion": confusion[order][:, order].tolist(),
         "info": _plain(info),
     }
+    if val is not None:
+        metrics["val"] = {**val.metrics(), "scored": int((val.gold != IGNORE_INDEX).sum())}
+    if confusion.sum():
+        metrics["uncertainty"] = _uncertainty(predictions, val)
+    if without:
+        metrics["without"] = _without(predictions, without)
+    if openings:
+        metrics["test_reads"] = len(openings)
     figure = confusion_figure(confusion, labels, f"{info.corpus}, {info.split}")
     folder = Path(folder)
     with ExitStack() as files:
         # Renamed in reverse order: the metrics come last, because they mark the report as complete.
-        aside = {
-            name: files.enter_context(write_aside(folder / name))
-            for name in (METRICS, "report.md", "confusion.png", "predictions.csv")
-        }
+        names = [METRICS, "report.md", "confusion.png", "predictions.csv"]
+        names += [_UNCERTAINTY] * ("uncertainty" in metrics) + [_VAL] * (val is not None)
+        aside = {name: files.enter_context(write_aside(folder / name)) for name in names}
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         aside[METRICS].write_text(text + "\n", encoding="utf-8")
-        aside["report.md"].write_text(_markdown(predictions, info), encoding="utf-8")
+        read = describe_ledger(openings, opening) if openings else ""
+        aside["report.md"].write_text(_markdown(predictions, info, metrics, read), encoding="utf-8")
         aside["predictions.csv"].write_text(predictions.to_csv(), encoding="utf-8", newline="")
         figure.savefig(aside["confusion.png"], format="png", dpi=150)
+        if val is not None:
+            aside[_VAL].write_text(val.to_csv(), encoding="utf-8", newline="")
+        if "uncertainty" in metrics:
+            _draw_uncertainty(predictions, metrics["uncertainty"]).savefig(aside[_UNCERTAINTY], format="png", dpi=120)
+    for name in {_VAL, _UNCERTAINTY} - set(names):  # of an earlier report
+        (folder / name).unlink(missing_ok=True)
     return metrics
+
+
+def _uncertainty(predictions: Predictions, val: Predictions | None) -> dict[str, Any]:
+    """Calibration, abstention and sets of emotions as plain values; what is chosen is chosen on ``val``."""
+    doubt = abstention(predictions)
+    found: dict[str, Any] = {
+        "calibration": _calibrated(calibration(predictions)),
+        "abstention": {"area": doubt.area, "auroc": _number(doubt.auroc), "risk_at_80": doubt.at_80},
+    }
+    if val is None or not (val.gold != IGNORE_INDEX).any():
+        return found
+    temperature = fit_temperature(val)
+    scaled, scaled_val = with_temperature(predictions, temperature), with_temperature(val, temperature)
+    error = float(1 - predictions.metrics()["accuracy"])
+    thresholds = [abstain_at_risk(val, predictions, round(part * error, 3)) for part in (0.75, 0.5)]
+    sets = [conformal_sets(scaled_val, scaled, nominal) for nominal in (0.8, 0.9)]
+    return {
+        **found,
+        "temperature": temperature,
+        "calibration_after": _calibrated(calibration(scaled)),
+        "thresholds": [{name: _number(value) for name, value in one._asdict().items()} for one in thresholds],
+        "conformal": [
+            {
+                "nominal": one.nominal,
+                "coverage": one.coverage,
+                "interval": list(one.interval),
+                "size": one.size,
+                "singletons": one.singletons,
+                "by_class": {name: _number(value) for name, value in one.by_class.items()},
+            }
+            for one in sets
+        ],
+    }
+
+
+def _calibrated(found: Calibration) -> dict[str, Any]:
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(found).items()}
+    return {**plain, "bins": [one._asdict() for one in found.bins]}
+
+
+def _number(value: float) -> float | None:
+    """A number for JSON, which knows neither ``nan`` nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _draw_uncertainty(predictions: Predictions, found: Mapping[str, Any]) -> Figure:
+    after = [found["calibration_after"]["bins"]] if "calibration_after" in found else []
+    diagrams = [[tuple(one.values()) for one in bins] for bins in (found["calibration"]["bins"], *after)]
+    curve = abstention(predictions)
+    return uncertainty_figure(diagrams, curve.coverage, curve.risk)
+
+
+def _without(predictions: Predictions, without: Mapping[tuple[str, float], Tensor]) -> dict[str, dict[str, float]]:
+    """Weighted F1 by modality and share, for which nothing lost is share 0."""
+    whole = predictions.metrics()["weighted_f1"]
+    found: dict[str, dict[str, float]] = {}
+    for (name, share), guess in without.items():
+        confusion = confusion_matrix(guess, predictions.gold, len(predictions.labels)).double()
+        found.setdefault(name, {"0": whole})[f"{share:g}"] = float(weighted_f1(confusion))
+    return found
 
 
 def _plain(info: ReportInfo) -> dict[str, Any]:
@@ -162,8 +261,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _markdown(predictions: Predictions, info: ReportInfo) -> str:
-    metrics = predictions.metrics()
+def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
     total, scored = len(predictions.keys), int((predictions.gold != IGNORE_INDEX).sum())
     sections = [
         f"# {info.corpus}, {info.split}: weighted F1 {100 * metrics['weighted_f1']:.2f} %",
@@ -172,6 +270,10 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
                 "Model": info.model,
                 "Checkpoint": info.checkpoint,
                 "Selected on": info.selected_on,
+                "Validation": f"weighted F1 {100 * metrics['val']['weighted_f1']:.2f} % on val"
+                if "val" in metrics
+                else "",
+                "Ledger": read,
                 "Interrupted": _resumed(info.resumed_at),
                 "Seed": info.seed,
                 "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
@@ -196,9 +298,59 @@ def _markdown(predictions: Predictions, info: ReportInfo) -> str:
     if info.notes:
         sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
     sections += ["## Missing modalities", "\n".join(_missing(predictions, info)) or "No modality was recorded."]
+    sections += _uncertainty_lines(metrics)
     if info.stores:
         sections += ["## Features", "\n".join(_stores(info.stores))]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _uncertainty_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """The sections on probabilities and on lost modalities."""
+    sections = []
+    if found := metrics.get("uncertainty"):
+        kinds = [("as they are", found["calibration"])]
+        if "temperature" in found:
+            kinds.append(
+                (f"with the temperature {found['temperature']:.2f}, fitted on val", found["calibration_after"])
+            )
+        rows = [
+            [
+                name,
+                f"{100 * one['confidence']:.1f}",
+                f"{100 * one['accuracy']:.1f}",
+                f"{100 * one['ece']:.1f} ({100 * one['ece_interval'][0]:.1f} to {100 * one['ece_interval'][1]:.1f})",
+                f"{one['brier']:.3f}",
+                f"{one['nll']:.3f}",
+            ]
+            for name, one in kinds
+        ]
+        doubt = found["abstention"]
+        auroc = "" if doubt["auroc"] is None else f"; wrong predictions have more doubt with AUROC {doubt['auroc']:.3f}"
+        lines = [f"Risk (share of wrong answers) at 80 % coverage: {100 * doubt['risk_at_80']:.1f} %{auroc}."]
+        for one in found.get("thresholds", []):
+            lines.append(
+                f"A threshold for at most {100 * one['target']:.1f} % wrong answers, chosen on val: "
+                + (
+                    f"answers {100 * one['coverage']:.1f} %, of which {100 * one['risk']:.1f} % are wrong."
+                    if one["risk"] is not None
+                    else "answers nothing."
+                )
+            )
+        for one in found.get("conformal", []):
+            low, high = one["interval"]
+            lines.append(
+                f"Sets of emotions for {one['nominal']:.0%} coverage, chosen on val: {100 * one['coverage']:.1f} % "
+                f"(95 % {100 * low:.1f} to {100 * high:.1f}) contain the label, {one['size']:.2f} emotions on average."
+            )
+        header = ["Probabilities", "Confidence %", "Accuracy %", "ECE % (95 %)", "Brier", "NLL"]
+        sections += ["## Uncertainty", markdown_table(header, rows), "\n".join(f"- {line}" for line in lines)]
+        sections.append(f"![Reliability, and risk by coverage]({_UNCERTAINTY})")
+    if lost := metrics.get("without"):
+        shares = list(next(iter(lost.values())))
+        header = ["Utterances that lose it", *(f"{float(share):.0%}" for share in shares)]
+        rows = [[name, *(f"{100 * of[share]:.2f}" for share in shares)] for name, of in lost.items()]
+        sections += ["## Without a modality", "Weighted F1 in percent.", markdown_table(header, rows)]
+    return sections
 
 
 def _resumed(steps: Sequence[int]) -> str:

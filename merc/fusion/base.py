@@ -20,6 +20,8 @@ class FusionOutput:
         aux_logits: ``(N, C)`` of auxiliary classifiers by name, for example one per modality.
         embeddings: ``(N, d)`` fused representation before the classifier, for contrastive losses and for stores.
         uncertainty: ``(N,)`` measures of uncertainty by name.
+        votes: ``(K, N, C)`` logits of the K members of an ensemble, whose mean is ``logits``. The task takes the loss
+            of each member, not of their mean: under a loss of the mean, all members have the same gradient.
     """
 
     logits: Tensor
@@ -27,6 +29,7 @@ class FusionOutput:
     aux_logits: dict[str, Tensor] = field(default_factory=dict)
     embeddings: Tensor | None = None
     uncertainty: dict[str, Tensor] = field(default_factory=dict)
+    votes: Tensor | None = None
 
 
 class FusionHead(nn.Module, ABC):

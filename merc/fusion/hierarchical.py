@@ -86,7 +86,7 @@ class ModalityQuality(nn.Module):
         self.neural = nn.Linear(dim, 1)
         self.combine = nn.Linear(3, 1)
         self.register_buffer("prototype", torch.zeros(num_classes, dim))
-        self.register_buffer("variance", torch.ones(num_classes))
+        self.register_buffer("variance", torch.zeros(num_classes))  # 0: no batch had two utterances of the class yet
         self.register_buffer("frequency", torch.zeros(num_classes))
 
     @torch.no_grad()
@@ -105,9 +105,11 @@ class ModalityQuality(nn.Module):
         count = sums[:, 0]
         seen = count > 0
         mean = sums[:, 1:] / count.clamp(min=1)[:, None]
-        spread = (squares / count.clamp(min=1) - mean.square().sum(-1)).clamp(min=0) / hidden.shape[1]
         rate = torch.where(frequency > 0, self.momentum, 1.0).to(mean) * seen
         self.prototype.copy_(prototype.lerp(mean, rate[:, None]))
+        # Over n - 1: a batch has few utterances of a rare emotion, and none says how far a single one is from others.
+        spread = (squares - count * mean.square().sum(-1)).clamp(min=0) / (count - 1).clamp(min=1) / hidden.shape[1]
+        rate = torch.where(variance > 0, self.momentum, 1.0).to(mean) * (count > 1)
         self.variance.copy_(variance.lerp(spread, rate))
         share = count / count.sum().clamp(min=1)
         # A batch without labels leaves the frequencies as they are.
@@ -120,12 +122,16 @@ class ModalityQuality(nn.Module):
         return self.prototype.to(wide), self.variance.to(wide), self.frequency.to(wide)
 
     def separation(self) -> Tensor:
-        """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12)."""
+        """q_stats: variance between the class prototypes over the mean variance within classes (eq. 12).
+
+        A class whose variance is not known yet counts as the mean of the others.
+        """
         prototype, variance, frequency = self._averages()
         weight = frequency / frequency.sum().clamp(min=1e-6)
         centre = (weight[:, None] * prototype).sum(0)
         between = (weight * (prototype - centre).square().mean(-1)).sum()
-        return between / ((weight * variance).sum() + 1e-6)
+        within = (weight * variance).sum() / (weight * (variance > 0)).sum().clamp(min=1e-6)
+        return between / (within + 1e-6)
 
     def forward(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Q ``(N, 1)`` in [0.1, 1] from representations ``(N, dim)`` and the modality's logits ``(N, C)``."""
@@ -273,7 +279,12 @@ class HierarchicalFusion(FusionHead):
         self.pool = AttentionPooling(dim, queries)
         self.pool_norm = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
-        self.heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(ensemble))
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                Dropout(dropout), nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, num_classes)
+            )
+            for _ in range(ensemble)
+        )
 
     def forward(self, batch: ConversationBatch) -> FusionOutput:
         """Fuse the modalities of every utterance; losses: ``balance``, the load balancing of the experts."""
@@ -297,7 +308,7 @@ class HierarchicalFusion(FusionHead):
         if self.along is not None:
             fused = self.along(fused, batch)
         fused = self.pool_norm(fused)
-        votes = torch.stack([head(self.dropout(fused)) for head in self.heads])
+        votes = torch.stack([head(fused) for head in self.heads])
         logits = votes.mean(0)
         chances = votes.detach().float().softmax(-1)
         return FusionOutput(
@@ -305,6 +316,7 @@ class HierarchicalFusion(FusionHead):
             losses={"balance": torch.stack(balance).mean()},
             aux_logits=aux_logits,
             embeddings=fused,
+            votes=votes,
             uncertainty={
                 "disagreement": chances.var(0, unbiased=False).sum(-1),
                 "entropy": torch.special.entr(logits.detach().float().softmax(-1)).sum(-1),

@@ -23,6 +23,7 @@ from merc.configs.lookup import find_config
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
+from merc.evaluation.ledger import LEDGER
 from merc.evaluation.report import markdown_table
 from merc.files import write_json, write_text
 from merc.pipeline.ablation import (
@@ -537,7 +538,7 @@ def _write(out: Path, pipeline: str, planner: _Planner, rows: Sequence[_Row], co
     lines = [
         f"# Ablations of {pipeline}: {info['corpus']}, {info['split']} split",
         f"Seeds: {seeds}. Weighted F1 in percent, mean ± standard deviation over the seeds. Every stage keeps the "
-        f"checkpoint with the best weighted F1 on `val`; the `{info['split']}` split is read once, after that.",
+        f"checkpoint with the best weighted F1 on `val`, and is tested after that. Every row has a {LEDGER}.",
         _markdown(results),
         "A difference is the row minus the full model, in points. Its interval (95 %) and p-value are of a paired "
         f"bootstrap with 10,000 samples that draws the {dialogues} dialogues and the {len(planner.seeds)} seeds with "

@@ -28,6 +28,7 @@ from merc.pipeline.problems import explain
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
 from merc.tasks import export_lipsync
+from merc.tasks.classifier import ClassifierTask
 
 if TYPE_CHECKING:  # an application applies kinds
     from merc.pipeline.apply import Application
@@ -361,12 +362,15 @@ class FitStage(NetworkStage):
 
     def weights(self, run: StageRun, cli: MercCLI, console: Console) -> str | None:
         """Train unless that is done, and test."""
+        if isinstance(cli.model, ClassifierTask):
+            cli.model.ledger, cli.model.will_test = run.root, run.stage.tested
         checkpoint = _trained(run, cli, console)
         end_averaging(cli.trainer)
         if run.stage.tested:
-            cli.trainer.test(
-                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False
-            )
+            how: dict[str, Any] = {"ckpt_path": checkpoint, "weights_only": True, "verbose": False}
+            if isinstance(cli.model, ClassifierTask):
+                cli.trainer.validate(cli.model, datamodule=cli.datamodule, **how)  # the report compares both splits
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, **how)
             if not run.metrics.is_file():
                 raise PipelineError(
                     f"{type(cli.model).__name__} writes no report: set `report: false` for {run.stage.name!r}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from merc.pipeline.problems import ShortParser
 from merc.pipeline.stage import STATE
 from merc.store import FeatureStore
 from merc.tasks.checkpoints import read_checkpoint
+from merc.tasks.classifier import ClassifierTask
 
 # Warnings that need no action: loading from memory needs no workers, every value is logged once an
 # epoch however few batches it has, weights are meant to load without the state of the averaging, and networks that fit
@@ -229,7 +232,10 @@ class MercCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
         dump = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False, format="yaml"))
-        config = (dump[self.subcommand] if self.subcommand else dump)["model"]
+        given = dump[self.subcommand] if self.subcommand else dump
+        config = given["model"]
+        if isinstance(self.model, ClassifierTask):
+            self.model.config_digest = _digest(config, given.get("data") or {})
         self.model.save_hyperparameters(
             {
                 "_class_path": config["class_path"],
@@ -293,6 +299,14 @@ class MercParser(MercCLI):
 
     def after_instantiate_classes(self) -> None:
         """There is nothing to complete."""
+
+
+def _digest(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """A digest of a configuration: the options of model and data, wherever corpus, stores and weights lie."""
+    plain = {name: value for name, value in data.get("init_args", {}).items() if name not in ("corpus", "stores")}
+    init = {name: value for name, value in model.get("init_args", {}).items() if name != "warm_start"}
+    text = json.dumps([model["class_path"], init, data.get("class_path"), plain], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def add_store_writer(trainer: Trainer, out: str | Path, outputs: list[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from merc.evaluation import compare_folds, compare_seeds
+from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
@@ -176,8 +177,8 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     seeds = sorted({run.seed for run in tested})
     lines = [
         f"# {info['corpus']}: every stage on the {info['split']} split",
-        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`; the "
-        f"`{info['split']}` split is read once, after that.",
+        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`, and "
+        f"is tested after that. {describe_ledger(read_ledger(out)).capitalize()} ({LEDGER}).",
         comparison.markdown(),
         *filter(None, [compare_folds(metrics)]),
         "Reports of single stages:",

@@ -170,6 +170,11 @@ class StageRun:
         return {name: _stored_in(folder) for name, folder in sorted(self.reads.items())}
 
     @property
+    def root(self) -> Path:
+        """The folder of the run that the stage is part of."""
+        return self.folder.parent if self.stage.once else self.folder.parents[1]
+
+    @property
     def metrics(self) -> Path:
         """The scores of its test."""
         return self.folder / REPORT / METRICS

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,7 +19,8 @@ from torchmetrics import MeanMetric
 
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules.facts import DataFacts
-from merc.evaluation import EmotionMetrics, ReportInfo, StoreInfo, write_report
+from merc.evaluation import EmotionMetrics, Predictions, ReportInfo, StoreInfo, write_report
+from merc.evaluation.ledger import Opening, read_ledger, record_opening
 from merc.evaluation.predictions import lines_of
 from merc.labels import LabelSet
 from merc.tasks.checkpoints import facts_of, refuse_other_model
@@ -26,6 +28,14 @@ from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
 from merc.tasks.trainer import TermsTask, require_whole_network, total
+
+_NEEDED = {
+    "train": "expected one to train on",
+    "val": "expected one to choose the checkpoint by. Give the corpus dialogues of this split",
+    "test": "expected one to test with. Give the corpus dialogues of this split; a stage of a pipeline goes without by "
+    "`report: false`",
+}
+"""What a split is for."""
 
 
 @dataclass(eq=False)
@@ -98,11 +108,19 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self.facts: DataFacts | None = None
         """What the network was built from; nothing before it is built."""
         self.metrics: dict[str, EmotionMetrics] = {}
+        self.ledger: Path | None = None
+        """Folder of the run whose ledger notes that the test split is read. Default: that of the report."""
+        self.will_test = False
+        """Whether a test follows the training: then a corpus without labels to test with is refused before it."""
+        self.config_digest = ""
+        """Digest of the options that the task was made from, for the ledger."""
         self.origin: dict[str, Any] = {}
         """Where the weights come from, in plain values; travels in the checkpoint, empty before training."""
         self._losses: dict[str, MeanMetric] = {}
         self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
+        self._validated: tuple[str, Predictions] | None = None
+        self._opening: Opening | None = None
 
     @abstractmethod
     def build_network(self, facts: DataFacts) -> None:
@@ -187,7 +205,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     def _splits(self, stage: str) -> list[str]:
         """The splits that a stage of the Trainer compares with labels."""
         validates = ["val"] if self.trainer.limit_val_batches else []
-        return {"fit": ["train", *validates], "validate": ["val"], "test": ["test"]}.get(stage, [])
+        tests = ["test"] * self.will_test
+        return {"fit": ["train", *validates, *tests], "validate": ["val"], "test": ["test"]}.get(stage, [])
 
     def _require_labels(self, splits: Sequence[str]) -> None:
         """Refuse a corpus that has nothing to train on, to choose by or to compare with."""
@@ -195,7 +214,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         for split in splits:
             if split not in corpus:
                 found = ", ".join(corpus)
-                raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: expected one.")
+                raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: {_NEEDED[split]}.")
             if not any(utterance.label is not None for talk in corpus[split] for utterance in talk.utterances):
                 raise ValueError(
                     f"Split {split!r} of corpus {corpus.name!r} has no labelled utterance, expected some. To predict "
@@ -224,8 +243,11 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         return self.add_terms(self.step(batch).terms, len(batch.label))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the predictions of a validation batch."""
-        self._count("val", self.step(batch), batch)
+        """Count the predictions of a validation batch; a validation by itself keeps them for the report of a test."""
+        prediction = self.step(batch)
+        self._count("val", prediction, batch)
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._tested.append(self._rows(prediction, batch))
 
     def _count(self, part: str, prediction: Prediction, batch: Batch) -> None:
         """Count predictions and loss of a batch.
@@ -246,30 +268,70 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     def on_validation_epoch_end(self) -> None:
         """Log weighted F1, macro F1 and accuracy of the validation split."""
         self._log_metrics("val")
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            rows = _gather(self._tested)
+            self._tested = []
+            lines = lines_of(self.data.corpus, rows["keys"])
+            self._validated = str(self.trainer.ckpt_path or ""), Predictions(self.data.labels, lines=lines, **rows)
+
+    def on_test_start(self) -> None:
+        """Note in the ledger of the run that the test split is read, and on what grounds these weights were chosen."""
+        corpus = self.data.corpus.name
+        checkpoint = str(self.trainer.ckpt_path or "")
+        self._opening = Opening(f"{corpus}/test", self.config_digest, _seed(), checkpoint, self._selected_on())
+        folder = self._ledger_folder()  # asks all processes
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            record_opening(folder, self._opening)
+
+    def _ledger_folder(self) -> Path:
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir) if self.ledger is None else self.ledger
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the predictions of a test batch and keep them for the report."""
         prediction = self.step(batch)
         self._count("test", prediction, batch)
-        logits = prediction.logits.float()
-        self._tested.append(
-            {
-                "keys": list(batch.keys),
-                "gold": batch.label.cpu(),
-                "probabilities": logits.softmax(-1).cpu(),
-                "present": {name: there.cpu() for name, there in self.present(batch).items()},
-            }
-        )
+        self._tested.append({**self._rows(prediction, batch), "without": self.without(batch)})
+
+    def without(self, batch: Batch) -> dict[tuple[str, float], Tensor]:
+        """What the network predicts where a share of the utterances of a test batch lacks a modality.
+
+        Returns:
+            By modality and share, ``(N,)`` ids on the CPU; nothing by default.
+        """
+        return {}
+
+    def _rows(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
+        """What a report needs of the predictions for a batch."""
+        return {
+            "keys": list(batch.keys),
+            "gold": batch.label.cpu(),
+            "probabilities": prediction.logits.float().softmax(-1).cpu(),
+            "present": {name: there.cpu() for name, there in self.present(batch).items()},
+        }
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test split and write the report."""
         self._log_metrics("test")
         rows = _gather(self._tested)
         self._tested = []
-        folder = self.report_folder
+        folder, ledger = self.report_folder, self._ledger_folder()
         if self.trainer.is_global_zero:
             lines = lines_of(self.data.corpus, rows["keys"])
-            write_report(folder, labels=self.data.labels, info=self._report_info(), lines=lines, **rows)
+            write_report(
+                folder,
+                labels=self.data.labels,
+                info=self._report_info(),
+                lines=lines,
+                val=self._predicted_val(),
+                openings=read_ledger(ledger),
+                opening=self._opening,
+                **rows,
+            )
+
+    def _predicted_val(self) -> Predictions | None:
+        """What the tested weights say of the validation split, if that was asked just before."""
+        checkpoint, predictions = self._validated or ("", None)
+        return predictions if checkpoint == str(self.trainer.ckpt_path or "") else None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter of the task, those of its losses too."""
@@ -380,7 +442,11 @@ def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
     first.sort()
     present = {name: torch.cat([part["present"][name] for part in parts])[first] for name in parts[0]["present"]}
+    without = {
+        name: torch.cat([part["without"][name] for part in parts])[first] for name in parts[0].get("without", {})
+    }
     return {
+        **({"without": without} if without else {}),
         "keys": [keys[row] for row in first],
         "gold": torch.cat([part["gold"] for part in parts])[first],
         "probabilities": torch.cat([part["probabilities"] for part in parts])[first],

@@ -8,18 +8,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 
 from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
-from merc.fusion import FusionHead
+from merc.evaluation import without_modality
+from merc.fusion import FusionHead, FusionOutput
 from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX
 from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+
+_LOST = (0.25, 0.5, 1.0)
+"""Shares of the utterances of a test that lose a modality, for the report."""
 
 _cross_entropy = PolynomialCrossEntropy(alpha=0.0)
 
@@ -111,10 +115,7 @@ class FusionTask(EmotionTask):
         if self.training and self.modality_dropout:
             batch = self._drop_modalities(batch)
         output = self.head(batch)
-        if self.loss is None:
-            terms = {"ce": _cross_entropy(output.logits, batch.label)}
-        else:
-            terms = dict(self.loss(output.logits, batch.label, output.embeddings))
+        terms = self._loss_terms(output, batch)
         for name, term in output.losses.items():
             if weight := self.head_weights.get(name, 1.0):
                 terms[f"head/{name}"] = weight * term
@@ -125,6 +126,24 @@ class FusionTask(EmotionTask):
             ]
             terms["aux"] = self.aux_weight * torch.stack(aux).mean()
         return Prediction(output.logits, output.embeddings, terms)
+
+    def _loss_terms(self, output: FusionOutput, batch: ConversationBatch) -> dict[str, Tensor]:
+        """The terms of the loss; of an ensemble the means over its members."""
+        members = output.logits[None] if output.votes is None else output.votes
+        if self.loss is None:
+            return {"ce": torch.stack([_cross_entropy(logits, batch.label) for logits in members]).mean()}
+        terms = [self.loss(logits, batch.label, output.embeddings) for logits in members]
+        return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
+
+    def without(self, batch: ConversationBatch) -> dict[tuple[str, float], Tensor]:
+        """What the head predicts where a share of the utterances lacks one of its modalities."""
+        if len(self.head.dims) == 1:
+            return {}
+        return {
+            (name, share): self.head(without_modality(batch, name, share)).logits.argmax(-1).cpu()
+            for name in self.head.dims
+            for share in _LOST
+        }
 
     def settings(self) -> dict[str, Any]:
         """The features that the head reads, with their widths, and the width that its loss was made for."""

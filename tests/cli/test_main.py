@@ -65,7 +65,11 @@ def command(*words):
 
 @pytest.mark.parametrize(
     "words",
-    ["configs", "--version", *(f"{name} --help" for name in "annotate diarize run ablate ensemble export".split())],
+    [
+        "configs",
+        "--version",
+        *(f"{name} --help" for name in "annotate diarize run ablate compare ensemble export".split()),
+    ],
 )
 def test_what_only_tells_imports_nothing_heavy_and_answers_within_a_second(words):
     done = command(*words.split())

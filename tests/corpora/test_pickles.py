@@ -86,6 +86,8 @@ def test_saved_it_can_be_opened(tmp_path, layout):
     store = FeatureStore(tmp_path / "out/features/text")
     assert "fine-tuned on the labels of train" in store.provenance["about"]
     assert store.provenance["element"] == "roberta1"
+    lower = FeatureStore(tmp_path / "out/features/roberta3").provenance["about"]
+    assert lower == "RoBERTa fine-tuned on the labels of train, hidden state 3 from the top"
     assert len(store.provenance["sha256"]) == 64
 
 

@@ -1,7 +1,6 @@
 """Comparison over seeds, the paired bootstrap over dialogues, and ensembles."""
 
 import io
-import random
 import statistics
 from dataclasses import replace
 
@@ -10,33 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from merc.conversation import UtteranceKey
-from merc.evaluation import Predictions, PredictionsError, compare_seeds, ensemble, paired_bootstrap
-from merc.labels import IEMOCAP4, IEMOCAP6
-
-
-def made_up(accuracy, seed, dialogues=40):
-    """Predictions that are right with a given chance, on one gold annotation for every seed."""
-    gold_draws, draws = random.Random(0), random.Random(seed)
-    keys, gold, rows = [], [], []
-    for d in range(dialogues):
-        for u in range(gold_draws.randint(1, 9)):
-            keys.append(UtteranceKey("test", str(d), str(u)))
-            gold.append(gold_draws.choice([-100, 0, 0, 1, 2, 3]))
-            guess = max(gold[-1], 0) if draws.random() < accuracy else draws.randrange(4)
-            rows.append([0.7 if c == guess else 0.1 for c in range(4)])
-    there = {"text": torch.ones(len(keys), dtype=torch.bool)}
-    return Predictions(IEMOCAP4, keys, torch.tensor(gold), torch.tensor(rows), there)
-
-
-def reordered(predictions, order):
-    return replace(
-        predictions,
-        keys=[predictions.keys[i] for i in order],
-        gold=predictions.gold[order],
-        probabilities=predictions.probabilities[order],
-        present={name: there[order] for name, there in predictions.present.items()},
-    )
+from merc.evaluation import PredictionsError, compare_seeds, ensemble, paired_bootstrap
+from merc.labels import IEMOCAP6
+from support.made_predictions import made_up, reordered
 
 
 def slow_bootstrap(a, b, samples, seed):

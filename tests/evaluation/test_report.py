@@ -12,8 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merc.conversation import UtteranceKey
-from merc.evaluation import Predictions, PredictionsError, ReportInfo, StoreInfo, read_predictions, write_report
+from merc.evaluation import (
+    Opening,
+    Predictions,
+    PredictionsError,
+    ReportInfo,
+    StoreInfo,
+    fit_temperature,
+    read_predictions,
+    write_report,
+)
 from merc.labels import IEMOCAP4, MELD, LabelSet
+from support.made_predictions import honest
 
 KEYS = [UtteranceKey("test", str(d), str(u)) for d in range(2) for u in range(4)]
 GOLD = torch.tensor([0, 1, 2, -100, 3, 3, 0, 1])
@@ -32,7 +42,7 @@ INFO = ReportInfo(
     stores={"text": StoreInfo("features/text", {"encoder": "MiniLM", "labels": None})},
     missing={"audio": {KEYS[0]: "clip is broken"}},
 )
-FILES = {"metrics.json", "predictions.csv", "confusion.png", "report.md"}
+FILES = {"metrics.json", "predictions.csv", "confusion.png", "report.md", "uncertainty.png"}
 
 
 def write(folder, **changes):
@@ -55,6 +65,35 @@ def test_metrics_count_labelled_utterances_only(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_chosen_on_val_is_in_the_report(tmp_path):
+    val, test = honest(0, 600, temperature=0.5), honest(1, 600, temperature=0.5)
+    openings = [Opening("iemocap/test", "a", 0), Opening("iemocap/test", "b", 0), Opening("iemocap/test", "b", 0)]
+    lost = {("audio", 0.5): (test.predicted + 1) % 4, ("audio", 1.0): test.predicted}
+    given = {"keys": test.keys, "gold": test.gold, "probabilities": test.probabilities, "present": {}}
+    metrics = write(tmp_path, **given, val=val, without=lost, openings=openings, opening=openings[1])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert {path.name for path in tmp_path.iterdir()} == FILES | {"predictions_val.csv"}
+    kept = read_predictions(tmp_path / "predictions_val.csv", IEMOCAP4)
+    assert kept.metrics() == val.metrics() and metrics["val"]["weighted_f1"] == val.metrics()["weighted_f1"]
+    found = metrics["uncertainty"]
+    assert found["temperature"] == fit_temperature(val) and 1.5 < found["temperature"] < 2.5
+    assert found["calibration"]["ece"] > 2 * found["calibration_after"]["ece"]
+    assert [one["nominal"] for one in found["conformal"]] == [0.8, 0.9]
+    weighted = test.metrics()["weighted_f1"]
+    assert metrics["without"]["audio"] == {"0": weighted, "0.5": pytest.approx(0.2, abs=0.2), "1": weighted}
+    page = (tmp_path / "report.md").read_text()
+    for part in (
+        f"- Validation: weighted F1 {100 * val.metrics()['weighted_f1']:.2f} % on val",
+        "- Ledger: test was read 3 times in this run, with 2 configurations; this configuration and seed: 2 times",
+        f"| with the temperature {found['temperature']:.2f}, fitted on val |",
+        f"Sets of emotions for 90% coverage, chosen on val: {100 * found['conformal'][1]['coverage']:.1f} %",
+        "| Utterances that lose it | 0% | 50% | 100% |",
+    ):
+        assert part in page
+    write(tmp_path, **given)  # without val: what was chosen on it is gone
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_the_page_says_what_was_done(tmp_path):

@@ -77,7 +77,7 @@ def two_pass(hidden, label, present):
             centre = sum(mine) / len(mine)
             frequency[c] = len(mine) / len(rows)
             mean[c] = centre
-            variance[c] = sum(((x - centre) ** 2).mean() for x in mine) / len(mine)
+            variance[c] = sum(((x - centre) ** 2).mean() for x in mine) / max(len(mine) - 1, 1)
     return frequency, mean, variance
 
 
@@ -109,6 +109,31 @@ def test_statistics_move_by_the_momentum_and_only_for_classes_that_were_seen():
     torch.testing.assert_close(quality.prototype[:3], (0.9 * m1 + 0.1 * m2)[:3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(quality.variance[:3], (0.9 * v1 + 0.1 * v2)[:3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(quality.prototype[3], m1[3], atol=1e-4, rtol=1e-4)
+
+
+def test_the_variance_of_pairs_is_that_of_the_class():
+    """Batches with two utterances of a class: a variance over n would be half the truth, which is 1."""
+    torch.manual_seed(0)
+    quality = ModalityQuality(6, C, momentum=0.01)
+    found = []
+    for _ in range(1500):
+        quality.observe(torch.randn(2, 6), torch.tensor([1, 1]), torch.ones(2, dtype=torch.bool))
+        found.append(quality.variance[1].item())
+    assert sum(found[500:]) / 1000 == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_single_utterance_says_nothing_of_the_variance_of_its_class():
+    quality = ModalityQuality(6, C)
+    hidden, label, present = observed(0)
+    quality.observe(hidden, label, present)
+    before, there = quality.variance.clone(), torch.ones(1, dtype=torch.bool)
+    quality.observe(torch.full((1, 6), 100.0), torch.tensor([2]), there)
+    torch.testing.assert_close(quality.variance, before)
+    alone = ModalityQuality(6, C)
+    alone.observe(torch.tensor([[0.0] * 6, [2.0] * 6, [5.0] * 6]), torch.tensor([0, 0, 1]), torch.ones(3).bool())
+    assert alone.variance.tolist() == [2, 0, 0, 0]
+    # Class 1 counts as the others: between is 2/3 (1 - 7/3)^2 + 1/3 (5 - 7/3)^2, within 2.
+    assert alone.separation().item() == pytest.approx((2 / 3 * (4 / 3) ** 2 + 1 / 3 * (8 / 3) ** 2) / 2, rel=1e-4)
 
 
 def test_a_class_that_comes_late_starts_from_its_first_batch():
@@ -235,7 +260,8 @@ def test_uncertainty_is_the_disagreement_of_heads_and_the_entropy_of_their_mean(
     head = HierarchicalFusion(DIMS, C, dim=8, ensemble=3).eval()
     out = head(batch)
     for row in range(14):
-        votes = [linear(h, out.embeddings[row]) for h in head.heads]
+        votes = [h(out.embeddings[row]) for h in head.heads]
+        torch.testing.assert_close(out.votes[:, row], torch.stack(votes))
         mean = sum(votes) / 3
         torch.testing.assert_close(out.logits[row], mean)
         p = mean.softmax(0)

@@ -22,7 +22,7 @@ import merc.store.writer
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
-from merc.evaluation import read_predictions
+from merc.evaluation import read_ledger, read_predictions
 from merc.pipeline.run import run_pipeline
 from merc.store import FeatureStore
 from merc.tasks import TeacherTask
@@ -182,6 +182,57 @@ def one_line(capsys, args, status=1):
     error = capsys.readouterr().err.strip().splitlines()
     assert error[-1].startswith(f"merc {args[0]}: ") and not any("Traceback" in line for line in error)
     return error[-1]
+
+
+def test_the_ledger_and_the_report_say_how_often_the_test_split_was_read(done, capsys):
+    openings = read_ledger(done)
+    assert [(Path(o.checkpoint).parents[1].name, o.seed, o.data) for o in openings] == [
+        ("teacher", 0, "simulated/test"),
+        ("student", 0, "simulated/test"),
+    ]
+    assert all(o.selected_on.startswith("best val/weighted_f1 = ") and len(o.config) == 16 for o in openings)
+    assert openings[0].config != openings[1].config
+    assert "Test was read 2 times in this run, with 2 configurations" in (done / "report.md").read_text()
+    # What is not tested again is not read again; other options are another configuration, a second seed is not.
+    assert main([*RUN, "--seeds", "2"]) == 0
+    write("teacher.yaml", changed(TEACHER, model__init_args__optimizer__init_args__lr=0.02))
+    assert main(RUN) == 0
+    again = read_ledger(done)
+    assert [o.seed for o in again] == [0, 0, 1, 1, 0, 0]
+    assert again[2].config == openings[0].config != again[4].config
+    page = (done / "seed-0/student/report/report.md").read_text()
+    assert (
+        "- Ledger: test was read 6 times in this run, with 3 configurations; this configuration and seed: 2 times"
+        in page
+    )
+
+
+def test_the_scores_on_val_are_those_that_chose_the_checkpoint(done):
+    for name, (metrics,) in json.loads((done / "summary.json").read_text()).items():
+        report = done / "seed-0" / name / "report"
+        assert json.loads((report / "metrics.json").read_text())["val"] == metrics["val"]
+        assert f"= {metrics['val']['weighted_f1']:.4f}, " in metrics["info"]["selected_on"]
+        assert read_predictions(report / "predictions_val.csv").metrics()["weighted_f1"] == pytest.approx(
+            metrics["val"]["weighted_f1"]
+        )
+        assert 0.05 <= metrics["uncertainty"]["temperature"] <= 20
+    assert "| Weighted F1 on val |" in (done / "report.md").read_text()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_that_is_not_there_is_said_in_one_line_before_the_training(split, place, capsys):
+    lines = ["dialogue,utterance,speaker,text,emotion,split"]
+    for part in {"train", "val", "test"} - {split}:
+        lines += [f"{part}{d},{u},A,words,{['joy', 'anger'][u % 2]},{part}" for d in range(4) for u in range(4)]
+    Path("corpus.csv").write_text("\n".join(lines))
+    stages = [
+        {"name": "data", "command": "import", "config": "csv", "options": {"files": "corpus.csv"}},
+        {"name": "marks", "command": "writing", "options": {"corpus": "{data}/corpus.json"}},
+        {**STAGES[2], "options": {**CORPUS, "data.stores": {"text": "{marks}"}}},
+    ]
+    write("pipeline.yaml", {"stages": stages})
+    assert f"Corpus 'corpus' has no split '{split}', found " in one_line(capsys, RUN)
+    assert not Path("out/seed-0/teacher/checkpoints").exists()
 
 
 def is_complete(out):

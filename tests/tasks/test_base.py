@@ -159,7 +159,8 @@ def test_an_epoch_may_end_before_its_last_batch(data, tmp_path):
 @pytest.mark.parametrize("stage", ["teacher", "student", "fusion"])
 def test_every_stage_leaves_a_report_that_adds_up(data, chain, stage):
     folder = chain[0] / stage / "report"
-    assert {f.name for f in folder.iterdir()} == {"metrics.json", "predictions.csv", "confusion.png", "report.md"}
+    names = ["metrics.json", "predictions.csv", "confusion.png", "report.md", "uncertainty.png"]
+    assert sorted(f.name for f in folder.iterdir()) == sorted(names)
     metrics = json.loads((folder / "metrics.json").read_text())
     corpus = Corpus.load(data / "corpus.json")
     utterances = {str(key): u for c in corpus["test"] for key, u in zip(c.keys, c.utterances, strict=True)}
@@ -468,7 +469,7 @@ def test_modality_dropout_is_for_training_only(batch):
 def test_terms_are_weighted_and_those_of_weight_zero_are_left_out(batch):
     head = HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16).eval()
     out = head(batch)
-    ce = nn.functional.cross_entropy(out.logits, batch.label).item()
+    ce = sum(nn.functional.cross_entropy(votes, batch.label).item() for votes in out.votes) / 3
     terms = four(lambda dims, classes: head, aux_weight=0.0, head_weights={"balance": 0.0}).eval().step(batch).terms
     assert {name: t.item() for name, t in terms.items()} == {"ce": pytest.approx(ce, abs=1e-5)}
     terms = four(lambda dims, classes: head, aux_weight=0.5, head_weights={"balance": 0.25}).eval().step(batch).terms
@@ -478,6 +479,20 @@ def test_terms_are_weighted_and_those_of_weight_zero_are_left_out(batch):
         rows = batch.present[name] & (batch.label >= 0)
         aux.append(nn.functional.cross_entropy(logits[rows], batch.label[rows]).item())
     assert terms["aux"].item() == pytest.approx(0.5 * sum(aux) / 2, abs=1e-5)
+
+
+def test_members_of_an_ensemble_learn_from_their_own_mistakes(batch):
+    """Under a loss of the mean, two heads get one gradient, whatever they say: their differences would stay noise."""
+    torch.manual_seed(0)
+    head = HierarchicalFusion({"text": 16, "audio": 16}, 4, dim=16, dropout=0.0)
+    with torch.no_grad():  # of one classifier of the hidden layer: only what the heads say differs
+        for other in head.heads[1:]:
+            other.load_state_dict(head.heads[0].state_dict())
+        head.heads[1][-1].bias += torch.tensor([3.0, 0.0, 0.0, 0.0])
+    sum(four(lambda dims, classes: head, aux_weight=0.0).step(batch).terms.values()).backward()
+    first, second, third = (member[-1].bias.grad for member in head.heads)
+    assert (first - second).abs().max() > 0.1 * first.abs().max()
+    torch.testing.assert_close(first, third)
 
 
 def test_options_of_fusion_are_checked():

@@ -1,0 +1,50 @@
+"""``merc compare``: finished systems head to head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from merc.pipeline.problems import ShortParser
+
+
+def compare_command(args: list[str]) -> int:
+    """Parse the arguments of ``merc compare``, compare and print; returns the exit status."""
+    parser = ShortParser(
+        prog="merc compare",
+        description="Compare systems that were tested on the same data: every pair head to head, with confidence "
+        "intervals and corrected p-values, per emotion, per dialogue length and at emotion shifts, and what difference "
+        "the data can show at all. Other data, splits or emotions are refused.",
+    )
+    parser.add_argument(
+        "systems",
+        type=str,
+        nargs="+",
+        help="folders of `merc run` (all tested stages), RUN/STAGE (all seeds), reports, or CSV and JSON files of "
+        "other code; NAME=... names the system",
+    )
+    parser.add_argument("--stages", type=str, nargs="+", default=[], help="stages to take of folders of `merc run`")
+    parser.add_argument("--out", type=Path | None, default=None, help="folder for compare.html, .md, .tex and .json")
+    parser.add_argument(
+        "--labels", type=str, nargs="+", default=[], help="emotions in the order of the numbers that other code gives"
+    )
+    parser.add_argument("--samples", type=PositiveInt, default=10_000, help="draws of the bootstrap")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
+    given = parser.parse_args(args)
+    from rich.console import Console  # as in merc.cli.run
+
+    from merc.evaluation import compare_systems, read_systems, terminal_tables, write_comparison
+
+    systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
+    found = compare_systems(systems, samples=given.samples, seed=given.seed)
+    console = Console()
+    for table in terminal_tables(found):
+        console.print(table)
+    console.print("p: corrected over all pairs (Holm). Visible: the smallest difference that these data can show.")
+    console.print(found.power_statement(), markup=False, highlight=False)
+    for note in dict.fromkeys(found.notes):
+        console.print(f"- {note}", markup=False, highlight=False)
+    if given.out is not None:
+        console.print(f"Report: {write_comparison(found, given.out)}", markup=False)
+    return 0
