@@ -24,6 +24,7 @@ def export_command(args: list[str]) -> int:
     )
     parser.add_argument("--name", type=str | None, default=None, help="name of the model; default: that of the folder")
     parser.add_argument("--licence", type=str | None, default=None, help="under which licence it may be used")
+    parser.add_argument("--data", type=str | None, default=None, help="what it was trained on, in words, for its card")
     given = parser.parse_args(args)
     from merc.models import export_run  # PyTorch takes seconds to import: --help needs none of it
 
@@ -35,6 +36,7 @@ def export_command(args: list[str]) -> int:
         with_encoders=given.with_encoders,
         name=given.name,
         licence=given.licence,
+        data=given.data,
     )
     size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
     print(f"Model: {given.out} ({size:.1f} MB; reads {', '.join(model.modalities)}; {', '.join(model.labels.names)})")
@@ -59,7 +61,9 @@ def predict_command(args: list[str]) -> int:
         "dialogues. For one stage of a training, see `merc predict --config`.",
     )
     parser.add_argument("file", type=Path, help="CSV file with the columns text, speaker, dialogue")
-    parser.add_argument("--model", type=str, required=True, help="folder of `merc export`, or a name on the hub")
+    parser.add_argument(
+        "--model", type=str, required=True, help="folder of `merc export`, text-meld, or a name on the hub"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file for the predictions, such as predictions.csv")
     parser.add_argument(
         "--features", type=dict[str, Path], default={}, help="stores of what the model does not compute itself, by name"

