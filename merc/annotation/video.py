@@ -84,9 +84,7 @@ def annotate(
     stages = out / "stages"
     if isinstance(trained, Model):
         if seed is not None or stage is not None:
-            raise ModelError(
-                "A model has no seeds and stages to choose from: give --seed and --stage to `merc export`."
-            )
+            raise ModelError("A model has no seed or stage to choose: give --seed and --stage to `merc export`.")
         applied, of_model = apply_model(trained, corpus, stages, trainer_options=trainer_options)
         notes += [*of_model, *model_notes(trained, applied)]
     else:

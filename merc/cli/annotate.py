@@ -34,7 +34,7 @@ def annotate_command(args: list[str]) -> int:
         "--model",
         type=str,
         default="default",
-        help="folder of a finished `merc run` or of `merc export`, or the name of a model; default: what comes with merc",
+        help="folder of a finished `merc run` or of `merc export`, or the name of a model",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")

@@ -93,8 +93,8 @@ class FerEncoder(nn.Module):
         clips = batch.rows()
         lengths = [len(clip) for clip in clips]
         with torch.autocast(batch.frames.device.type, enabled=False):
-            parts = [self.network(prepare(part)) for part in torch.cat(clips).split(_FRAMES)]
-        logits, hidden = (torch.cat(part).split(lengths) for part in zip(*parts, strict=True))
+            parts = [self.network(prepare(part)) for part in torch.split(torch.cat(clips), _FRAMES)]
+        logits, hidden = (torch.split(torch.cat(part), lengths) for part in zip(*parts, strict=True))
         rows = [
             torch.cat([x.log_softmax(1).logsumexp(0) - math.log(len(x)), h.mean(0)])
             for x, h in zip(logits, hidden, strict=True)
@@ -153,7 +153,9 @@ class _Block(nn.Module):
         # Keras pads "same" by what is needed, an odd row at the lower and right edge.
         lacking = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in (deep.shape[3], deep.shape[2])]
         edges = [part for n in lacking for part in (n // 2, n - n // 2)]
-        return F.max_pool2d(F.pad(deep, edges, value=-math.inf), 3, stride=2) + self.skip(maps)
+        pooled = F.max_pool2d(F.pad(deep, edges, value=-math.inf), 3, stride=2)
+        skipped: Tensor = self.skip(maps)
+        return pooled + skipped
 
 
 def _read_weights() -> dict[str, np.ndarray[Any, Any]]:

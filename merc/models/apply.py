@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -141,16 +141,24 @@ def _run(
     task, data = step.prepared(corpus, stores)
     run.begin()
     writer = StoreWriterCallback({output: str(run.folder / output) for output in step.outputs})
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "devices": 1}
+    options: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "devices": 1,
+    }
+    options |= _options(trainer_options)
     with quiet_lightning(quiet=True):
-        trainer = Trainer(callbacks=[writer], default_root_dir=run.folder, **quiet | dict(_options(trainer_options)))
+        trainer = Trainer(callbacks=[writer], default_root_dir=run.folder, **options)
         trainer.predict(task, datamodule=data, return_predictions=False)
     run.update_state(finished=True)
 
 
-def _options(given: Sequence[str]) -> Iterator[tuple[str, object]]:
+def _options(given: Sequence[str]) -> dict[str, Any]:
     """Options such as ``--trainer.accelerator=gpu``, or in two words, as names and values."""
     words = iter(given)
+    options = {}
     for word in words:
         name, equals, value = word.removeprefix("--trainer.").partition("=")
-        yield name, yaml.safe_load(value if equals else next(words, ""))
+        options[name] = yaml.safe_load(value if equals else next(words, ""))
+    return options

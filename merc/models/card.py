@@ -36,8 +36,8 @@ def about_run(
         data: What it was trained on, in words.
 
     Returns:
-        Name, protocol, sizes, notes and most frequent words of the corpus; stage and seeds; and, if the stage was tested, the scores of the
-        model on the test split in percent, and of each of its seeds.
+        Name, protocol, sizes, notes and most frequent words of the corpus; stage and seeds; and, if the stage was
+        tested, the scores of the model on the test split in percent, and of each of its seeds.
     """
     sizes = {
         split: {"dialogues": len(conversations), "utterances": sum(map(len, conversations))}

@@ -159,15 +159,14 @@ class Speaker(MediaStep):
 
     def prepared(self, corpus: Path, stores: Mapping[str, Path]) -> tuple[L.LightningModule, L.LightningDataModule]:
         """The choice of the network."""
-        from merc.datamodules import LipSyncDataModule
-        from merc.datamodules.lipsync import LipSyncSource
+        from merc.datamodules import LipSyncDataModule, LipSyncSource
         from merc.tasks import LipSyncTask
 
         task = LipSyncTask(self.network, scorer=self.scorer)
         task.calibration.copy_(self.calibration)
         task.trained_on = self.trained_on
-        parts = {part: stores[f"{self.faces}/{part}"] for part in Tracks.outputs}
-        return task, LipSyncDataModule([LipSyncSource(corpus, **parts)])
+        faces, crops, sound = (stores[f"{self.faces}/{part}"] for part in Tracks.outputs)
+        return task, LipSyncDataModule([LipSyncSource(corpus, faces, crops, sound)])
 
 
 class Recorded(Given, MediaStep):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from merc.models.steps import (
 )
 from merc.speaker.pretrained import SHIPPED, load_lipsync
 from merc.store import FeatureStore
+
+if TYPE_CHECKING:
+    from merc.annotation import Annotation
 
 STEPS: Mapping[str, type[Step]] = {
     step.kind: step
@@ -155,12 +158,8 @@ class Model:
     def _below(self, value: str) -> set[str]:
         """The steps that a value depends on."""
         step = self.steps[value.rpartition("/")[0]]
-        needs = (
-            {name for other in step.needs for name in self._below(f"{other}/")}
-            if isinstance(step, MediaStep)
-            else set()
-        )
-        return {step.name, *needs, *(name for other in step.reads for name in self._below(other))}
+        needs = step.needs if isinstance(step, MediaStep) else []
+        return {step.name}.union(*map(self._below, [*step.reads, *(f"{name}/" for name in needs)]))
 
     def _networks(self, name: str) -> list[Step]:
         """The step that predicts, or those whose mean it is."""
@@ -222,6 +221,28 @@ class Model:
             torch.tensor(gold),
             parts,
         )
+
+    def annotate(
+        self,
+        video: str | Path,
+        transcript: str | Path,
+        out: str | Path,
+        **options: Any,  # noqa: ANN401 - those of the function
+    ) -> Annotation:
+        """The emotion of every line of a recording; see :func:`merc.annotate`.
+
+        Args:
+            video: The recording.
+            transcript: Lines with times.
+            out: Folder for the results.
+            options: Others of :func:`merc.annotate`, such as ``film=False``.
+
+        Example:
+            >>> merc.load("default").annotate("talk.mp4", "talk.srt", "runs/talk")  # doctest: +SKIP
+        """
+        from merc.annotation import annotate
+
+        return annotate(video, transcript, self, out, **options)
 
     def _stores(
         self, features: Mapping[str, FeatureStore | str | Path], other_encoders: bool

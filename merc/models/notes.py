@@ -17,7 +17,8 @@ FREQUENT = 100
 """Words by which the language of a training is recognized again."""
 
 _ENOUGH = 15  # fewer words say nothing
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_APOSTROPHE = "\u2019"
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
 def word_profile(conversations: Sequence[Conversation]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def word_profile(conversations: Sequence[Conversation]) -> dict[str, Any]:
 
 def _words(conversation: Conversation) -> Iterator[str]:
     for utterance in conversation.utterances:
-        yield from _WORD.findall(utterance.text.lower().replace("’", "'"))
+        yield from _WORD.findall(utterance.text.lower().replace(_APOSTROPHE, "'"))
 
 
 def other_words(profile: Mapping[str, Any], conversations: Sequence[Conversation]) -> str | None:
