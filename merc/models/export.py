@@ -265,14 +265,14 @@ class _Exporter:
         self._note([options["network"], scorer])
         checkpoint = self._checkpoint(stage, seed)
         with initial_weights():
-            step = Speaker(name, faces, options["network"], scorer, self.make, "nothing")
+            step = Speaker(name, faces, options["network"], scorer, self.make)
         if checkpoint is not None:
             state, step.trained_on = checkpoint["state_dict"], checkpoint["merc"]["trained_on"]
-            own = {n: t for n, t in state.items() if n.startswith("network.") or n == "calibration"}
+            own, step.calibration = {n: t for n, t in state.items() if n.startswith("network.")}, state["calibration"]
         else:
             lips = load_lipsync(self._place(seed, str(options["warm_start"])))
             step.trained_on = lips.trained_on
-            own = {f"network.{n}": t for n, t in lips.network.state_dict().items()} | {"calibration": lips.calibration}
+            own, step.calibration = {f"network.{n}": t for n, t in lips.network.state_dict().items()}, lips.calibration
         step.load_tensors(own)
         return step
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from merc.media.decode import pyav
@@ -123,25 +125,39 @@ class Speaker(MediaStep):
         scorer: What makes the scorer.
         make: Makes both.
         trained_on: What the network was trained on, in words.
+        calibration: What scores mean (:meth:`merc.speaker.SpeakerScorer.calibrated`); minus infinity is no threshold.
     """
 
     kind = "speaker"
 
     def __init__(
-        self, name: str, faces: str, network: Mapping[str, Any], scorer: Mapping[str, Any], make: Maker, trained_on: str
+        self,
+        name: str,
+        faces: str,
+        network: Mapping[str, Any],
+        scorer: Mapping[str, Any],
+        make: Maker,
+        trained_on: str = "nothing",
+        calibration: Tensor | None = None,
     ) -> None:
         super().__init__(name)
         self.faces, self.spec, self.scorer_spec, self.trained_on = faces, dict(network), dict(scorer), trained_on
         self.network = make.make(network, SyncNetwork)
         self.scorer = make.make(scorer, SpeakerScorer)
+        self.calibration: Tensor = self.scorer.uncalibrated() if calibration is None else calibration
         self.outputs = ("speaker", "turns") if isinstance(self.scorer, LikelihoodScorer) else ("speaker",)
-        self.calibration: Tensor
-        self.register_buffer("calibration", self.scorer.uncalibrated())
 
     @classmethod
     def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> Speaker:
         """Of its options."""
-        return cls(name, values["faces"], values["network"], values["scorer"], make, str(values["trained_on"]))
+        numbers = torch.tensor([-math.inf if value is None else float(value) for value in values["calibration"]])
+        step = cls(name, values["faces"], values["network"], values["scorer"], make, str(values["trained_on"]), numbers)
+        expected = step.scorer.uncalibrated().shape
+        if numbers.shape != expected:
+            raise ModelError(
+                f"Step {name!r} of the model is calibrated by {len(numbers)} numbers, expected {expected}."
+            )
+        return step
 
     def plain(self) -> dict[str, Any]:
         """Its options."""
@@ -150,6 +166,7 @@ class Speaker(MediaStep):
             "network": self.spec,
             "scorer": self.scorer_spec,
             "trained_on": self.trained_on,
+            "calibration": [None if math.isinf(value) else value for value in self.calibration.tolist()],
         }
 
     @property

@@ -434,9 +434,9 @@ def default_model() -> Model:
         {"class_path": "merc.speaker.LikelihoodScorer"},
         make,
         lips.trained_on,
+        lips.calibration,
     )
     speaker.network.load_state_dict(lips.network.state_dict())
-    speaker.calibration.copy_(lips.calibration)
     columns = [EXPRESSIONS.index(name) for emotion in text.labels.names for name in _expressions_of(emotion)]
     steps = [
         *text.steps.values(),

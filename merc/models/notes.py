@@ -97,5 +97,6 @@ def _on_modalities(applied: AppliedRun) -> Iterator[str]:
     for name, lacking in applied.missing.items():
         if lacking:
             [(reason, _)] = Counter(lacking.values()).most_common(1)
+            reason = reason.removeprefix(f"{name}: ")
             what = "no speaking face" if name == "visual" else f"no {name}"
             yield f"{len(lacking)} of {total} lines have {what} ({reason}): their emotions are told without."

@@ -97,7 +97,9 @@ def test_the_recipe_names_no_place_and_holds_the_weights_of_the_lips(models):
     text = (models / "fusion" / CONFIG).read_text()
     steps = json.loads(text)["steps"]
     assert {steps[name]["kind"] for name in ("faces", "lipsync", "voice", "face")} == {"tracks", "speaker", "recorded"}
-    assert steps["face"]["faces"] == "faces" and steps["face"]["speaker"] == "lipsync" and steps["voice"]["faces"] is None
+    assert (
+        steps["face"]["faces"] == "faces" and steps["face"]["speaker"] == "lipsync" and steps["voice"]["faces"] is None
+    )
     assert "/tmp" not in text and "@" not in text
     assert any("lipsync:network." in name for name in load(models / "fusion", trust_remote_code=True)._tensors())
 
