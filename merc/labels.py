@@ -112,6 +112,27 @@ MELD = LabelSet(
 )
 """MELD's seven emotions; ids as in the community pickles, columns as in Table 1 of arXiv 2511.13731."""
 
+FER2013 = LabelSet(
+    "fer2013",
+    ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+)
+"""The seven expressions of FER2013, ids as in its files."""
+
+FER2013_TO_MELD = MergeRule(
+    "fer2013-meld",
+    MELD,
+    {
+        "angry": "anger",
+        "disgust": "disgust",
+        "fear": "fear",
+        "happy": "joy",
+        "sad": "sadness",
+        "surprise": "surprise",
+        "neutral": "neutral",
+    },
+)
+"""The expressions of faces as the emotions of MELD: both name Ekman's six and neutral."""
+
 IEMOCAP6 = LabelSet(
     "iemocap6",
     ("happy", "sad", "neutral", "angry", "excited", "frustrated"),

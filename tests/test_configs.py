@@ -482,6 +482,7 @@ def expensive(name):
         "meld/telme.yaml",
         "shipped/lipsync.yaml",
         "shipped/lipsync_research.yaml",
+        "shipped/text_meld.yaml",
         "text_table.yaml",
     }
     slow = name.startswith("iemocap/") or name in long
@@ -553,7 +554,19 @@ def on_lips(stack):
     return RAW[stack[0]]["data"]["class_path"] == "merc.datamodules.LipSyncDataModule"
 
 
-LEFT = sorted(set(STACKS) - elsewhere())
+FACES = ("encoders/fer.yaml",)  # predicts from faces, in the place of the face statistics of media.yaml
+LEFT = sorted(set(STACKS) - elsewhere() - {FACES})
+
+
+def test_expressions_take_the_place_of_face_statistics(tmp_path):
+    base = f"base: {CONFIGS / 'media.yaml'}\nstages:\n  - {{name: face, config: {FACES[0]}}}\n"
+    (tmp_path / "my_media.yaml").write_text(base)
+    stages = read_pipeline(tmp_path / "my_media.yaml").stages
+    [face] = [stage for stage in stages if stage.name == "face"]
+    assert face.configs == [*FACES] and face.options["data.reader.init_args.speaker"] == "{lipsync}/speaker"
+    given = ["--config", FACES[0], *(f"--{name}={value}" for name, value in face.options.items())]
+    parsed = MercParser(given).config.as_dict()
+    assert parsed["model"]["init_args"]["encoder"]["class_path"] == "merc.encoders.FerEncoder"
 
 
 @pytest.mark.parametrize("stack", [stack for stack in LEFT if not on_lips(stack)], ids=" + ".join)

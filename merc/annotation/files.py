@@ -52,20 +52,25 @@ def as_csv(annotation: Annotation) -> str:
     """A table with one row per line, and a column for the probability of every emotion.
 
     The column ``turns`` has all faces that speak in the line, such as ``0 1.20-2.60 98%; 1 2.40-3.10 71%``: track,
-    seconds of the recording, probability.
+    seconds of the recording, probability. A model that fuses late has columns for the probabilities of its parts too,
+    such as ``text_joy`` and ``face_joy``.
     """
     emotions = annotation.labels.report_order
+    parts = list(dict.fromkeys(part for line in annotation.lines for part in line.parts))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     about = ["line", "start", "end", "speaker", "text", "emotion", "probability"]
-    table.writerow([*about, *emotions, "modalities", *_FACE, "turns"])
+    table.writerow(
+        [*about, *emotions, "modalities", *_FACE, "turns", *(f"{p}_{name}" for p in parts for name in emotions)]
+    )
     for line in annotation.lines:
         known = ["" if line.face is None else getattr(line.face, name) for name in _FACE.values()]
         probabilities = [line.probabilities.get(name, "") for name in emotions]
         best = line.probabilities.get(line.emotion or "", "")
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]
         turns = "; ".join(map(_turn, line.turns or []))
-        table.writerow([*begin, *probabilities, "+".join(line.used), *known, turns])
+        told = [line.parts.get(part, {}).get(name, "") for part in parts for name in emotions]
+        table.writerow([*begin, *probabilities, "+".join(line.used), *known, turns, *told])
     return text.getvalue()
 
 

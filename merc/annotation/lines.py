@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class AnnotatedLine:
         modalities: By name, ``None`` if it was used, otherwise why it is missing.
         face: The speaking face; ``None`` if no visible person speaks, or the run does not use faces.
         no_face: Why there is no face; ``None`` if there is one.
+        parts: Of a model that fuses late, the probabilities by part, such as ``text`` and ``face``; a part that says
+            nothing of the line is not there.
         turns: When each face of the line speaks, in order of time: ``start`` and ``end`` in seconds of the recording,
             ``track`` as of ``face``, which need not be among them. ``None`` if the run does not say.
     """
@@ -73,6 +75,7 @@ class AnnotatedLine:
     face: SpeakingFace | None
     no_face: str | None
     turns: list[SpeakingSpan] | None
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def used(self) -> list[str]:
@@ -128,6 +131,11 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
                 face=face,
                 no_face=no_face,
                 turns=faces.turns(key, float(utterance.start or 0.0)),
+                parts={
+                    part: dict(zip(names, rows[key].tolist(), strict=True))
+                    for part, rows in applied.parts.items()
+                    if key in rows
+                },
             )
         )
     return lines
@@ -135,9 +143,7 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
 
 def _modalities(applied: AppliedRun, key: UtteranceKey) -> dict[str, str | None]:
     """For each modality, why it is missing, or ``None`` if it was used."""
-    if not applied.inputs:  # a text encoder that predicts emotions itself
-        return {"text": applied.logits.why_missing([key]).get(key)}
-    reasons = {name: store.why_missing([key]).get(key) for name, store in applied.inputs.items()}
+    reasons = {name: lacking.get(key) for name, lacking in applied.missing.items()}
     return {name: why if why is None else why.removeprefix(f"{name}: ") for name, why in reasons.items()}
 
 

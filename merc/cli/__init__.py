@@ -35,10 +35,10 @@ All stages:
 
 Models:
   export     Make a model:        merc export runs/text --out my-model
-  predict    Use a model:         merc predict --model my-model talk.csv --out predictions.csv
+  predict    Use a model:         merc predict --model text-meld talk.csv --out predictions.csv
 
 A new video:
-  annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --model runs/video --out runs/annotated
+  annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --out runs/annotated
   diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
   configs    List the shipped configs, or print one: merc configs demo/simulated.yaml

@@ -1,4 +1,4 @@
-"""``merc annotate``: the emotions of a new video, with a run that ``merc run`` has finished."""
+"""``merc annotate``: the emotions of a new video, with what comes with merc, or a run or a model of your own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument(
         "--transcript", type=Path, required=True, help="its lines with times: subtitles, a table, JSON, ..."
     )
-    parser.add_argument("--model", type=Path, required=True, help="folder of a finished `merc run`")
+    parser.add_argument(
+        "--model",
+        type=str,
+        default="default",
+        help="folder of a finished `merc run` or of `merc export`, or the name of a model",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")

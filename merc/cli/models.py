@@ -30,6 +30,7 @@ def export_command(args: list[str]) -> int:
     )
     parser.add_argument("--name", type=str | None, default=None, help="name of the model; default: that of the folder")
     parser.add_argument("--licence", type=str | None, default=None, help="under which licence it may be used")
+    parser.add_argument("--data", type=str | None, default=None, help="what it was trained on, in words, for its card")
     given = parser.parse_args(args)
     if given.out is None and given.onnx is None:
         raise ValueError("Nothing would be kept: expected --out MODEL, --onnx FOLDER, or both.")
@@ -45,6 +46,7 @@ def export_command(args: list[str]) -> int:
         with_encoders=given.with_encoders,
         name=given.name,
         licence=given.licence,
+        data=given.data,
     )
     if given.out is not None:
         size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
@@ -76,7 +78,9 @@ def predict_command(args: list[str]) -> int:
         "dialogues. For one stage of a training, see `merc predict --config`.",
     )
     parser.add_argument("file", type=Path, help="CSV file with the columns text, speaker, dialogue")
-    parser.add_argument("--model", type=str, required=True, help="folder of `merc export`, or a name on the hub")
+    parser.add_argument(
+        "--model", type=str, required=True, help="folder of `merc export`, text-meld, or a name on the hub"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file for the predictions, such as predictions.csv")
     parser.add_argument(
         "--features", type=dict[str, Path], default={}, help="stores of what the model does not compute itself, by name"

@@ -2,6 +2,7 @@
 
 from merc.encoders.audio import AudioEncoder
 from merc.encoders.face_statistics import FaceStatisticsEncoder
+from merc.encoders.fer import EXPRESSIONS, FerEncoder
 from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
@@ -10,9 +11,11 @@ from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
 
 __all__ = [
+    "EXPRESSIONS",
     "AudioEncoder",
     "FaceBatch",
     "FaceStatisticsEncoder",
+    "FerEncoder",
     "OpenSmileEncoder",
     "ProsodyEncoder",
     "Sentence",

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModel
-from transformers.feature_extraction_utils import FeatureExtractionMixin
-from transformers.image_processing_base import ImageProcessingMixin
 
 UNUSED = ("pooler", "masked_spec_embed")
 """Parts of networks that are not used here; their parameters would never get a gradient."""
@@ -60,12 +58,16 @@ def load_pretrained(model: str, kind: str, beside: str, read: Callable[..., Any]
 
 def read_sound_settings(place: str, **options: bool) -> dict[str, Any]:
     """The input settings of a speech model, from its folder or name: ``sampling_rate``, ``do_normalize``."""
+    from transformers.feature_extraction_utils import FeatureExtractionMixin
+
     settings: dict[str, Any] = FeatureExtractionMixin.get_feature_extractor_dict(place, **options)[0]
     return settings
 
 
 def read_image_settings(place: str, **options: bool) -> dict[str, Any]:
     """The input settings of a video model, from its folder or name: ``image_mean``, ``image_std`` and others."""
+    from transformers.image_processing_base import ImageProcessingMixin  # imports torchvision, which takes seconds
+
     settings: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(place, **options)[0]
     return settings
 

@@ -14,6 +14,7 @@ from merc.conversation import Corpus
 from merc.evaluation import Predictions, ensemble, read_predictions
 from merc.evaluation.report import METRICS, REPORT, markdown_table
 from merc.labels import IGNORE_INDEX
+from merc.models.notes import word_profile
 
 if TYPE_CHECKING:
     from merc.models.model import Model
@@ -22,7 +23,7 @@ _BINS = 15
 
 
 def about_run(
-    corpus: Corpus, stages: Sequence[Path], stage: str, seeds: Sequence[int], licence: str | None
+    corpus: Corpus, stages: Sequence[Path], stage: str, seeds: Sequence[int], licence: str | None, data: str | None
 ) -> dict[str, Any]:
     """What is known of the stage that a model comes from, in plain values without a path.
 
@@ -32,10 +33,11 @@ def about_run(
         stage: Its name.
         seeds: The seeds.
         licence: Of the model.
+        data: What it was trained on, in words.
 
     Returns:
-        Name, protocol, sizes and notes of the corpus; stage and seeds; and, if the stage was tested, the scores of the
-        model on the test split in percent, and of each of its seeds.
+        Name, protocol, sizes, notes and most frequent words of the corpus; stage and seeds; and, if the stage was
+        tested, the scores of the model on the test split in percent, and of each of its seeds.
     """
     sizes = {
         split: {"dialogues": len(conversations), "utterances": sum(map(len, conversations))}
@@ -49,6 +51,8 @@ def about_run(
         "stage": stage,
         "seeds": list(seeds),
         "licence": licence,
+        "data": data,
+        "words": word_profile(corpus.get("train", [])),
         "torch": torch.__version__.partition("+")[0],
     }
     reports = [folder / REPORT for folder in stages]
@@ -75,14 +79,13 @@ def _scores(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def model_card(model: Model, name: str) -> str:
+def model_card(model: Model) -> str:
     """The README of a model, in Markdown with the metadata of the Hugging Face hub.
 
     Args:
         model: The model.
-        name: Its name.
     """
-    about = model.about
+    about, name = model.about, model.name
     licence = about.get("licence")
     sections = [
         "---\nlibrary_name: merc\npipeline_tag: text-classification\ntags: [emotion-recognition, conversation]\n---",
@@ -142,7 +145,7 @@ def _data(about: Mapping[str, Any]) -> list[str]:
         f"{split} {size['dialogues']} dialogues with {size['utterances']} utterances"
         for split, size in about["splits"].items()
     )
-    lines = [f"- Corpus: {about['corpus']} ({sizes})", f"- Protocol: {about['protocol']}"]
+    lines = [f"- Corpus: {about.get('data') or about['corpus']} ({sizes})", f"- Protocol: {about['protocol']}"]
     return [*lines, *(f"- {note}" for note in about["notes"])]
 
 

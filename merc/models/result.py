@@ -30,6 +30,8 @@ class Emotions:
         present: By modality, ``(N,)`` booleans: whether the utterance has it. An utterance without any is judged by its
             context alone.
         gold: ``(N,)`` label ids of utterances that came with a label of this set, -100 for others.
+        parts: Of a model that fuses late, ``(N, C)`` probabilities by part, such as ``text`` and ``face``; NaN where a
+            part says nothing.
     """
 
     labels: LabelSet
@@ -38,6 +40,7 @@ class Emotions:
     probabilities: Tensor
     present: Mapping[str, Tensor] = field(default_factory=dict)
     gold: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of utterances N."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -522,18 +523,98 @@ class Mean(Step):
         """Its members."""
         return self.members
 
+    @property
+    def weights(self) -> list[float]:
+        """How much each member counts."""
+        return [1.0] * len(self.members)
+
     def answer(self, question: Question) -> dict[str, Values]:
         """The mean over the members that say something of an utterance; over all if none does."""
         found = [question.values[member] for member in self.members]
         there = torch.stack([member.present for member in found])
         probabilities = torch.stack([member.rows for member in found]).double().softmax(-1)
-        weight = torch.where(there.any(0), there, True)[..., None]
+        counted = torch.where(there.any(0), there, True)[..., None]
+        weight = counted * torch.tensor(self.weights, dtype=torch.double)[:, None, None]
         mean = (probabilities * weight).sum(0) / weight.sum(0)
         return {"logits": Values(mean.clamp(min=1e-30).log().float(), there.any(0))}
 
 
-STEPS: Mapping[str, type[Step]] = {step.kind: step for step in (Given, Encode, Writing, Evidence, Network, Mean)}
-"""The steps of a model, by their names in config.json."""
+class LateFusion(Mean):
+    """The log of the weighted mean of probabilities, each told from something else, such as text and face.
+
+    Args:
+        name: Its name.
+        parts: Their logits, by a name that results show.
+        shares: How much each part counts, above 0; those that say nothing of an utterance do not.
+        classes: Number of emotions C.
+    """
+
+    kind = "late_fusion"
+
+    def __init__(self, name: str, parts: Mapping[str, str], shares: Mapping[str, float], classes: int) -> None:
+        super().__init__(name, list(parts.values()), classes)
+        if parts.keys() != shares.keys() or not all(math.isfinite(share) and share > 0 for share in shares.values()):
+            raise ModelError(f"Step {name!r} of the model has the shares {shares}: expected one above 0 of each part.")
+        self.parts = dict(parts)
+        self.shares = {part: float(shares[part]) for part in parts}
+
+    @classmethod
+    def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> LateFusion:
+        """Of its parts."""
+        return cls(name, values["parts"], values["shares"], int(values["classes"]))
+
+    def plain(self) -> dict[str, Any]:
+        """Its parts."""
+        return {"parts": self.parts, "shares": self.shares, "classes": self.classes}
+
+    @property
+    def weights(self) -> list[float]:
+        """The shares."""
+        return list(self.shares.values())
+
+
+class Columns(Step):
+    """Takes some columns of features for the logits of the emotions, such as those of another set of labels.
+
+    Args:
+        name: Its name.
+        modality: What the features are of, ``visual`` for faces.
+        of: The features.
+        width: Their width.
+        columns: The column of every emotion.
+    """
+
+    kind = "columns"
+
+    def __init__(self, name: str, modality: str, of: str, width: int, columns: Sequence[int]) -> None:
+        super().__init__(name)
+        self.modality, self.of, self.width, self.columns = modality, of, width, [int(column) for column in columns]
+        if not all(0 <= column < width for column in self.columns):
+            raise ModelError(f"Step {name!r} of the model takes the columns {self.columns} of {width}.")
+
+    @classmethod
+    def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> Columns:
+        """Of its columns."""
+        return cls(name, values["modality"], values["of"], int(values["width"]), values["columns"])
+
+    def plain(self) -> dict[str, Any]:
+        """Its columns."""
+        return {name: getattr(self, name) for name in ("modality", "of", "width", "columns")}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """That of the logits."""
+        return {"logits": len(self.columns)}
+
+    @property
+    def reads(self) -> list[str]:
+        """The features."""
+        return [self.of]
+
+    def answer(self, question: Question) -> dict[str, Values]:
+        """The columns."""
+        rows, present = question.values[self.of]
+        return {"logits": Values(rows[:, self.columns], present)}
 
 
 def structure(conversations: Sequence[Conversation]) -> ConversationBatch:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from rich.console import Console
+from torch import Tensor
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
-from merc.labels import LabelSet
 from merc.pipeline.contents import with_contents
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun
@@ -30,41 +29,29 @@ class AppliedRun:
 
     Args:
         corpus: The corpus.
-        networks: The stages that predict the emotions, whose options name the stores that they read: one, or the
-            members of an ensemble.
+        missing: By modality that the emotions are told from, the utterances that lack it, each with the reason.
         logits: The predictions.
         stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
         run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
-            ensemble.
+            ensemble; or the name of a model.
+        parts: Of a model that fuses late, the probabilities of each part, where it says something.
     """
 
     corpus: Corpus
-    networks: Sequence[Stage]
+    missing: Mapping[str, Mapping[UtteranceKey, str]]
     logits: FeatureStore
     stores: Mapping[str, Path]
     run: Mapping[str, Any]
+    parts: Mapping[str, Mapping[UtteranceKey, Tensor]] = field(default_factory=dict)
 
     def find(self, kind: str) -> FeatureStore | None:
         """The store of one kind, if a stage that leads to the emotions has written one."""
         paths = [path for name, path in self.stores.items() if name.endswith(f"/{kind}")]
         return FeatureStore(paths[0]) if paths else None
 
-    @cached_property
-    def inputs(self) -> dict[str, FeatureStore]:
-        """The modalities that the predictions use, by name; none if a text encoder predicts by itself."""
-        named: dict[str, str] = {}
-        for stage in self.networks:
-            named |= stage.options.get("data.stores", {})
-            prefix = "data.stores."
-            named |= {name.removeprefix(prefix): p for name, p in stage.options.items() if name.startswith(prefix)}
-        opened = {name: FeatureStore(path) for name, path in named.items()}
-        usual = ("text", "audio", "visual")
-        names = sorted(opened, key=lambda name: usual.index(name) if name in usual else len(usual))
-        return {name: opened[name] for name in names if opened[name].kind != "logits"}
 
-
-def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
-    """The emotions that a run predicts.
+def corpus_of(run: FinishedRun, stage: str | None = None) -> Corpus:
+    """The corpus that a run was trained on, whose emotions it predicts.
 
     Args:
         run: The run.
@@ -76,7 +63,7 @@ def labels_of(run: FinishedRun, stage: str | None = None) -> LabelSet:
     stages = run.pipeline.stages
     for needed in _needed(stages, predicting_stage(stages, stage)):
         if needed.kind.brings_corpus(needed):
-            return Corpus.load(run.place(needed, run.seeds[0])).labels
+            return Corpus.load(run.place(needed, run.seeds[0]))
     raise PipelineError(f"The run in {run.folder} imports no corpus: nothing says which emotions it predicts.")
 
 
@@ -134,7 +121,7 @@ def apply_pipeline(
         )
     return AppliedRun(
         corpus=corpus,
-        networks=[application.applied[network.name].stage for network in networks],
+        missing=_missing([application.applied[network.name].stage for network in networks], corpus, logits),
         logits=logits,
         stores=stores,
         run={
@@ -144,6 +131,21 @@ def apply_pipeline(
             **({"members": checkpoints} if target.command == "ensemble" else {"checkpoint": checkpoints[target.name]}),
         },
     )
+
+
+def _missing(networks: Sequence[Stage], corpus: Corpus, logits: FeatureStore) -> dict[str, dict[UtteranceKey, str]]:
+    """By modality that networks read, which utterances lack it, and why."""
+    named: dict[str, str] = {}
+    for stage in networks:
+        named |= stage.options.get("data.stores", {})
+        prefix = "data.stores."
+        named |= {name.removeprefix(prefix): p for name, p in stage.options.items() if name.startswith(prefix)}
+    opened = {name: FeatureStore(path) for name, path in named.items()}
+    inputs = {name: store for name, store in opened.items() if store.kind != "logits"}
+    usual = ("text", "audio", "visual")
+    names = sorted(inputs, key=lambda name: usual.index(name) if name in usual else len(usual))
+    # A text encoder that predicts emotions itself reads no store.
+    return {n: inputs[n].why_missing(_keys_of(corpus)) for n in names} or {"text": logits.why_missing(_keys_of(corpus))}
 
 
 def _keys_of(corpus: Corpus) -> list[UtteranceKey]:
@@ -350,7 +352,7 @@ class Application:
             self.seed,
             list(self.trainer_options),
             stage.outputs,
-            _content(self.corpus) if corpus else "",
+            content_of(self.corpus) if corpus else "",
             {name: self.applied[name].fingerprint for name in before},
         ]
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
@@ -413,7 +415,7 @@ def _why_missing(key: UtteranceKey, inputs: Sequence[FeatureStore]) -> str:
     return "; ".join(reasons)
 
 
-def _content(corpus: Corpus) -> str:
+def content_of(corpus: Corpus) -> str:
     """What decides the results of a corpus: its words and times, and the size and time of its media files."""
     conversations = [conversation for split in corpus.values() for conversation in split]
     clips = [clip for c in conversations for u in c.utterances for clip in (u.sound, u.picture) if clip is not None]

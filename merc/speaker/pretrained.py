@@ -46,10 +46,18 @@ class PretrainedLips:
     trained_on: str
     folder: Path
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What makes such a network: its import path, with its options."""
+        name = type(self.network).__name__
+        options = {option: getattr(self.network, option) for option in _OPTIONS[name]}
+        return {"class_path": f"merc.speaker.{name}", "init_args": options}
+
 
 def shipped_lipsync() -> list[str]:
     """The names of the weights that come with merc."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
+    configs = {path.parent.name: parse_json(path.read_bytes()) for path in SHIPPED.glob(f"*/{CONFIG}")}
+    return sorted(name for name, config in configs.items() if config.get("format") == _FORMAT)
 
 
 def load_lipsync(name: str | Path = "lipsync") -> PretrainedLips:

@@ -112,7 +112,7 @@ def test_applied_to_its_own_test_clips_a_run_says_what_it_said_in_its_test(run, 
     logits, present = applied.logits.gather(tested.keys)
     assert present.all()
     torch.testing.assert_close(logits.softmax(-1), tested.probabilities, atol=1e-4, rtol=0)
-    assert sorted(applied.inputs) == ["audio", "text", "visual"] and applied.run["stage"] == "fusion"
+    assert sorted(applied.missing) == ["audio", "text", "visual"] and applied.run["stage"] == "fusion"
 
 
 def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
@@ -131,7 +131,7 @@ def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
     keys = teacher.logits.keys
     mean = (teacher.logits.gather(keys)[0].softmax(-1) + student.logits.gather(keys)[0].softmax(-1)) / 2
     torch.testing.assert_close(applied.logits.gather(keys)[0].softmax(-1), mean)
-    assert sorted(applied.inputs) == ["audio", "text"] and applied.run["stage"] == "together"
+    assert sorted(applied.missing) == ["audio", "text"] and applied.run["stage"] == "together"
     checkpoints = [one.run["checkpoint"].replace(str(run), str(copied)) for one in (teacher, student)]
     assert applied.run["members"] == dict(zip(members, checkpoints, strict=True))
     before = (tmp_path / "out/together/logits/manifest.json").stat().st_mtime_ns
@@ -143,8 +143,13 @@ def test_every_line_has_its_face_emotion_and_modalities(finished):
     told = json.loads((finished / "annotation.json").read_text())
     assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
     assert [line["speaker"] for line in told["lines"]] == ["Anna", "Ben", "unknown", "Anna"]
-    assert "begin after the end of the video, 4.0 s" in told["notes"][-1]
     assert "cannot name anybody" in told["notes"][0]
+    assert "begin after the end of the video, 4.0 s" in told["notes"][1]
+    assert "a run trained on the corpus" in told["notes"][2]
+    assert told["notes"][3:] == [
+        "1 of 4 lines have no audio (no sound in the clip): their emotions are told without.",
+        "1 of 4 lines have no speaking face (no video in the clip): their emotions are told without.",
+    ]
     for line in told["lines"]:
         assert sum(line["probabilities"].values()) == pytest.approx(1.0)
         assert line["emotion"] == max(line["probabilities"], key=line["probabilities"].get)
