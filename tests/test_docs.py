@@ -251,7 +251,8 @@ def test_commands_of_export_parse(words, monkeypatch):
         asked.append(places)
         raise FileNotFoundError("the run is that of the reader")
 
-    monkeypatch.setattr(merc.models, "export_run", export)
+    for name in ("export_run", "export_onnx"):
+        monkeypatch.setattr(merc.models, name, export)
     assert main(words) == 1 and len(asked) == 1
 
 
