@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import merc
-from merc.annotation.files import as_csv, as_json, as_srt
+from merc.annotation.files import format_of, save_annotation
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.conversation import CorpusError, Utterance
 from merc.corpora.transcripts import TranscriptOptions, read_transcript
-from merc.files import write_json, write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
 from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
+
+FORMATS_BY_DEFAULT = ("csv", "srt")
+"""Suffixes of the files that are written beside ``annotation.json``."""
 
 
 def annotate(
@@ -33,6 +35,7 @@ def annotate(
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
     film: bool = True,
+    formats: Sequence[str] = FORMATS_BY_DEFAULT,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
     """Find the speaker and the emotion of every line of a video; ``merc annotate`` does the same.
@@ -40,8 +43,8 @@ def annotate(
     ``model`` can be any finished ``merc run`` whose features come from encoders: of text alone, or of text, sound and
     the speaking face. A missing modality (nobody visible, no sound) is masked as in training, and recorded.
 
-    ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
-    which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
+    ``out`` gets ``annotation.json``, the same in the other formats, ``annotated.mp4`` in which the speaking face is
+    framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
     What is finished and unchanged is skipped, what was interrupted goes on. Memory does not grow with the film.
 
     Args:
@@ -53,14 +56,16 @@ def annotate(
         stage: The stage of the run that tells the emotions. Default: the last that was tested.
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
+        formats: Suffixes of further files: see :data:`merc.annotation.FORMATS`.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
         MediaError: The video cannot be read.
         CorpusError: The transcript cannot be read, or belongs to another video.
         PipelineError: The run is not finished, or cannot be applied to a new video.
+        ValueError: There is no such format.
     """
-    video, out = Path(video), Path(out)
+    video, out, formats = Path(video), Path(out), [format_of(name) for name in formats]
     info = probe(video)
     labels = labels_of(FinishedRun.load(model), stage)
     corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
@@ -68,11 +73,10 @@ def annotate(
     notes = [*corpus.notes, *media_notes(video), *_beyond(utterances, info, video, transcript)]
     applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)
     lines = describe(applied)
-    annotation = Annotation(lines, labels, notes, applied.run)
+    annotation = Annotation(lines, labels, notes, applied.run, video=video, transcript=Path(transcript))
     target = out / "annotated.mp4" if film and info.height is not None else None
-    write_json(out / "annotation.json", as_json(annotation, video, transcript))
-    write_text(out / "annotation.csv", as_csv(annotation))
-    write_text(out / "annotation.srt", as_srt(lines))
+    for name in dict.fromkeys(["json", *formats]):
+        save_annotation(annotation, out / f"annotation.{name}")
     if target is not None:
         state = video.stat()
         basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
@@ -81,7 +85,7 @@ def annotate(
             fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
             frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
             write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
-    return Annotation(lines, labels, notes, applied.run, target)
+    return replace(annotation, film=target)
 
 
 def _beyond(utterances: Sequence[Utterance], info: MediaInfo, video: Path, transcript: str | Path) -> Iterator[str]:

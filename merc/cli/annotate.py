@@ -35,6 +35,9 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
+    parser.add_argument(
+        "--formats", default="csv,srt", help="further files, such as csv,srt,vtt,eaf,TextGrid,rttm; json always is one"
+    )
     parser.add_class_arguments(TranscriptOptions)
     given = parser.parse_args(own)
     from merc.annotation import annotate  # as in merc.cli.run
@@ -47,6 +50,7 @@ def annotate_command(args: list[str]) -> int:
         seed=given.seed,
         stage=given.stage,
         film=given.film,
+        formats=[name for name in given.formats.split(",") if name.strip()],
         reading=_options(given),
         trainer_options=extra,
     )

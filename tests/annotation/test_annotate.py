@@ -180,6 +180,18 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.rstrip().endswith(line["text"])
 
 
+def test_each_format_that_is_asked_for_has_its_file(done, run, film, capsys):
+    args = command(film, run, done, "--film", "false", "--formats", "vtt,eaf,textgrid, .rttm")
+    assert stages_that_run(capsys, args) == []
+    told = json.loads((done / "annotation.json").read_text())["lines"]
+    expected = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told]
+    for form in ("vtt", "eaf", "TextGrid"):
+        utterances = read_transcript(done / f"annotation.{form}", film[0], labels=LABELS)["test"][0].utterances
+        assert sorted((u.start, u.end, u.speaker, u.text) for u in utterances) == expected
+    assert (done / "annotation.rttm").read_text().count("SPEAKER talk 1 ") == len(told)
+    assert "merc writes no annotation as 'docx'" in one_line(capsys, command(film, run, done, "--formats", "docx"))
+
+
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
     info, source = probe(finished / "annotated.mp4"), probe(film[0])
     assert info.duration == pytest.approx(source.duration, abs=0.05) and info.sample_rate == source.sample_rate
@@ -244,7 +256,7 @@ def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_
     assert lines[2].face is None and lines[2].turns == [SpeakingSpan(0, 3.0, 3.3, 1.0)]
     assert lines[3].turns == [] and lines[3].face is None
     annotation = Annotation(lines, LABELS, [], {})
-    told = json.loads(json.dumps(as_json(annotation, "talk.mp4", "talk.srt"), allow_nan=False))["lines"]
+    told = json.loads(json.dumps(as_json(annotation), allow_nan=False))["lines"]
     assert told[0]["turns"][1] == {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4}
     rows = list(csv.DictReader(as_csv(annotation).splitlines()))
     assert rows[0]["turns"] == "1 0.20-1.20 90%; 0 0.80-1.40 70%" and rows[1]["turns"] == ""
@@ -392,7 +404,7 @@ def test_a_line_of_which_nothing_is_there_has_no_emotion(run, film, tmp_path):
     annotation = annotate(film[0], film[1], run, tmp_path, stage="audio_student", film=False)
     last = annotation.lines[-1]
     assert (last.emotion, last.probabilities, last.used) == (None, {}, [])
-    assert "4\n00:00:08,000 --> 00:00:09,000\n[?] Anna: here\n" in as_srt(annotation.lines)
+    assert "4\n00:00:08,000 --> 00:00:09,000\n[?] Anna: here\n" in as_srt(annotation)
 
 
 # --- what is refused
