@@ -13,6 +13,8 @@ from merc.annotation.files import (
     save_annotation,
 )
 from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe
+from merc.annotation.page import as_html
+from merc.annotation.thumbnails import face_thumbnails
 from merc.annotation.video import annotate
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "annotate",
     "as_csv",
     "as_eaf",
+    "as_html",
     "as_json",
     "as_rttm",
     "as_srt",
@@ -32,6 +35,7 @@ __all__ = [
     "as_vtt",
     "describe",
     "diarize",
+    "face_thumbnails",
     "save_annotation",
     "turns_as_csv",
     "turns_as_json",

@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.annotation.page import as_html
 from merc.corpora.transcripts import UNKNOWN
 from merc.corpora.transcripts.lines import as_clock
 from merc.corpora.transcripts.subtitles import WRITTEN_BY_MERC
@@ -213,6 +214,7 @@ FORMATS: Mapping[str, Callable[[Annotation], str]] = {
     "eaf": as_eaf,
     "TextGrid": as_textgrid,
     "rttm": as_rttm,
+    "html": as_html,
 }
 """What makes the text of each kind of file, by its suffix."""
 
@@ -239,7 +241,9 @@ def save_annotation(annotation: Annotation, path: str | Path) -> None:
     Raises:
         ValueError: merc writes no such files.
     """
-    write_text(path, FORMATS[format_of(Path(path).suffix)](annotation))
+    make = FORMATS[format_of(Path(path).suffix)]
+    # The link of a page to its film depends on where the page is.
+    write_text(path, as_html(annotation, beside=Path(path).parent) if make is as_html else make(annotation))
 
 
 def _turn(span: SpeakingSpan) -> str:

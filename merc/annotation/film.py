@@ -40,6 +40,12 @@ _COLOURS: Mapping[str, Colour] = {
 _OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (121, 134, 203), (0, 150, 136))
 
 
+def emotion_colours(labels: LabelSet) -> dict[str, Colour]:
+    """The colour of every emotion, the same in the film and on the page."""
+    others = cycle(_OTHERS)
+    return {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+
+
 class AnnotatedFilm:
     """The frames of a video, with boxes round the speaking faces and a panel below."""
 
@@ -48,8 +54,7 @@ class AnnotatedFilm:
         self.faces = SpeakingFaces(applied)
         [conversation] = [c for split in applied.corpus.values() for c in split]
         self.keys = conversation.keys
-        others = cycle(_OTHERS)
-        self.colours = {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+        self.colours = emotion_colours(labels)
         self.labels = labels
 
     def frames(self, video: Path, fps: float) -> Iterator[Tensor]:

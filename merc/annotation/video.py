@@ -12,16 +12,19 @@ import merc
 from merc.annotation.files import format_of, save_annotation
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
+from merc.annotation.page import EMBEDDED, as_html, page_fingerprint
+from merc.annotation.thumbnails import face_thumbnails
 from merc.conversation import CorpusError, Utterance
 from merc.corpora.transcripts import TranscriptOptions, read_transcript
+from merc.files import write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
 from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
-from merc.pipeline.apply import apply_pipeline, labels_of
+from merc.pipeline.apply import AppliedRun, apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
 
-FORMATS_BY_DEFAULT = ("csv", "srt")
+FORMATS_BY_DEFAULT = ("csv", "srt", "html")
 """Suffixes of the files that are written beside ``annotation.json``."""
 
 
@@ -36,6 +39,7 @@ def annotate(
     reading: TranscriptOptions | None = None,
     film: bool = True,
     formats: Sequence[str] = FORMATS_BY_DEFAULT,
+    embed: float = EMBEDDED,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
     """Find the speaker and the emotion of every line of a video; ``merc annotate`` does the same.
@@ -57,6 +61,7 @@ def annotate(
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
         formats: Suffixes of further files: see :data:`merc.annotation.FORMATS`.
+        embed: Films of at most so many megabytes are inside ``annotation.html``, which else links to them.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
@@ -76,16 +81,28 @@ def annotate(
     annotation = Annotation(lines, labels, notes, applied.run, video=video, transcript=Path(transcript))
     target = out / "annotated.mp4" if film and info.height is not None else None
     for name in dict.fromkeys(["json", *formats]):
-        save_annotation(annotation, out / f"annotation.{name}")
-    if target is not None:
-        state = video.stat()
-        basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
-        fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-        if film_comment(target) != fingerprint:
-            fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
-            frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
-            write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
-    return replace(annotation, film=target)
+        if name != "html":
+            save_annotation(annotation, out / f"annotation.{name}")
+    state = video.stat()
+    basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
+    fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    if target is not None and film_comment(target) != fingerprint:
+        fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
+        frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
+        write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
+    annotation = replace(annotation, film=target)
+    if "html" in formats:
+        _write_page(annotation, out / "annotation.html", applied, embed, fingerprint)
+    return annotation
+
+
+def _write_page(annotation: Annotation, path: Path, applied: AppliedRun, embed: float, fingerprint: str) -> None:
+    """Write the page, unless it is there already: finding the faces in the film takes time."""
+    assert annotation.video is not None
+    made_of = hashlib.sha256(f"{fingerprint} {annotation.film} {embed} {annotation.notes}".encode()).hexdigest()
+    if page_fingerprint(path) != made_of:
+        faces = face_thumbnails(annotation.lines, applied, annotation.video)
+        write_text(path, as_html(annotation, beside=path.parent, faces=faces, embed=embed, fingerprint=made_of))
 
 
 def _beyond(utterances: Sequence[Utterance], info: MediaInfo, video: Path, transcript: str | Path) -> Iterator[str]:

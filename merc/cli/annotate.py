@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,12 +37,18 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
     parser.add_argument(
-        "--formats", default="csv,srt", help="further files, such as csv,srt,vtt,eaf,TextGrid,rttm; json always is one"
+        "--formats",
+        default="csv,srt,html",
+        help="further files, such as csv,srt,vtt,eaf,TextGrid,rttm,html; json always is one",
+    )
+    parser.add_argument(
+        "--embed", type=float, default=20.0, help="films of at most so many megabytes are inside the page; 0: none"
     )
     parser.add_class_arguments(TranscriptOptions)
     given = parser.parse_args(own)
     from merc.annotation import annotate  # as in merc.cli.run
 
+    formats = [name.strip() for name in given.formats.split(",") if name.strip()]
     annotation = annotate(
         given.video,
         given.transcript,
@@ -50,11 +57,12 @@ def annotate_command(args: list[str]) -> int:
         seed=given.seed,
         stage=given.stage,
         film=given.film,
-        formats=[name for name in given.formats.split(",") if name.strip()],
+        formats=formats,
+        embed=given.embed,
         reading=_options(given),
         trainer_options=extra,
     )
-    _print(annotation, Path(given.out))
+    _print(annotation, Path(given.out), formats)
     return 0
 
 
@@ -63,7 +71,7 @@ def _options(given: Namespace) -> TranscriptOptions:
     return TranscriptOptions(**values | {"columns": TranscriptColumns(**vars(given.columns))})
 
 
-def _print(annotation: Annotation, out: Path) -> None:
+def _print(annotation: Annotation, out: Path, formats: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
@@ -73,6 +81,6 @@ def _print(annotation: Annotation, out: Path) -> None:
     console.print(f"{len(annotation.lines)} lines: {told}; the speaker's face is known in {visible}.")
     for note in annotation.notes:
         console.print(f"- {note}", style="dim")
-    console.print(f"Results: {out / 'annotation.json'}, .csv, .srt")
+    console.print(f"Results: {out / 'annotation.json'}, {', '.join(f'.{name}' for name in formats)}")
     if annotation.film is not None:
         console.print(f"Film: {annotation.film}")

@@ -1,6 +1,8 @@
 """A run of clips of a few frames, applied to films that it has never seen: whole, cut, deaf, blind, of text alone."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -180,6 +182,22 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.rstrip().endswith(line["text"])
 
 
+def test_the_page_has_the_film_and_the_speaking_faces(finished):
+    from PIL import Image
+
+    page = (finished / "annotation.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    told = json.loads((finished / "annotation.json").read_text())["lines"]
+    assert [line["text"] for line in data["lines"]] == [line["text"] for line in told]
+    assert base64.b64encode((finished / "annotated.mp4").read_bytes()).decode() in page
+    assert data["film"]["name"] == "annotated.mp4" and data["lines"][3]["image"] is None
+    for line in data["lines"][:3]:
+        image = Image.open(io.BytesIO(base64.b64decode(line["image"]))).convert("RGB")
+        red, green, blue = image.getpixel((36, 36))  # the squares are red and green, and a fifth of the size is around
+        assert (red > 150 > green, green > 150 > red)[line["face"]["track"]] and blue < 100
+        assert max(image.getpixel((2, 36))) < 100
+
+
 def test_each_format_that_is_asked_for_has_its_file(done, run, film, capsys):
     args = command(film, run, done, "--film", "false", "--formats", "vtt,eaf,textgrid, .rttm")
     assert stages_that_run(capsys, args) == []
@@ -291,9 +309,14 @@ def test_the_film_frames_those_whose_turn_it_is_and_else_the_face_of_the_line(wi
 
 
 def test_the_same_command_again_does_nothing(done, run, film, capsys, monkeypatch):
-    before = film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns
+    film_file, page = done / "annotated.mp4", done / "annotation.html"
+    before = film_comment(film_file), film_file.stat().st_mtime_ns
     assert stages_that_run(capsys, command(film, run, done)) == []
-    assert (film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns) == before
+    assert (film_comment(film_file), film_file.stat().st_mtime_ns) == before
+    made = page.stat().st_mtime_ns
+    assert stages_that_run(capsys, command(film, run, done)) == [] and page.stat().st_mtime_ns == made
+    assert stages_that_run(capsys, command(film, run, done, "--embed", "0")) == []
+    assert page.stat().st_mtime_ns != made and '"source":"./annotated.mp4"' in page.read_text()
 
 
 @pytest.mark.parametrize("where", ["a stage", "the film"])
