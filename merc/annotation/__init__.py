@@ -13,6 +13,7 @@ from merc.annotation.files import (
     save_annotation,
 )
 from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe
+from merc.annotation.many import Outcome, Recording, annotate_many, find_recordings, is_many
 from merc.annotation.page import as_html
 from merc.annotation.thumbnails import face_thumbnails
 from merc.annotation.video import annotate
@@ -23,8 +24,11 @@ __all__ = [
     "Annotation",
     "Diarization",
     "FaceTurn",
+    "Outcome",
+    "Recording",
     "SpeakingFace",
     "annotate",
+    "annotate_many",
     "as_csv",
     "as_eaf",
     "as_html",
@@ -36,6 +40,8 @@ __all__ = [
     "describe",
     "diarize",
     "face_thumbnails",
+    "find_recordings",
+    "is_many",
     "save_annotation",
     "turns_as_csv",
     "turns_as_json",

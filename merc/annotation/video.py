@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import merc
@@ -14,9 +14,10 @@ from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.annotation.page import EMBEDDED, as_html, page_fingerprint
 from merc.annotation.thumbnails import face_thumbnails
-from merc.conversation import CorpusError, Utterance
+from merc.conversation import Corpus, CorpusError, Utterance
 from merc.corpora.transcripts import TranscriptOptions, read_transcript
 from merc.files import write_text
+from merc.labels import LabelSet
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
 from merc.media.notes import media_notes
@@ -70,27 +71,78 @@ def annotate(
         PipelineError: The run is not finished, or cannot be applied to a new video.
         ValueError: There is no such format.
     """
-    video, out, formats = Path(video), Path(out), [format_of(name) for name in formats]
-    info = probe(video)
+    formats = [format_of(name) for name in formats]
     labels = labels_of(FinishedRun.load(model), stage)
+    read = read_film(video, transcript, labels, reading)
+    stages = Path(out) / "stages"
+    applied = apply_pipeline(model, read.corpus, stages, seed=seed, stage=stage, trainer_options=trainer_options)
+    return write_results(read, applied, out, film=film, formats=formats, embed=embed)
+
+
+@dataclass(frozen=True)
+class ReadFilm:
+    """A recording and its transcript, before any model sees them.
+
+    Args:
+        video: The recording.
+        transcript: Its transcript.
+        info: What the recording is.
+        corpus: One conversation, in split ``test``.
+        notes: Remarks for readers of the results.
+    """
+
+    video: Path
+    transcript: Path
+    info: MediaInfo
+    corpus: Corpus
+    notes: list[str]
+
+
+def read_film(
+    video: str | Path, transcript: str | Path, labels: LabelSet, reading: TranscriptOptions | None = None
+) -> ReadFilm:
+    """Read a recording and its transcript; arguments and errors as for :func:`annotate`."""
+    video, transcript = Path(video), Path(transcript)
+    info = probe(video)
     corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
-    utterances = corpus["test"][0].utterances
-    notes = [*corpus.notes, *media_notes(video), *_beyond(utterances, info, video, transcript)]
-    applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)
-    lines = describe(applied)
-    annotation = Annotation(lines, labels, notes, applied.run, video=video, transcript=Path(transcript))
-    target = out / "annotated.mp4" if film and info.height is not None else None
+    beyond = _beyond(corpus["test"][0].utterances, info, video, transcript)
+    return ReadFilm(video, transcript, info, corpus, [*corpus.notes, *media_notes(video), *beyond])
+
+
+def write_results(
+    read: ReadFilm,
+    applied: AppliedRun,
+    out: str | Path,
+    *,
+    film: bool = True,
+    formats: Sequence[str] = FORMATS_BY_DEFAULT,
+    embed: float = EMBEDDED,
+) -> Annotation:
+    """Write the annotation of a recording in all formats.
+
+    Args:
+        read: The recording.
+        applied: The run, applied to it.
+        out: Folder for the results.
+        film: As for :func:`annotate`.
+        formats: Likewise.
+        embed: Likewise.
+    """
+    out, video, info = Path(out), read.video, read.info
+    lines, labels = describe(applied), applied.corpus.labels
+    annotation = Annotation(lines, labels, read.notes, applied.run, video=video, transcript=read.transcript)
     for name in dict.fromkeys(["json", *formats]):
         if name != "html":
             save_annotation(annotation, out / f"annotation.{name}")
     state = video.stat()
     basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
     fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    if target is not None and film_comment(target) != fingerprint:
-        fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
-        frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
-        write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
-    annotation = replace(annotation, film=target)
+    if film and info.height is not None:
+        annotation = replace(annotation, film=out / "annotated.mp4")
+        if film_comment(out / "annotated.mp4") != fingerprint:
+            fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
+            frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
+            write_film(out / "annotated.mp4", frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
     if "html" in formats:
         _write_page(annotation, out / "annotation.html", applied, embed, fingerprint)
     return annotation

@@ -276,6 +276,10 @@
     const used = Object.keys(line.modalities).filter((name) => line.modalities[name] === null);
     if (used.length) fact(`From ${used.join(", ")}.`);
     for (const [name, reason] of missing(line)) fact(`Without ${name}: ${reason}.`, "missing");
+    for (const [part, values] of Object.entries(line.parts ?? {})) {
+      const [name, value] = Object.entries(values).reduce((best, one) => (one[1] > best[1] ? one : best));
+      fact(`${part} alone: ${name} ${percent(value)}.`);
+    }
     if (line.face) {
       const sure = line.face.probability === null ? "" : `, probability ${percent(line.face.probability)}`;
       fact(`Speaking face: track ${line.face.track}, chosen by ${line.face.chosen_by}${sure}.`);
