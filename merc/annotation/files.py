@@ -109,7 +109,12 @@ def as_eaf(annotation: Annotation) -> str:
         kind = {".mp4": "video/mp4", ".wav": "audio/x-wav"}.get(video.suffix.lower(), "unknown")
         links = {"MEDIA_URL": video.as_uri(), "RELATIVE_MEDIA_URL": f"./{video.name}", "MIME_TYPE": kind}
         ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", links)
-    order = ElementTree.SubElement(document, "TIME_ORDER")
+    order = ElementTree.SubElement(document, "TIME_ORDER")  # which ELAN expects to be one
+    slots = [
+        (time, 2 * line.line + place) for line in annotation.lines for place, time in enumerate((line.start, line.end))
+    ]
+    for time, slot in sorted((round(1000 * time), slot) for time, slot in slots):
+        ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=f"ts{slot}", TIME_VALUE=str(time))
     names: set[str] = set()
     for speaker, lines in _lanes(annotation.lines):
         name = _free_name(_in_xml(_one_row(speaker)), names)
@@ -120,10 +125,7 @@ def as_eaf(annotation: Annotation) -> str:
             document, "TIER", {**about, "TIER_ID": emotions, "LINGUISTIC_TYPE_REF": "emotion", "PARENT_REF": name}
         )
         for line in lines:
-            slots = [f"ts{2 * line.line - 1}", f"ts{2 * line.line}"]
-            for slot, time in zip(slots, (line.start, line.end), strict=True):
-                ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(round(1000 * time)))
-            refs = {"TIME_SLOT_REF1": slots[0], "TIME_SLOT_REF2": slots[1]}
+            refs = {"TIME_SLOT_REF1": f"ts{2 * line.line}", "TIME_SLOT_REF2": f"ts{2 * line.line + 1}"}
             _note(tier, "ALIGNABLE_ANNOTATION", f"a{line.line}", refs, line.text)
             _note(depending, "REF_ANNOTATION", f"e{line.line}", {"ANNOTATION_REF": f"a{line.line}"}, _emotion(line))
     for name, more in (

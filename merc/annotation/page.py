@@ -95,7 +95,9 @@ def page_data(annotation: Annotation, faces: Mapping[int, bytes], film: Mapping[
         "people": people,
         "uncertain": UNCERTAIN,
         "notes": annotation.notes,
-        "run": ", ".join(f"{name} {value}" for name, value in annotation.run.items() if isinstance(value, str | int)),
+        "run": ", ".join(
+            f"{name} {_short(value)}" for name, value in annotation.run.items() if type(value) in (str, int)
+        ),
         "lines": [_line(line, emotions, people, faces) for line in sorted(annotation.lines, key=lambda li: li.start)],
     }
 
@@ -131,6 +133,11 @@ def _link(film: Path, beside: str | Path | None) -> str:
     except ValueError:  # on another drive of Windows
         relative = None
     return film.resolve().as_uri() if relative is None else "./" + quote(Path(relative).as_posix())
+
+
+def _short(value: str | int) -> str:
+    """Without the folders of a path, which say where its author keeps what: pages are sent to others."""
+    return str(value).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _title(annotation: Annotation) -> str:

@@ -136,6 +136,7 @@ def test_an_eaf_has_a_tier_of_emotions_that_depends_on_each_speaker(tmp_path):
     assert {"Ann", "Ann 2", "Ann 3"} <= set(tiers)  # she speaks over herself twice
     assert {tiers[name].get("PARTICIPANT") for name in ("Ann", "Ann 2", "Ann 3")} == {"Ann"}
     slots = {slot.get("TIME_SLOT_ID"): int(slot.get("TIME_VALUE")) for slot in root.iter("TIME_SLOT")}
+    assert list(slots.values()) == sorted(slots.values()) and len(slots) == 26
     for name, tier in tiers.items():
         if tier.get("PARENT_REF"):
             refs = {note.get("ANNOTATION_REF") for note in tier.iter("REF_ANNOTATION")}

@@ -55,7 +55,7 @@ def test_the_data_are_those_of_the_annotation():
     assert told["lines"][0]["probabilities"][names.index("joy")] == 0.8 and told["lines"][2]["probabilities"] == []
     assert [one["image"] for one in told["lines"]] == ["anBlZw==", None, None]
     assert told["lines"][1]["modalities"] == {"text": None, "audio": "no sound", "visual": None}
-    assert (told["uncertain"], told["notes"], told["run"]) == (0.5, ["A note."], "folder runs/video, seed 0")
+    assert (told["uncertain"], told["notes"], told["run"]) == (0.5, ["A note."], "folder video, seed 0")
     assert told["film"] == {"name": "", "source": "", "kind": "video", "type": ""}
 
 
