@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from merc.annotation import AnnotatedLine, Annotation, SpeakingFace, as_html
-from merc.annotation.page import page_fingerprint
+from merc.annotation.page import _hash, page_fingerprint
 from merc.labels import MELD
 from merc.speaker import SpeakingSpan
 
@@ -140,7 +140,7 @@ def test_a_browser_shows_every_line_and_what_is_uncertain_or_missing(tmp_path):
     assert 'data-ready="3"' in document
     first, second, third = map(text_of, rows_of(document))
     assert "Ann" in first and "joy" in first and "80 %" in first and "?" not in first and "no face" not in first
-    assert "fear ?" in second and "30 %" in second and "without audio" in second
+    assert "? fear" in second and "30 %" in second and "without audio" in second
     assert "\u00d7 no emotion" in third and "no face" in third and "without text, audio, visual" in third
     assert "3 lines, 2 speakers; 1 uncertain, 1 without emotion" in document
     assert "The film is not known to this page" in text_of(document)
@@ -155,6 +155,93 @@ def test_a_browser_runs_no_script_of_a_line_and_says_that_it_cannot_play_a_film(
     [row] = rows_of(document)
     assert "onerror" in row and re.findall(r"<(\w+)", row) == re.findall(r"<(\w+)", rows_of(plain)[0])
     assert "film.mp4 cannot be played" in text_of(document)
+
+
+def told_by(page, actions, folder):
+    """What a script of the test returns, after which the page's own ran."""
+    script = f"document.body.dataset.told = JSON.stringify((() => {{{actions}}})());"
+    allowed = page.replace("script-src '", f"script-src '{_hash(script)}' '", 1)
+    document = in_chromium(allowed.replace("</body>", f"<script>{script}</script></body>"), folder)
+    return json.loads(html.unescape(re.search(r'data-told="([^"]*)"', document)[1]))
+
+
+HELPERS = """
+    const list = document.getElementById("lines");
+    const key = (name) => list.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+    const chosen = () => document.querySelector('[aria-selected="true"]')?.id ?? null;
+    const shown = () => [...list.querySelectorAll("li[id]")].map((row) => row.id);
+    const change = (element) => element.dispatchEvent(new Event("input", {bubbles: true}));
+    const box = (place, index) => {
+        const one = document.querySelectorAll(`#${place} input`)[index];
+        one.checked = !one.checked;
+        change(one);
+    };
+    const at = () => document.getElementById("clock").textContent.split(" / ")[0];
+"""
+
+
+def test_keys_choose_lines_and_move_in_the_film(tmp_path):
+    told = told_by(
+        as_html(annotation(THREE)),
+        HELPERS
+        + """
+        const told = [[chosen(), at()]];
+        for (const name of ["ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp", "ArrowUp", "u", "u", "u", "ArrowLeft"]) {
+            key(name);
+            told.push([chosen(), at()]);
+        }
+        return told;""",
+        tmp_path,
+    )
+    first, second, third = (["line-0", "0:02.0"], ["line-1", "0:04.0"], ["line-2", "0:06.0"])
+    begin = ["line-0", "0:00.0"]
+    # `u` goes to what is uncertain or without emotion: the second and the third line.
+    assert told == [begin, second, third, third, second, first, second, third, third, ["line-2", "0:04.0"]]
+
+
+def test_filters_of_people_emotions_words_and_doubts(tmp_path):
+    names = list(MELD.report_order)
+    told = told_by(
+        as_html(annotation([*THREE, line(4, text="Something else")])),
+        HELPERS
+        + f"""
+        const told = [shown()];
+        const doubt = document.getElementById("doubt"), search = document.getElementById("search");
+        for (const act of [
+            () => box("people", 0), () => box("people", 0), () => box("emotions", {names.index("joy")}),
+            () => box("emotions", {names.index("joy")}), () => box("emotions", {len(names)}),
+            () => box("emotions", {len(names)}), () => {{ doubt.value = "doubtful"; change(doubt); }},
+            () => {{ doubt.value = "missing"; change(doubt); }},
+            () => {{ doubt.value = "all"; search.value = "ELSE"; change(search); }},
+            () => {{ search.value = "not said"; change(search); }},
+        ]) {{ act(); told.push(shown().map((name) => Number(name.slice(5)))); }}
+        return [...told.slice(1), document.getElementById("count").textContent, list.textContent];""",
+        tmp_path,
+    )
+    without_ann, everything, no_joy, _, told_only, _, doubtful, missing, words, nothing, count, text = told
+    assert (without_ann, everything, no_joy, told_only) == ([1], [0, 1, 2, 3], [1, 2], [0, 1, 3])
+    assert (doubtful, missing, words, nothing) == ([1, 2], [1, 2], [3], [])
+    assert (count, text) == ("0 of 4 lines", "No line passes the filters.")
+
+
+def test_a_click_shows_why_something_is_missing_and_what_parts_say(tmp_path):
+    page = as_html(annotation(THREE))
+    data = json.loads(part(page, "data"))
+    data["lines"][1]["parts"] = {"text": {"joy": 0.25, "anger": 0.75}}
+    page = page.replace(part(page, "data"), json.dumps(data))
+    told = told_by(
+        page,
+        HELPERS
+        + """
+        return [1, 2].map((number) => {
+            document.getElementById(`line-${number}`).click();
+            return document.getElementById("details").textContent;
+        });""",
+        tmp_path,
+    )
+    assert "Bo" in told[0] and "Without audio: no sound." in told[0] and "text alone: anger 75 %." in told[0]
+    assert "Uncertain: the most probable emotion has less than 50 %." in told[0]
+    assert "No emotion: all modalities are missing." in told[1] and "No face: no face was found." in told[1]
 
 
 def test_a_browser_shows_an_annotation_without_lines(tmp_path):

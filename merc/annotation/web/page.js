@@ -20,7 +20,7 @@
   const uncertain = (line) => line.emotion !== null && line.probabilities[line.emotion] < data.uncertain;
   const doubtful = (line) => line.emotion === null || uncertain(line);
   const missing = (line) => Object.entries(line.modalities).filter(([, reason]) => reason !== null);
-  const sign = (line) => (line.emotion === null ? "× no emotion" : emotions[line.emotion].name + (uncertain(line) ? " ?" : ""));
+  const sign = (line) => (line.emotion === null ? "× no emotion" : (uncertain(line) ? "? " : "") + emotions[line.emotion].name);
 
   // --- colours and patterns: an emotion can be told by either
 
@@ -347,7 +347,8 @@
     return (seconds) => left + ((seconds - view.start) / view.span) * (width - left);
   };
   const fitted = (context, text, width) => {
-    if (width < 8 || context.measureText(text).width <= width) return width < 8 ? "" : text;
+    if (width < 8) return "";
+    if (context.measureText(text).width <= width) return text;
     let low = 0, high = text.length;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
@@ -417,8 +418,9 @@
       context.strokeStyle = index === selected ? ink("--accent") : ink("--ink");
       if (length > 4 || index === selected) context.strokeRect(from + 0.5, y + 0.5, Math.max(1, length - 1), BAR - 1);
       context.setLineDash([]);
-      const seen = Math.max(from, left), text = fitted(context, sign(line), from + length - seen - 8);
-      if (text && length > 18) {
+      const seen = Math.max(from, left), room = from + length - seen - 8;
+      const text = fitted(context, sign(line), room) || (doubtful(line) && room > 6 ? sign(line)[0] : "");
+      if (text) {
         context.fillStyle = line.emotion === null || uncertain(line) ? ink("--panel") : colour(line.emotion);
         context.fillRect(seen + 3, y + 4, context.measureText(text).width + 4, BAR - 8);
         context.fillStyle = line.emotion === null || uncertain(line) ? ink("--ink") : "#111";
