@@ -117,8 +117,8 @@ def as_eaf(annotation: Annotation) -> str:
         ElementTree.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=f"ts{slot}", TIME_VALUE=str(time))
     names: set[str] = set()
     for speaker, lines in _lanes(annotation.lines):
-        name = _free_name(_in_xml(_one_row(speaker)), names)
-        emotions = _free_name(name + EMOTION_TIER, names)
+        name = free_name(_in_xml(_one_row(speaker)), names)
+        emotions = free_name(name + EMOTION_TIER, names)
         about = {"PARTICIPANT": _in_xml(_one_row(speaker))}
         tier = ElementTree.SubElement(document, "TIER", {**about, "TIER_ID": name, "LINGUISTIC_TYPE_REF": "utterance"})
         depending = ElementTree.SubElement(
@@ -282,8 +282,13 @@ def _without_gaps(spans: Sequence[tuple[float, float, str]], end: float) -> Iter
         yield last, end, ""
 
 
-def _free_name(name: str, taken: set[str]) -> str:
-    """A name that is not taken, which it then is."""
+def free_name(name: str, taken: set[str]) -> str:
+    """A name that is not taken, such as ``Ann 2`` for ``Ann``; it then is.
+
+    Args:
+        name: The name.
+        taken: Names that others have.
+    """
     free, number = name, 1
     while free in taken:
         number += 1

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from merc.annotation.files import format_of
+from merc.annotation.files import format_of, free_name
 from merc.annotation.lines import Annotation
 from merc.annotation.page import UNCERTAIN
 from merc.annotation.video import ReadFilm, read_film, write_results
@@ -192,15 +192,13 @@ def _in_list(path: Path) -> Iterator[Recording]:
         rows = [{"video": row.strip()} for row in decode(path).text.splitlines()]
     else:
         rows = [dict(row.cells) for row in read_rows(path, ["video"]).rows]
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for row in rows:
         if not row["video"]:
             continue
         video = path.parent / row["video"]
         given = row.get("transcript")
-        taken[video.stem] += 1
-        name = video.stem if taken[video.stem] == 1 else f"{video.stem}-{taken[video.stem]}"
-        yield Recording(name, video, path.parent / given if given else transcript_beside(video))
+        yield Recording(free_name(video.stem, taken), video, path.parent / given if given else transcript_beside(video))
 
 
 def transcript_beside(video: Path) -> Path | None:

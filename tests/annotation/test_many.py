@@ -91,9 +91,11 @@ def test_a_list_names_films_and_transcripts_from_its_own_folder(films):
     found = [(r.name, r.video, r.transcript) for r in find_recordings(films / "list.csv")]
     assert found[:2] == [
         ("talk", films / "talk.mp4", films / "talk.srt"),
-        ("talk-2", films / "b/talk.mp4", films / "talk.srt"),
+        ("talk 2", films / "b/talk.mp4", films / "talk.srt"),
     ]
     assert found[2][0] == "x" and str(found[2][1]) == "/gone/x.mp4" and found[2][2] is None
+    (films / "twice.txt").write_text("a.mp4\nb/a.mp4\na 2.mp4\n")
+    assert [recording.name for recording in find_recordings(films / "twice.txt")] == ["a", "a 2", "a 2 2"]
     (films / "list.txt").write_text("talk.mp4\n\nb/talk.mp4\n")
     assert [r.transcript.name for r in find_recordings(films / "list.txt")] == ["talk.srt", "talk.vtt"]
     assert is_many(films) and is_many(films / "list.txt") and not is_many(films / "talk.mp4")
