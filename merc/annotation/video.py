@@ -137,6 +137,7 @@ def write_results(
     state = video.stat()
     basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
     fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    faces: dict[int, bytes] = {}
     if film and info.height is not None:
         annotation = replace(annotation, film=out / "annotated.mp4")
         if film_comment(out / "annotated.mp4") != fingerprint:
@@ -144,17 +145,13 @@ def write_results(
             frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
             write_film(out / "annotated.mp4", frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
     if "html" in formats:
-        _write_page(annotation, out / "annotation.html", applied, embed, fingerprint)
+        # What the page is made of; finding faces in the film again takes time.
+        made_of = hashlib.sha256(f"{fingerprint} {annotation.film} {embed} {annotation.notes}".encode()).hexdigest()
+        if page_fingerprint(out / "annotation.html") != made_of:
+            faces = face_thumbnails(lines, applied, video, faces)
+            page = as_html(annotation, beside=out, faces=faces, embed=embed, fingerprint=made_of)
+            write_text(out / "annotation.html", page)
     return annotation
-
-
-def _write_page(annotation: Annotation, path: Path, applied: AppliedRun, embed: float, fingerprint: str) -> None:
-    """Write the page, unless it is there already: finding the faces in the film takes time."""
-    assert annotation.video is not None
-    made_of = hashlib.sha256(f"{fingerprint} {annotation.film} {embed} {annotation.notes}".encode()).hexdigest()
-    if page_fingerprint(path) != made_of:
-        faces = face_thumbnails(annotation.lines, applied, annotation.video)
-        write_text(path, as_html(annotation, beside=path.parent, faces=faces, embed=embed, fingerprint=made_of))
 
 
 def _beyond(utterances: Sequence[Utterance], info: MediaInfo, video: Path, transcript: str | Path) -> Iterator[str]:

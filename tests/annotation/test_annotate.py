@@ -17,7 +17,7 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation.film
-from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe
+from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe, face_thumbnails
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
@@ -196,6 +196,17 @@ def test_the_page_has_the_film_and_the_speaking_faces(finished):
         red, green, blue = image.getpixel((36, 36))  # the squares are red and green, and a fifth of the size is around
         assert (red > 150 > green, green > 150 > red)[line["face"]["track"]] and blue < 100
         assert max(image.getpixel((2, 36))) < 100
+
+
+def test_faces_are_those_of_the_middle_whether_the_film_is_drawn_or_searched(run, done, film):
+    applied = apply_pipeline(run, read_transcript(film[1], film[0], labels=LABELS), done / "stages")
+    lines = describe(applied)
+    painter = AnnotatedFilm(lines, applied, LABELS)
+    for _ in painter.frames(film[0], FRAME_RATE):
+        pass
+    assert list(painter.thumbnails) == [1, 2, 3]
+    assert face_thumbnails(lines, applied, film[0]) == painter.thumbnails
+    assert face_thumbnails(lines, applied, film[0], {2: b"known"})[2] == b"known"
 
 
 def test_each_format_that_is_asked_for_has_its_file(done, run, film, capsys):
