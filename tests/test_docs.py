@@ -54,6 +54,7 @@ PLACEHOLDERS = {
     "parts.yaml": str(ROOT / "examples/custom_parts/parts.yaml"),
     "my_package.read_mine": "my_corpora.read_emorynlp",
     "my_package.MyHead": "my_fusion.TextFirst",
+    "FILMS": str(ROOT),  # a folder
     "my_package.MyEncoder": "merc.graphs.GCNEncoder",
 }
 
@@ -261,6 +262,7 @@ def test_commands_of_annotation_parse(words, monkeypatch):
     told = []
     nothing = Annotation([], MELD, [], {})
     monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
+    monkeypatch.setattr(merc.annotation, "annotate_many", lambda *files, **options: told.append(options) or [])
     assert main(words) == 0 and len(told) == 1
 
 

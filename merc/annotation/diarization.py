@@ -232,7 +232,7 @@ def _joined(before: list[FaceTurn], found: list[FaceTurn], edge: float, pause: f
     return joined
 
 
-def as_rttm(found: Diarization) -> str:
+def turns_as_rttm(found: Diarization) -> str:
     """RTTM, one row per turn: ``SPEAKER talk 1 0.500 1.200 <NA> <NA> face1 0.981 <NA>``.
 
     The recording is named after the film, with ``_`` for blanks; the last number is the probability.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from merc.annotation.drawing import Colour, bar_panel, draw_box
 from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
+from merc.annotation.thumbnails import face_jpeg
 from merc.conversation import Clip
 from merc.labels import LabelSet
 from merc.media.decode import read_frames
@@ -40,17 +41,26 @@ _COLOURS: Mapping[str, Colour] = {
 _OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (121, 134, 203), (0, 150, 136))
 
 
+def emotion_colours(labels: LabelSet) -> dict[str, Colour]:
+    """The colour of every emotion, the same in the film and on the page."""
+    others = cycle(_OTHERS)
+    return {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+
+
 class AnnotatedFilm:
-    """The frames of a video, with boxes round the speaking faces and a panel below."""
+    """The frames of a video, with boxes round the speaking faces and a panel below.
+
+    ``thumbnails`` are JPEG images of the speaking faces by line, as far as :meth:`frames` has come.
+    """
 
     def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun, labels: LabelSet) -> None:
         self.lines = lines
         self.faces = SpeakingFaces(applied)
         [conversation] = [c for split in applied.corpus.values() for c in split]
         self.keys = conversation.keys
-        others = cycle(_OTHERS)
-        self.colours = {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+        self.colours = emotion_colours(labels)
         self.labels = labels
+        self.thumbnails: dict[int, bytes] = {}
 
     def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
         """``(3, H, W)`` uint8, one after the other."""
@@ -69,6 +79,8 @@ class AnnotatedFilm:
                 latest = max(active, default=None)
                 if panel is None or latest != shown:
                     panel, shown = self._panel(latest, *image.shape[1:]), latest
+                for line, faces in active.items():  # before anything is drawn
+                    self._keep_face(self.lines[line], faces, time, image, chunk.scale)
                 for line, faces in active.items():
                     here = int((time - self.lines[line].start) * FRAME_RATE + 1e-6)
                     boxes = {track: boxes[here] for track, boxes in faces.items() if here in boxes}
@@ -86,6 +98,20 @@ class AnnotatedFilm:
             for number, track in tracks.items()
             if track is not None
         }
+
+    def _keep_face(
+        self,
+        line: AnnotatedLine,
+        faces: Mapping[int, Mapping[int, list[float]]],
+        time: float,
+        image: Tensor,
+        scale: float,
+    ) -> None:
+        """Keep the face of a line, once, in the middle of the time in which it is visible."""
+        boxes = {} if line.face is None or line.line in self.thumbnails else faces.get(line.face.track, {})
+        here = int((time - line.start) * FRAME_RATE + 1e-6)
+        if here in boxes and here >= min(boxes) + len(boxes) // 2:
+            self.thumbnails[line.line] = face_jpeg(image, [value * scale for value in boxes[here]])
 
     def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))

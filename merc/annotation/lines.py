@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merc.conversation import UtteranceKey
 from merc.corpora.transcripts import UNKNOWN
@@ -15,6 +15,9 @@ from merc.media.tracks import FaceTrack, track_of
 from merc.pipeline.apply import AppliedRun
 from merc.speaker.choose import NOBODY, SpeakerChoice
 from merc.speaker.spans import SpeakingSpan, rows_to_spans
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Annotation:
         notes: Remarks for readers of the results.
         run: The run that predicted them, as plain values.
         film: The annotated film, if there is one.
+        video: The recording, if it is known.
+        transcript: Its transcript, if there is one.
     """
 
     lines: list[AnnotatedLine]
@@ -100,6 +105,30 @@ class Annotation:
     notes: list[str]
     run: Mapping[str, Any]
     film: Path | None = None
+    video: Path | None = None
+    transcript: Path | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write a file, whole or not at all; its suffix says what (:data:`merc.annotation.FORMATS`).
+
+        Args:
+            path: Such as ``talk.eaf`` for ELAN or ``talk.TextGrid`` for Praat.
+
+        Raises:
+            ValueError: merc writes no such files.
+        """
+        from merc.annotation.files import save_annotation  # which knows annotations
+
+        save_annotation(self, path)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A table with one row per line and the columns of ``annotation.csv``. Needs pandas."""
+        import pandas as pd
+
+        from merc.annotation.files import table_of  # as above
+
+        columns, rows = table_of(self)
+        return pd.DataFrame(rows, columns=columns)
 
 
 def describe(applied: AppliedRun) -> list[AnnotatedLine]:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import merc
-from merc.annotation.files import as_csv, as_json, as_srt
+from merc.annotation.files import format_of, save_annotation
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
-from merc.conversation import CorpusError, Utterance
+from merc.annotation.page import EMBEDDED, as_html, page_fingerprint
+from merc.annotation.teller import Teller
+from merc.annotation.thumbnails import face_thumbnails
+from merc.conversation import Corpus, CorpusError, Utterance
 from merc.corpora.transcripts import TranscriptOptions, read_transcript
-from merc.files import write_json, write_text
+from merc.files import write_text
 from merc.media.decode import MediaInfo, probe
 from merc.media.film import film_comment, write_film
 from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
-from merc.models import Model, ModelError, load
-from merc.models.apply import apply_model
-from merc.models.folder import CONFIG
-from merc.models.notes import model_notes, run_notes
-from merc.pipeline.apply import apply_pipeline, corpus_of
-from merc.pipeline.plan import RECORD, FinishedRun
+from merc.models import Model
+from merc.pipeline.apply import AppliedRun
+
+FORMATS_BY_DEFAULT = ("csv", "srt", "html")
+"""Suffixes of the files that are written beside ``annotation.json``."""
 
 
 def annotate(
@@ -37,6 +39,8 @@ def annotate(
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
     film: bool = True,
+    formats: Sequence[str] = FORMATS_BY_DEFAULT,
+    embed: float = EMBEDDED,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
     """Find the speaker and the emotion of every line of a video; ``merc annotate`` does the same.
@@ -46,8 +50,8 @@ def annotate(
     modality (nobody visible, no sound) is masked as in training, and recorded. Text alone needs nothing of the
     recording: without PyAV, which reads it, there is only no film.
 
-    ``out`` gets ``annotation.json``, ``annotation.csv``, ``annotation.srt`` with the emotions, ``annotated.mp4`` in
-    which the speaking face is framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
+    ``out`` gets ``annotation.json``, the same in the other formats, ``annotated.mp4`` in which the speaking face is
+    framed above a bar for every emotion, and ``stages/`` with the stores of every stage.
     What is finished and unchanged is skipped, what was interrupted goes on. Memory does not grow with the film.
 
     Args:
@@ -59,6 +63,8 @@ def annotate(
         stage: The stage of a run that tells the emotions. Default: the last that was tested.
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
+        formats: Suffixes of further files: see :data:`merc.annotation.FORMATS`.
+        embed: Films of at most so many megabytes are inside ``annotation.html``, which else links to them.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
@@ -67,56 +73,102 @@ def annotate(
         PipelineError: The run is not finished, or cannot be applied to a new video.
         FileNotFoundError: There is no such model.
         ModelError: The model is damaged, does not tell how its features are made, or has no seeds and stages.
+        ValueError: There is no such format.
     """
-    video, out = Path(video), Path(out)
-    applies = _opened(model)
-    info = _probe(video, applies)
-    trained = applies if isinstance(applies, Model) else corpus_of(applies, stage)
-    labels = trained.labels
+    formats = [format_of(name) for name in formats]
+    teller = Teller.of(model, seed, stage)
+    read = read_film(video, transcript, teller, reading)
+    applied, notes = teller.tell(read.corpus, Path(out) / "stages", trainer_options=trainer_options)
+    return write_results(read.with_notes(notes), applied, out, film=film, formats=formats, embed=embed)
+
+
+@dataclass(frozen=True)
+class ReadFilm:
+    """A recording and its transcript, before any model sees them.
+
+    Args:
+        video: The recording.
+        transcript: Its transcript.
+        info: What the recording is; ``None`` if nothing can read it here and nothing needs to.
+        corpus: One conversation, in split ``test``.
+        notes: Remarks for readers of the results.
+    """
+
+    video: Path
+    transcript: Path
+    info: MediaInfo | None
+    corpus: Corpus
+    notes: list[str]
+
+    def with_notes(self, notes: Sequence[str]) -> ReadFilm:
+        """The same with further notes behind its own."""
+        return replace(self, notes=[*self.notes, *notes])
+
+
+def read_film(
+    video: str | Path, transcript: str | Path, teller: Teller, reading: TranscriptOptions | None = None
+) -> ReadFilm:
+    """Read a recording and its transcript; arguments and errors as for :func:`annotate`."""
+    video, transcript = Path(video), Path(transcript)
+    info = _probe(video, teller)
     duration = None if info is None else info.duration
-    corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=duration)
-    utterances = corpus["test"][0].utterances
+    corpus = read_transcript(transcript, video, labels=teller.labels, options=reading, duration=duration)
     notes = [*corpus.notes]
     if info is None:
         notes.append("PyAV is not installed, so nothing was read of the recording: pip install 'merc[media]'.")
     else:
-        notes += [*media_notes(video), *_beyond(utterances, info, video, transcript)]
-    stages = out / "stages"
-    if isinstance(trained, Model):
-        if seed is not None or stage is not None:
-            raise ModelError("A model has no seed or stage to choose: give --seed and --stage to `merc export`.")
-        applied, of_model = apply_model(trained, corpus, stages, trainer_options=trainer_options)
-        notes += [*of_model, *model_notes(trained, applied)]
-    else:
-        applied = apply_pipeline(str(model), corpus, stages, seed=seed, stage=stage, trainer_options=trainer_options)
-        notes += run_notes(trained, applied)
-    lines = describe(applied)
-    annotation = Annotation(lines, labels, notes, applied.run)
-    target = out / "annotated.mp4" if film and info is not None and info.height is not None else None
-    write_json(out / "annotation.json", as_json(annotation, video, transcript))
-    write_text(out / "annotation.csv", as_csv(annotation))
-    write_text(out / "annotation.srt", as_srt(lines))
-    if target is not None and info is not None:
-        state = video.stat()
-        basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
-        fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-        if film_comment(target) != fingerprint:
+        notes += [*media_notes(video), *_beyond(corpus["test"][0].utterances, info, video, transcript)]
+    return ReadFilm(video, transcript, info, corpus, notes)
+
+
+def write_results(
+    read: ReadFilm,
+    applied: AppliedRun,
+    out: str | Path,
+    *,
+    film: bool = True,
+    formats: Sequence[str] = FORMATS_BY_DEFAULT,
+    embed: float = EMBEDDED,
+) -> Annotation:
+    """Write the annotation of a recording in all formats.
+
+    Args:
+        read: The recording.
+        applied: The run, applied to it.
+        out: Folder for the results.
+        film: As for :func:`annotate`.
+        formats: Likewise.
+        embed: Likewise.
+    """
+    out, video, info = Path(out), read.video, read.info
+    lines, labels = describe(applied), applied.corpus.labels
+    annotation = Annotation(lines, labels, read.notes, applied.run, video=video, transcript=read.transcript)
+    for name in dict.fromkeys(["json", *formats]):
+        if name != "html":
+            save_annotation(annotation, out / f"annotation.{name}")
+    state = video.stat()
+    basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
+    fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    faces: dict[int, bytes] = {}
+    if film and info is not None and info.height is not None:
+        annotation = replace(annotation, film=out / "annotated.mp4")
+        if film_comment(out / "annotated.mp4") != fingerprint:
             fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
-            frames = AnnotatedFilm(lines, applied, labels).frames(video, fps)
-            write_film(target, frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
-    return Annotation(lines, labels, notes, applied.run, target)
+            drawn = AnnotatedFilm(lines, applied, labels)
+            frames = drawn.frames(video, fps)
+            write_film(out / "annotated.mp4", frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
+            faces = drawn.thumbnails
+    if "html" in formats:
+        # What the page is made of; finding faces in the film again takes time.
+        made_of = hashlib.sha256(f"{fingerprint} {annotation.film} {embed} {annotation.notes}".encode()).hexdigest()
+        if page_fingerprint(out / "annotation.html") != made_of:
+            faces = face_thumbnails(lines, applied, video, faces)
+            page = as_html(annotation, beside=out, faces=faces, embed=embed, fingerprint=made_of)
+            write_text(out / "annotation.html", page)
+    return annotation
 
 
-def _opened(model: str | Path | Model) -> Model | FinishedRun:
-    """The model or the finished run that a name stands for."""
-    if isinstance(model, Model):
-        return model
-    folder = Path(model)
-    is_run = (folder / RECORD).is_file() or (folder.is_dir() and not (folder / CONFIG).is_file())
-    return FinishedRun.load(folder) if is_run else load(model)
-
-
-def _probe(video: Path, applies: Model | FinishedRun) -> MediaInfo | None:
+def _probe(video: Path, teller: Teller) -> MediaInfo | None:
     """What a recording is; ``None`` if PyAV is missing and the emotions can do without.
 
     Raises:
@@ -126,7 +178,7 @@ def _probe(video: Path, applies: Model | FinishedRun) -> MediaInfo | None:
     try:
         return probe(video)
     except ImportError:
-        if video.is_file() and isinstance(applies, Model) and not applies.needs_recordings:
+        if video.is_file() and teller.reads_words_alone:
             return None
         raise
 

@@ -39,6 +39,7 @@ Models:
 
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --out runs/annotated
+             Of many:             merc annotate FOLDER --out runs/annotated
   diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
   configs    List the shipped configs, or print one: merc configs demo/simulated.yaml

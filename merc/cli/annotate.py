@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from merc.annotation import Annotation
+    from merc.annotation.many import Outcome
 
 
 def annotate_command(args: list[str]) -> int:
@@ -26,9 +28,14 @@ def annotate_command(args: list[str]) -> int:
         "What is finished and unchanged is skipped: after an interruption give the same command again. Options "
         "--trainer.* are Lightning's, and go to every stage.",
     )
-    parser.add_argument("video", type=Path, help="the recording, any file that FFmpeg reads")
     parser.add_argument(
-        "--transcript", type=Path, required=True, help="its lines with times: subtitles, a table, JSON, ..."
+        "video",
+        type=Path,
+        help="the recording, any file that FFmpeg reads; or a folder of recordings with their transcripts beside them, "
+        "or a list of them: a text file, or a table with the columns `video` and `transcript`",
+    )
+    parser.add_argument(
+        "--transcript", type=Path | None, default=None, help="its lines with times: subtitles, a table, JSON, ..."
     )
     parser.add_argument(
         "--model",
@@ -40,22 +47,40 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
+    parser.add_argument(
+        "--formats",
+        default="csv,srt,html",
+        help="further files, such as csv,srt,vtt,eaf,TextGrid,rttm,html; json always is one",
+    )
+    parser.add_argument(
+        "--embed", type=float, default=20.0, help="films of at most so many megabytes are inside the page; 0: none"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share a folder or list of recordings")
     parser.add_class_arguments(TranscriptOptions)
     given = parser.parse_args(own)
-    from merc.annotation import annotate  # as in merc.cli.run
+    from merc.annotation import annotate, annotate_many, is_many  # as in merc.cli.run
 
-    annotation = annotate(
-        given.video,
-        given.transcript,
-        given.model,
-        given.out,
-        seed=given.seed,
-        stage=given.stage,
-        film=given.film,
-        reading=_options(given),
-        trainer_options=extra,
-    )
-    _print(annotation, Path(given.out))
+    formats = [name.strip() for name in given.formats.split(",") if name.strip()]
+    how = {
+        "seed": given.seed,
+        "stage": given.stage,
+        "film": given.film,
+        "formats": formats,
+        "embed": given.embed,
+        "reading": _options(given),
+        "trainer_options": extra,
+    }
+    if is_many(given.video):
+        if given.transcript is not None:
+            raise ValueError(f"{given.video} stands for many recordings: their transcripts are beside them.")
+        return _print_many(
+            annotate_many(given.video, given.model, given.out, jobs=given.jobs, progress=_print_done, **how),
+            Path(given.out),
+        )
+    if given.transcript is None:
+        raise ValueError(f"Which lines does {given.video} have? Give its transcript as --transcript.")
+    annotation = annotate(given.video, given.transcript, given.model, given.out, **how)
+    _print(annotation, Path(given.out), formats)
     return 0
 
 
@@ -64,7 +89,7 @@ def _options(given: Namespace) -> TranscriptOptions:
     return TranscriptOptions(**values | {"columns": TranscriptColumns(**vars(given.columns))})
 
 
-def _print(annotation: Annotation, out: Path) -> None:
+def _print(annotation: Annotation, out: Path, formats: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
@@ -74,6 +99,26 @@ def _print(annotation: Annotation, out: Path) -> None:
     console.print(f"{len(annotation.lines)} lines: {told}; the speaker's face is known in {visible}.")
     for note in annotation.notes:
         console.print(f"- {note}", style="dim")
-    console.print(f"Results: {out / 'annotation.json'}, .csv, .srt")
+    console.print(f"Results: {out / 'annotation.json'}, {', '.join(f'.{name}' for name in formats)}")
     if annotation.film is not None:
         console.print(f"Film: {annotation.film}")
+
+
+def _print_done(outcomes: list[Outcome]) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    for outcome in outcomes:
+        if outcome.reason is not None:
+            console.print(f"{outcome.recording.name}: failed. {outcome.reason}", style="yellow")
+        else:
+            told = ", ".join(f"{name} {n}" for name, n in Counter(outcome.emotions).most_common())
+            console.print(f"{outcome.recording.name}: {outcome.lines} lines: {told or 'no emotion'}")
+
+
+def _print_many(outcomes: list[Outcome], out: Path) -> int:
+    """Print what became of all recordings; the exit status, 1 if one of them failed."""
+    failed = sum(outcome.reason is not None for outcome in outcomes)
+    also = f", {failed} failed" if failed else ""
+    print(f"{len(outcomes) - failed} of {len(outcomes)} recordings are annotated{also}: {out / 'summary.csv'}")
+    return 1 if failed else 0

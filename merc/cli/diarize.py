@@ -72,8 +72,8 @@ def _found(video: Path, weights: str, device: str) -> Diarization:
 
 
 def _in_form(found: Diarization, form: str) -> str:
-    from merc.annotation import as_rttm, turns_as_csv, turns_as_json
+    from merc.annotation import turns_as_csv, turns_as_json, turns_as_rttm
 
     if form == "json":
         return json.dumps(turns_as_json(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return as_rttm(found) if form == "rttm" else turns_as_csv(found)
+    return turns_as_rttm(found) if form == "rttm" else turns_as_csv(found)

@@ -1,6 +1,8 @@
 """A run of clips of a few frames, applied to films that it has never seen: whole, cut, deaf, blind, of text alone."""
 
+import base64
 import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +17,7 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation.film
-from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe
+from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe, face_thumbnails
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
@@ -185,6 +187,45 @@ def test_the_table_and_the_subtitles_say_the_same(finished, film, tmp_path):
         assert block.splitlines()[2].startswith(f"[{line['emotion']} ") and block.rstrip().endswith(line["text"])
 
 
+def test_the_page_has_the_film_and_the_speaking_faces(finished):
+    from PIL import Image
+
+    page = (finished / "annotation.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    told = json.loads((finished / "annotation.json").read_text())["lines"]
+    assert [line["text"] for line in data["lines"]] == [line["text"] for line in told]
+    assert base64.b64encode((finished / "annotated.mp4").read_bytes()).decode() in page
+    assert data["film"]["name"] == "annotated.mp4" and data["lines"][3]["image"] is None
+    for line in data["lines"][:3]:
+        image = Image.open(io.BytesIO(base64.b64decode(line["image"]))).convert("RGB")
+        red, green, blue = image.getpixel((36, 36))  # the squares are red and green, and a fifth of the size is around
+        assert (red > 150 > green, green > 150 > red)[line["face"]["track"]] and blue < 100
+        assert max(image.getpixel((2, 36))) < 100
+
+
+def test_faces_are_those_of_the_middle_whether_the_film_is_drawn_or_searched(run, done, film):
+    applied = apply_pipeline(run, read_transcript(film[1], film[0], labels=LABELS), done / "stages")
+    lines = describe(applied)
+    painter = AnnotatedFilm(lines, applied, LABELS)
+    for _ in painter.frames(film[0], FRAME_RATE):
+        pass
+    assert list(painter.thumbnails) == [1, 2, 3]
+    assert face_thumbnails(lines, applied, film[0]) == painter.thumbnails
+    assert face_thumbnails(lines, applied, film[0], {2: b"known"})[2] == b"known"
+
+
+def test_each_format_that_is_asked_for_has_its_file(done, run, film, capsys):
+    args = command(film, run, done, "--film", "false", "--formats", "vtt,eaf,textgrid, .rttm")
+    assert stages_that_run(capsys, args) == []
+    told = json.loads((done / "annotation.json").read_text())["lines"]
+    expected = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told]
+    for form in ("vtt", "eaf", "TextGrid"):
+        utterances = read_transcript(done / f"annotation.{form}", film[0], labels=LABELS)["test"][0].utterances
+        assert sorted((u.start, u.end, u.speaker, u.text) for u in utterances) == expected
+    assert (done / "annotation.rttm").read_text().count("SPEAKER talk 1 ") == len(told)
+    assert "merc writes no annotation as 'docx'" in one_line(capsys, command(film, run, done, "--formats", "docx"))
+
+
 def test_the_film_is_as_long_as_the_video_and_has_its_sound(finished, film):
     info, source = probe(finished / "annotated.mp4"), probe(film[0])
     assert info.duration == pytest.approx(source.duration, abs=0.05) and info.sample_rate == source.sample_rate
@@ -249,7 +290,7 @@ def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_
     assert lines[2].face is None and lines[2].turns == [SpeakingSpan(0, 3.0, 3.3, 1.0)]
     assert lines[3].turns == [] and lines[3].face is None
     annotation = Annotation(lines, LABELS, [], {})
-    told = json.loads(json.dumps(as_json(annotation, "talk.mp4", "talk.srt"), allow_nan=False))["lines"]
+    told = json.loads(json.dumps(as_json(annotation), allow_nan=False))["lines"]
     assert told[0]["turns"][1] == {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4}
     rows = list(csv.DictReader(as_csv(annotation).splitlines()))
     assert rows[0]["turns"] == "1 0.20-1.20 90%; 0 0.80-1.40 70%" and rows[1]["turns"] == ""
@@ -284,9 +325,14 @@ def test_the_film_frames_those_whose_turn_it_is_and_else_the_face_of_the_line(wi
 
 
 def test_the_same_command_again_does_nothing(done, run, film, capsys, monkeypatch):
-    before = film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns
+    film_file, page = done / "annotated.mp4", done / "annotation.html"
+    before = film_comment(film_file), film_file.stat().st_mtime_ns
     assert stages_that_run(capsys, command(film, run, done)) == []
-    assert (film_comment(done / "annotated.mp4"), (done / "annotated.mp4").stat().st_mtime_ns) == before
+    assert (film_comment(film_file), film_file.stat().st_mtime_ns) == before
+    made = page.stat().st_mtime_ns
+    assert stages_that_run(capsys, command(film, run, done)) == [] and page.stat().st_mtime_ns == made
+    assert stages_that_run(capsys, command(film, run, done, "--embed", "0")) == []
+    assert page.stat().st_mtime_ns != made and '"source":"./annotated.mp4"' in page.read_text()
 
 
 @pytest.mark.parametrize("where", ["a stage", "the film"])
@@ -397,7 +443,7 @@ def test_a_line_of_which_nothing_is_there_has_no_emotion(run, film, tmp_path):
     annotation = annotate(film[0], film[1], run, tmp_path, stage="audio_student", film=False)
     last = annotation.lines[-1]
     assert (last.emotion, last.probabilities, last.used) == (None, {}, [])
-    assert "4\n00:00:08,000 --> 00:00:09,000\n[?] Anna: here\n" in as_srt(annotation.lines)
+    assert "4\n00:00:08,000 --> 00:00:09,000\n[?] Anna: here\n" in as_srt(annotation)
 
 
 # --- what is refused

@@ -14,7 +14,7 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation
-from merc.annotation import Diarization, FaceTurn, as_rttm, diarize, turns_as_csv, turns_as_json
+from merc.annotation import Diarization, FaceTurn, diarize, turns_as_csv, turns_as_json, turns_as_rttm
 from merc.annotation.diarization import _joined, _Names, _pieces
 from merc.cli import main
 from merc.corpora.transcripts import SpeakerTurn, read_turns
@@ -67,7 +67,7 @@ def tracker():
 
 def test_rttm_is_read_back_by_the_reader_of_transcripts(tmp_path):
     file = tmp_path / "turns.rttm"
-    file.write_text(as_rttm(FOUND))
+    file.write_text(turns_as_rttm(FOUND))
     assert file.read_text().splitlines()[0] == "SPEAKER my_talk 1 0.500 1.250 <NA> <NA> face1 0.981 <NA>"
     assert read_turns(file, "my talk.mp4") == [SpeakerTurn(0.5, 1.75, "face1"), SpeakerTurn(1.5, 3.0, "face2")]
 
@@ -171,7 +171,7 @@ def test_a_film_without_faces_is_an_empty_result_with_a_note(tmp_path, weights):
     empty = write_clip(tmp_path / "empty.mp4", 50, faces=())
     found = diarize(empty, weights, tracker=tracker())
     assert (found.turns, found.faces, found.notes) == ([], 0, ["No face was found."])
-    assert as_rttm(found) == ""
+    assert turns_as_rttm(found) == ""
 
 
 @pytest.mark.parametrize(("word", "how"), [("sound", {"silent": True}), ("video", {"seen": False})])

@@ -108,6 +108,8 @@ class TranscriptSource:
         duration: Length of the recording in seconds, if it is known.
         notes: What readers of the results must know. A reader appends to it.
         dropped: Lines that are left out because they are broken, as place and reason.
+        exact: A reader sets it where texts are what is said and nothing else, as in the files that merc writes: no
+            names, dashes and sounds are looked for in them.
     """
 
     path: Path
@@ -115,6 +117,7 @@ class TranscriptSource:
     duration: float | None = None
     notes: list[str] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
+    exact: bool = False
 
     @cached_property
     def decoded(self) -> DecodedText:

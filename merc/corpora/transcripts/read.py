@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
@@ -114,7 +115,12 @@ def read_lines(source: TranscriptSource) -> list[Line]:
         raise source.error(
             f": merc reads no transcript of this kind. Expected {', '.join(READERS)}, or a --reader of your own."
         )
-    lines = repair_times(find_speakers(list(reader(source)), source), source)
+    lines = list(reader(source))
+    if source.exact:
+        lines = [replace(line, speaker=None) if line.speaker == UNKNOWN else line for line in lines if line.text]
+    else:
+        lines = find_speakers(lines, source)
+    lines = repair_times(lines, source)
     if len(source.dropped) > len(lines):
         raise source.error(
             f"{shown_places(source.dropped)}. {len(source.dropped)} lines are broken and {len(lines)} are not: "

@@ -20,6 +20,9 @@ _ARROWS = ("-->", "->", "\u2013>", "\u2014>")
 # merc's own subtitles begin with the emotion.
 _EMOTION = re.compile(r"\[(?:\?|[^\[\]%]{1,30} \d{1,3} %)\] ")
 
+WRITTEN_BY_MERC = "NOTE Written by merc, with the emotion of every line"
+"""Follows ``WEBVTT`` in the subtitles that merc writes, whose entities are exact."""
+
 EXPECTED = "Expected blocks of a row such as 00:01:02,500 --> 00:01:04,000 with text below it."
 
 
@@ -27,9 +30,11 @@ def read_subtitles(source: TranscriptSource) -> list[Line]:
     """Lines of SubRip, WebVTT or YouTube's SubViewer; which of them is seen from the rows.
 
     The text of a subtitle goes on to the next times, blank rows and all, but for the number or name above those. Voice
-    tags (``<v Ann>``) are speakers. What rolling captions repeat is read once.
+    tags (``<v Ann>``) are speakers. What rolling captions repeat is read once. WebVTT of merc itself is read as it is.
     """
-    return unroll(list(_subtitles(source)), source)
+    source.exact = source.rows[:3] == ["WEBVTT", "", WRITTEN_BY_MERC]
+    lines = list(_subtitles(source))
+    return lines if source.exact else unroll(lines, source)
 
 
 def _subtitles(source: TranscriptSource) -> Iterator[Line]:
@@ -51,8 +56,8 @@ def _subtitles(source: TranscriptSource) -> Iterator[Line]:
             source.drop(f"line {place + 1}", times)
             continue
         text = "\n".join(_without_comments(block) if web else block)
-        for speaker, said in _voices(_EMOTION.sub("", text, count=1) if text.startswith("[") else text):
-            yield Line(*times, plain(said), speaker, place=f"line {place + 1}")
+        for speaker, said in _voices(_EMOTION.sub("", text, count=1) if text.startswith("[") else text, source):
+            yield Line(*times, _decoded(said, source), speaker, place=f"line {place + 1}")
 
 
 def _is_times(rows: Sequence[str], index: int, row: str) -> bool:
@@ -111,16 +116,20 @@ def _without_comments(block: Sequence[str]) -> list[str]:
     return kept
 
 
-def _voices(text: str) -> Iterator[tuple[str | None, str]]:
+def _voices(text: str, source: TranscriptSource) -> Iterator[tuple[str | None, str]]:
     """What each voice says; what stands outside voice tags is said by nobody in particular."""
     before, *voices = _VOICE.split(text)
     if before.strip() or not voices:
         yield None, before
     for name, said in zip(voices[::2], voices[1::2], strict=True):
         inside, _, outside = said.partition("</v>")
-        yield " ".join(plain(name).split()) or None, inside
+        yield " ".join(_decoded(name, source).split()) or None, inside
         if outside.strip():
             yield None, outside
+
+
+def _decoded(marked: str, source: TranscriptSource) -> str:
+    return html.unescape(marked) if source.exact else plain(marked)
 
 
 def plain(marked: str) -> str:

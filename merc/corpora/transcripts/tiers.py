@@ -17,6 +17,12 @@ T = TypeVar("T")
 _TOKEN = re.compile(r'(?<!\S)(?:"((?:[^"]++|"")*+)"|(-?\d[\d.eE+-]{0,40})|(<exists>|<absent>))(?=\s|$)')
 _SILENCE = frozenset(["sil", "sp", "spn", "<sil>", "<eps>", "<p:>", "#", "_"])
 _PHONES = re.compile(r"\b(?:phones?|phonemes?|segments?|phon|MAU)\b", re.IGNORECASE)
+EMOTION_TIER = " (emotion)"
+"""What follows the name of a speaker in the name of the tier of emotions, in the files that merc writes."""
+
+AUTHOR = "merc"
+"""The author of the files of ELAN that merc writes, which are read as they are."""
+
 _WORDS = re.compile(r"(?:^|[\W_])(?:words?|ORT(?:-MAU)?)$", re.IGNORECASE)
 
 
@@ -24,10 +30,17 @@ def read_textgrid(source: TranscriptSource) -> list[Line]:
     """The interval tiers of a TextGrid, long or short.
 
     A tier is a speaker. Tiers of words, as forced aligners write them, are put together into lines if there are no
-    others; tiers of phones and of points are not read.
+    others; tiers of phones and of points are not read. merc's own files have a tier of emotions for every speaker
+    (``Ann (emotion)`` for ``Ann``), which says that the other is a speaker and is not read itself.
     """
-    tiers = _chosen(source, [(name, spans) for name, spans in _praat_tiers(source) if spans])
-    whole = [(name, spans) for name, spans in tiers if not _PHONES.search(name) and not _WORDS.search(name)]
+    every = [(name, spans) for name, spans in _praat_tiers(source) if spans]
+    names = {name for name, _ in every}
+    speakers = {name for name in names if name + EMOTION_TIER in names}
+    emotions = set() if source.options.tiers else {name + EMOTION_TIER for name in speakers}
+    tiers = _chosen(source, [(name, spans) for name, spans in every if name not in emotions])
+    parts = {name for name in names - speakers if _PHONES.search(name) or _WORDS.search(name)}
+    whole = [(name, spans) for name, spans in tiers if name not in parts]
+    source.exact = bool(names) and names == speakers | emotions
     lines = []
     for name, spans in whole:
         lines += [Line(start, end, text, name, place=f"tier {name!r}, {start:g} s") for start, end, text in spans]
@@ -37,7 +50,7 @@ def read_textgrid(source: TranscriptSource) -> list[Line]:
                 speaker = _WORDS.sub("", name).strip(" -_.") or None
                 words = [Word(text, start, end, speaker) for start, end, text in spans if text.lower() not in _SILENCE]
                 lines += lines_of_words(words, f"tier {name!r}")
-    unread = [name for name, _ in tiers if (_PHONES.search(name) or (whole and _WORDS.search(name)))]
+    unread = [name for name, _ in tiers if name in parts and (whole or _PHONES.search(name))]
     _note_unread(source, unread)
     return lines
 
@@ -101,6 +114,7 @@ def read_eaf(source: TranscriptSource) -> list[Line]:
         raise source.error(f": not XML ({error}). Export it from ELAN again.") from None
     if root.tag != "ANNOTATION_DOCUMENT":
         raise source.error(f": expected a file of ELAN, found XML of {shown(root.tag)}.")
+    source.exact = root.get("AUTHOR") == AUTHOR
     times = _slots(root)
     every = [(tier.get("TIER_ID", ""), tier) for tier in root.iter("TIER")]
     alone = [pair for pair in every if pair[1].get("PARENT_REF") is None or source.options.tiers]
