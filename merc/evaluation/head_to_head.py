@@ -485,8 +485,8 @@ def _pairs(
     least = 2 * len(found) / (samples_drawn + 1)
     if least > ALPHA / 2:
         notes.append(
-            f"With {samples_drawn:,} samples and {len(found)} pairs, the smallest corrected p-value is {least:.3f}: take "
-            "more samples."
+            f"With {samples_drawn:,} samples and {len(found)} pairs, the smallest corrected p-value is {least:.3f}: "
+            "take more samples."
         )
     smallest = min((pair["runs"] for pair in found if pair["wilcoxon"] is not None), default=0)
     if 0 < smallest < 6:
