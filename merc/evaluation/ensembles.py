@@ -12,7 +12,7 @@ from torch import Tensor
 from merc.conversation import UtteranceKey
 from merc.evaluation.comparison import ensemble
 from merc.evaluation.predictions import PredictionsError, read_predictions
-from merc.evaluation.report import METRICS, REPORT, ReportInfo, StoreInfo, write_report
+from merc.evaluation.report import METRICS, REPORT, VAL, ReportInfo, StoreInfo, write_report
 from merc.files import parse_json
 from merc.store import MANIFEST, FeatureStore
 
@@ -50,6 +50,8 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
             found = "; ".join(f"{name}: {first[name]!r} and {info[name]!r}" for name in differing)
             raise PredictionsError(f"{folders[0]} and {folder} were tested on different data ({found}).")
     together = ensemble([read_predictions(report_of(folder)) for folder in folders])
+    tables = [report_of(folder) / VAL for folder in folders]
+    val = ensemble([read_predictions(table) for table in tables]) if all(map(Path.is_file, tables)) else None
     names = names_of(folders)
     stores = {name: folder / LOGITS for name, folder in zip(names, folders, strict=True)}
     if all((path / MANIFEST).is_file() for path in stores.values()):
@@ -85,6 +87,7 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
         present=together.present,
         info=info_of_ensemble,
         lines=together.lines,
+        val=val,
     )
 
 

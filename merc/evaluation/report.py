@@ -41,7 +41,9 @@ REPORT = "report"
 METRICS = "metrics.json"
 """The file of a report that is written last: if it exists, the report is complete."""
 
-_VAL = "predictions_val.csv"
+VAL = "predictions_val.csv"
+"""The predictions for the validation split, beside the report of a test."""
+
 _UNCERTAINTY = "uncertainty.png"
 _LISTED = 5  # missing utterances per modality in report.md; predictions.csv has all of them
 
@@ -167,7 +169,7 @@ def write_report(
     with ExitStack() as files:
         # Renamed in reverse order: the metrics come last, because they mark the report as complete.
         names = [METRICS, "report.md", "confusion.png", "predictions.csv"]
-        names += [_UNCERTAINTY] * ("uncertainty" in metrics) + [_VAL] * (val is not None)
+        names += [_UNCERTAINTY] * ("uncertainty" in metrics) + [VAL] * (val is not None)
         aside = {name: files.enter_context(write_aside(folder / name)) for name in names}
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         aside[METRICS].write_text(text + "\n", encoding="utf-8")
@@ -176,10 +178,10 @@ def write_report(
         aside["predictions.csv"].write_text(predictions.to_csv(), encoding="utf-8", newline="")
         figure.savefig(aside["confusion.png"], format="png", dpi=150)
         if val is not None:
-            aside[_VAL].write_text(val.to_csv(), encoding="utf-8", newline="")
+            aside[VAL].write_text(val.to_csv(), encoding="utf-8", newline="")
         if "uncertainty" in metrics:
             _draw_uncertainty(predictions, metrics["uncertainty"]).savefig(aside[_UNCERTAINTY], format="png", dpi=120)
-    for name in {_VAL, _UNCERTAINTY} - set(names):  # of an earlier report
+    for name in {VAL, _UNCERTAINTY} - set(names):  # of an earlier report
         (folder / name).unlink(missing_ok=True)
     return metrics
 

@@ -9,6 +9,7 @@ import torch
 from merc.cli import main
 from merc.conversation import UtteranceKey
 from merc.evaluation import (
+    Predictions,
     PredictionsError,
     ReportInfo,
     StoreInfo,
@@ -32,7 +33,7 @@ INFO = ReportInfo(
 )
 
 
-def member(folder, seed, *, logits=True, info=INFO, modality="text"):
+def member(folder, seed, *, logits=True, info=INFO, modality="text", val=None):
     """A tested stage."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(len(KEYS), 7, generator=generator)
@@ -45,6 +46,7 @@ def member(folder, seed, *, logits=True, info=INFO, modality="text"):
         probabilities=values.softmax(-1),
         present={modality: there},
         info=info,
+        val=val,
     )
     if logits:
         FeatureStore.write(folder / "logits", KEYS, values, kind="logits", provenance=CLASSES)
@@ -70,6 +72,17 @@ def test_report_and_logits_are_those_of_the_mean(tmp_path):
     logits, present = store.gather(KEYS)
     assert present.all() and store.kind == "logits" and store.provenance["classes"] == list(MELD.names)
     torch.testing.assert_close(logits.softmax(-1)[:, MELD.report_ids], mean)
+
+
+def test_the_mean_is_scored_on_val_if_every_member_was(tmp_path):
+    chances = [torch.randn(6, 7, generator=torch.Generator().manual_seed(seed)).softmax(-1) for seed in (5, 6)]
+    vals = [Predictions(MELD, KEYS[:6], torch.arange(6), chance) for chance in chances]
+    a, b = (member(tmp_path / f"seed-{seed}/a", seed, val=val) for seed, val in enumerate(vals))
+    metrics = ensemble_systems([a, b], out=tmp_path / "both")
+    mean = Predictions(MELD, KEYS[:6], torch.arange(6), sum(chances) / 2)
+    assert metrics["val"]["weighted_f1"] == pytest.approx(mean.metrics()["weighted_f1"])
+    without = ensemble_systems([a, member(tmp_path / "seed-2/a", 2)], out=tmp_path / "other")
+    assert "val" not in without
 
 
 def test_of_an_utterance_that_some_members_lack_the_others_tell(tmp_path):
