@@ -21,14 +21,16 @@ from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
+from merc.speech import Transcriber, VoiceActivity, transcribed, transcript_corpus
 
 
 def annotate(
     video: str | Path,
-    transcript: str | Path,
+    transcript: str | Path | None,
     model: str | Path,
     out: str | Path,
     *,
+    transcriber: Transcriber | None = None,
     seed: int | None = None,
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
@@ -46,9 +48,13 @@ def annotate(
 
     Args:
         video: The recording.
-        transcript: Lines with times (see :func:`merc.corpora.read_transcript`).
+        transcript: Lines with times (see :func:`merc.corpora.read_transcript`). ``None``: ``transcriber`` makes them,
+            and ``out`` gets ``transcript.json``.
         model: The folder of the run.
         out: Folder for the results.
+        transcriber: Finds what is said where there is no transcript, such as
+            :class:`merc.speech.WhisperTranscriber`. Default: :class:`merc.speech.VoiceActivity`, which cuts the sound
+            into utterances without words; their text is missing, and the emotions are those of sound and face.
         seed: Which seed of the run. Default: the first.
         stage: The stage of the run that tells the emotions. Default: the last that was tested.
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
@@ -56,14 +62,19 @@ def annotate(
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
-        MediaError: The video cannot be read.
+        MediaError: The video cannot be read, or has neither transcript nor sound.
         CorpusError: The transcript cannot be read, or belongs to another video.
         PipelineError: The run is not finished, or cannot be applied to a new video.
     """
     video, out = Path(video), Path(out)
     info = probe(video)
     labels = labels_of(FinishedRun.load(model), stage)
-    corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
+    if transcript is None:
+        transcript = out / "transcript.json"
+        said = transcribed(video, transcript, transcriber or VoiceActivity())
+        corpus = transcript_corpus(said, transcript, video, labels=labels, options=reading, duration=info.duration)
+    else:
+        corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
     utterances = corpus["test"][0].utterances
     notes = [*corpus.notes, *media_notes(video), *_beyond(utterances, info, video, transcript)]
     applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from merc.annotation import Annotation
+    from merc.speech import Transcriber
 
 
 def annotate_command(args: list[str]) -> int:
@@ -28,8 +29,19 @@ def annotate_command(args: list[str]) -> int:
     )
     parser.add_argument("video", type=Path, help="the recording, any file that FFmpeg reads")
     parser.add_argument(
-        "--transcript", type=Path, required=True, help="its lines with times: subtitles, a table, JSON, ..."
+        "--transcript",
+        type=Path | None,
+        default=None,
+        help="its lines with times: subtitles, a table, JSON, ...; default: by --whisper, or by voice activity",
     )
+    parser.add_argument(
+        "--whisper",
+        type=str | None,
+        default=None,
+        help="without a transcript: a Whisper model that writes it, by its name or folder. Default: voice activity "
+        "cuts the sound into lines without words",
+    )
+    parser.add_argument("--language", type=str | None, default=None, help="of --whisper, such as en; default: detected")
     parser.add_argument("--model", type=Path, required=True, help="folder of a finished `merc run`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
@@ -44,6 +56,7 @@ def annotate_command(args: list[str]) -> int:
         given.transcript,
         given.model,
         given.out,
+        transcriber=_transcriber(given),
         seed=given.seed,
         stage=given.stage,
         film=given.film,
@@ -52,6 +65,18 @@ def annotate_command(args: list[str]) -> int:
     )
     _print(annotation, Path(given.out))
     return 0
+
+
+def _transcriber(given: Namespace) -> Transcriber | None:
+    if given.whisper is None:
+        if given.language is not None:
+            raise ValueError("--language is that of --whisper: give both, or a --transcript alone.")
+        return None
+    if given.transcript is not None:
+        raise ValueError("--whisper writes a transcript, and --transcript has one: give one of the two.")
+    from merc.speech import WhisperTranscriber
+
+    return WhisperTranscriber(given.whisper, given.language)
 
 
 def _options(given: Namespace) -> TranscriptOptions:

@@ -20,6 +20,7 @@ from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
+from merc.corpora.transcripts import Line
 from merc.evaluation import read_predictions
 from merc.labels import LabelSet
 from merc.media import FRAME_RATE, media_notes, probe
@@ -29,6 +30,7 @@ from merc.pipeline.plan import RECORD, FinishedRun
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.stage import PipelineError, Stage
 from merc.speaker import SpeakerChoice, SpeakingSpan, spans_to_rows
+from merc.speech import Transcript
 from merc.store import FeatureStore
 from support.made_media import beeps, write_media
 from support.tiny_clips import HEIGHT, WIDTH, picture, write_clip
@@ -144,7 +146,7 @@ def test_every_line_has_its_face_emotion_and_modalities(finished):
     assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
     assert [line["speaker"] for line in told["lines"]] == ["Anna", "Ben", "unknown", "Anna"]
     assert "begin after the end of the video, 4.0 s" in told["notes"][-1]
-    assert "cannot name anybody" in told["notes"][0]
+    assert told["notes"][0] == "1 of 4 lines have no speaker's name."
     for line in told["lines"]:
         assert sum(line["probabilities"].values()) == pytest.approx(1.0)
         assert line["emotion"] == max(line["probabilities"], key=line["probabilities"].get)
@@ -320,6 +322,29 @@ def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
     found = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told["lines"]]
     assert found == [(0.0, 1.5, "Ann", "hi"), (1.5, 3.0, "unknown", "Да.")]
     assert any("got theirs from who.rttm" in note for note in told["notes"])
+
+
+class Beeps:
+    """A transcriber without words."""
+
+    def transcribe(self, media, progress=None):
+        return Transcript([Line(0.2, 1.6, ""), Line(1.6, 3.0, "")], notes=["nobody has transcribed it"])
+
+    def provenance(self):
+        return {}
+
+
+def test_without_words_sound_and_face_answer_and_the_text_is_missing(run, film, tmp_path):
+    found = annotate(film[0], None, run, tmp_path, transcriber=Beeps(), film=False)
+    assert [(line.start, line.end, line.text) for line in found.lines] == [(0.2, 1.6, ""), (1.6, 3.0, "")]
+    for line in found.lines:
+        assert line.used == ["audio", "visual"] and line.modalities["text"] == "no words"
+        assert line.emotion is not None and line.face is not None
+    assert "nobody has transcribed it" in found.notes
+    store = FeatureStore(tmp_path / "stages/text/features")
+    assert not len(store) and set(store.missing.values()) == {"no words"}
+    alone = annotate(film[0], None, run, tmp_path / "alone", transcriber=Beeps(), film=False, stage="teacher")
+    assert [line.emotion for line in alone.lines] == [None, None]
 
 
 def test_another_transcript_is_told_anew_and_the_film_is_made_again(done, run, film, tmp_path, capsys):
