@@ -2,7 +2,8 @@
 
 from merc.annotation.diarization import Diarization, FaceTurn, as_rttm, diarize, turns_as_csv, turns_as_json
 from merc.annotation.files import as_csv, as_json, as_srt
-from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe
+from merc.annotation.lines import AnnotatedLine, Annotation, LineTurn, SpeakingFace, describe
+from merc.annotation.persons import FilmPersons, PersonSearch, spoken_lines, with_persons
 from merc.annotation.video import annotate
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "Annotation",
     "Diarization",
     "FaceTurn",
+    "FilmPersons",
+    "LineTurn",
+    "PersonSearch",
     "SpeakingFace",
     "annotate",
     "as_csv",
@@ -18,6 +22,8 @@ __all__ = [
     "as_srt",
     "describe",
     "diarize",
+    "spoken_lines",
     "turns_as_csv",
     "turns_as_json",
+    "with_persons",
 ]

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.annotation.lines import AnnotatedLine, Annotation, LineTurn, shown_name
 from merc.corpora.transcripts.lines import as_clock
-from merc.speaker.spans import SpeakingSpan
 
 _FACE = {
     "track": "track",
@@ -51,23 +50,28 @@ def as_json(annotation: Annotation, video: Path, transcript: str | Path) -> dict
 def as_csv(annotation: Annotation) -> str:
     """A table with one row per line, and a column for the probability of every emotion.
 
-    The column ``turns`` has all faces that speak in the line, such as ``0 1.20-2.60 98%; 1 2.40-3.10 71%``: track,
-    seconds of the recording, probability.
+    The column ``turns`` has all faces that speak in the line, such as ``0 1.20-2.60 98% Ann; 1 2.40-3.10 71% Bob``:
+    track, seconds of the recording, probability, and the person if people were linked.
     """
     emotions = annotation.labels.report_order
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     about = ["line", "start", "end", "speaker", "text", "emotion", "probability"]
-    table.writerow([*about, *emotions, "modalities", *_FACE, "turns"])
+    table.writerow([*about, *emotions, "modalities", *_FACE, "turns", "person", "person_confidence"])
     for line in annotation.lines:
         known = ["" if line.face is None else getattr(line.face, name) for name in _FACE.values()]
         probabilities = [line.probabilities.get(name, "") for name in emotions]
         best = line.probabilities.get(line.emotion or "", "")
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion or "", best]
         turns = "; ".join(map(_turn, line.turns or []))
-        table.writerow([*begin, *probabilities, "+".join(line.used), *known, turns])
+        table.writerow([*begin, *probabilities, "+".join(line.used), *known, turns, *_person(line)])
     return text.getvalue()
 
 
-def _turn(span: SpeakingSpan) -> str:
-    return f"{span.track} {span.start:.2f}-{span.end:.2f} {100 * span.probability:.0f}%"
+def _turn(span: LineTurn) -> str:
+    whose = "" if span.person is None else f" {span.person}"
+    return f"{span.track} {span.start:.2f}-{span.end:.2f} {100 * span.probability:.0f}%{whose}"
+
+
+def _person(line: AnnotatedLine) -> tuple[str, float | str]:
+    return line.person or "", "" if line.person_confidence is None else line.person_confidence

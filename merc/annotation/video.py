@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import merc
 from merc.annotation.files import as_csv, as_json, as_srt
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
-from merc.conversation import CorpusError, Utterance
+from merc.annotation.persons import FilmPersons, PersonSearch, with_persons
+from merc.conversation import Corpus, CorpusError, Utterance
 from merc.corpora.transcripts import TranscriptOptions, read_transcript
 from merc.files import write_json, write_text
 from merc.media.decode import MediaInfo, probe
@@ -22,6 +23,7 @@ from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import apply_pipeline, labels_of
 from merc.pipeline.plan import FinishedRun
 from merc.speech import Transcriber, VoiceActivity, transcribed, transcript_corpus
+from merc.store import FeatureStore
 
 
 def annotate(
@@ -34,6 +36,7 @@ def annotate(
     seed: int | None = None,
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
+    persons: PersonSearch | bool | None = True,
     film: bool = True,
     trainer_options: Sequence[str] = (),
 ) -> Annotation:
@@ -58,6 +61,9 @@ def annotate(
         seed: Which seed of the run. Default: the first.
         stage: The stage of the run that tells the emotions. Default: the last that was tested.
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
+        persons: Links voices and faces to people, who are the speakers of lines without a name, for the networks too.
+            ``True``: :class:`PersonSearch` with its defaults. ``False`` or ``None``: such lines are said by one
+            ``unknown``.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
@@ -77,8 +83,26 @@ def annotate(
         corpus = read_transcript(transcript, video, labels=labels, options=reading, duration=info.duration)
     utterances = corpus["test"][0].utterances
     notes = [*corpus.notes, *media_notes(video), *_beyond(utterances, info, video, transcript)]
-    applied = apply_pipeline(model, corpus, out / "stages", seed=seed, stage=stage, trainer_options=trainer_options)
-    lines = describe(applied)
+    search = PersonSearch() if persons is True else persons or None
+    people = FilmPersons()
+
+    def speakers(corpus: Corpus, stores: Mapping[str, FeatureStore]) -> Corpus:
+        nonlocal people
+        assert search is not None
+        people = search(corpus, stores, out / "persons.json")
+        return with_persons(corpus, people)
+
+    applied = apply_pipeline(
+        model,
+        corpus,
+        out / "stages",
+        seed=seed,
+        stage=stage,
+        trainer_options=trainer_options,
+        speakers=None if search is None else speakers,
+    )
+    notes += people.notes
+    lines = describe(applied, people)
     annotation = Annotation(lines, labels, notes, applied.run)
     target = out / "annotated.mp4" if film and info.height is not None else None
     write_json(out / "annotation.json", as_json(annotation, video, transcript))

@@ -14,7 +14,7 @@ from merc.pipeline.problems import ShortParser
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from merc.annotation import Annotation
+    from merc.annotation import Annotation, PersonSearch
     from merc.speech import Transcriber
 
 
@@ -46,6 +46,15 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
+    parser.add_argument(
+        "--persons", type=bool, default=True, help="whether to link voices and faces to people, the speakers of lines"
+    )
+    parser.add_argument(
+        "--voice",
+        type=str | None,
+        default=None,
+        help="a speaker verification model (x-vectors) for --persons, by name or folder; default: Resemblyzer's",
+    )
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
     parser.add_class_arguments(TranscriptOptions)
     given = parser.parse_args(own)
@@ -59,6 +68,7 @@ def annotate_command(args: list[str]) -> int:
         transcriber=_transcriber(given),
         seed=given.seed,
         stage=given.stage,
+        persons=_persons(given),
         film=given.film,
         reading=_options(given),
         trainer_options=extra,
@@ -77,6 +87,15 @@ def _transcriber(given: Namespace) -> Transcriber | None:
     from merc.speech import WhisperTranscriber
 
     return WhisperTranscriber(given.whisper, given.language)
+
+
+def _persons(given: Namespace) -> PersonSearch | None:
+    if not given.persons:
+        return None
+    from merc.annotation import PersonSearch
+    from merc.encoders import XVectorEncoder
+
+    return PersonSearch(None if given.voice is None else XVectorEncoder(given.voice))
 
 
 def _options(given: Namespace) -> TranscriptOptions:

@@ -23,7 +23,10 @@ def transcribe_command(args: list[str]) -> int:
     parser.add_argument("video", type=Path, help="the recording, any file with sound that FFmpeg reads")
     parser.add_argument("--out", type=Path, required=True, help="file for the transcript")
     parser.add_argument(
-        "--model", type=str, default="openai/whisper-small", help="Whisper, by its name on the Hugging Face hub or folder"
+        "--model",
+        type=str,
+        default="openai/whisper-small",
+        help="Whisper, by its name on the Hugging Face hub or folder",
     )
     parser.add_argument("--language", type=str | None, default=None, help="such as en; default: detected")
     parser.add_argument("--batch_size", type=int, default=8, help="windows of up to 29 s that are read at once")

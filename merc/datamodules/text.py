@@ -141,7 +141,7 @@ class TextDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[ReadBatch]:
-        """All utterances of ``predict_splits`` with text, but for batches that the stores being written hold already."""
+        """All utterances with text of ``predict_splits``, but for batches that the stores being written hold."""
         wordless = self.without_input()
         given = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
         items = [(item, label) for item, label in given if item.key not in wordless]

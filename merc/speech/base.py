@@ -127,7 +127,12 @@ def transcribed(
 
 
 def transcript_corpus(
-    transcript: Transcript, file: str | Path, video: str | Path, *, labels: LabelSet, duration: float | None = None,
+    transcript: Transcript,
+    file: str | Path,
+    video: str | Path,
+    *,
+    labels: LabelSet,
+    duration: float | None = None,
     options: TranscriptOptions | None = None,
 ) -> Corpus:
     """The corpus of one conversation that a transcript is, as :func:`merc.corpora.read_transcript` makes it.
@@ -147,6 +152,11 @@ def transcript_corpus(
         corpus = read_transcript(file, video, labels=labels, options=options, duration=duration)
         return Corpus(corpus.name, labels, corpus.splits, corpus.protocol, [*transcript.notes, *corpus.notes])
     return corpus_of_lines(
-        transcript.lines, video, labels=labels, protocol="voice activity, without words or labels",
-        notes=transcript.notes, options=options, duration=duration,
+        transcript.lines,
+        video,
+        labels=labels,
+        protocol="voice activity, without words or labels",
+        notes=transcript.notes,
+        options=options,
+        duration=duration,
     )

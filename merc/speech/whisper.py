@@ -14,7 +14,7 @@ import torch
 from merc.conversation import Clip
 from merc.corpora.transcripts import Line, Word
 from merc.corpora.transcripts.lines import lines_of_words
-from merc.media.decode import MediaError, probe
+from merc.media.decode import probe
 from merc.media.rates import SAMPLE_RATE
 from merc.media.sound import read_sound
 from merc.speech.activity import VoiceActivity
@@ -123,17 +123,10 @@ class WhisperTranscriber:
         return bool(getattr(self._parts[0].generation_config, "alignment_heads", None))
 
     @torch.inference_mode()
-    def _heard(
-        self, media: str | Path, windows: Sequence[tuple[float, float]]
-    ) -> Iterator[tuple[list[Line], str]]:
+    def _heard(self, media: str | Path, windows: Sequence[tuple[float, float]]) -> Iterator[tuple[list[Line], str]]:
         """The lines and the language of every window."""
         network, processor = self._parts
-        sounds = []
-        for start, end in windows:
-            try:
-                sounds.append(read_sound(Clip(str(media), start, end)).numpy())
-            except MediaError:  # the file is broken there
-                sounds.append(torch.zeros(SAMPLE_RATE // 10).numpy())
+        sounds = [read_sound(Clip(str(media), start, end)).numpy() for start, end in windows]
         inputs = processor.feature_extractor(
             sounds, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True
         ).to(self.device, network.dtype)

@@ -341,7 +341,7 @@ def test_without_words_sound_and_face_answer_and_the_text_is_missing(run, film, 
         assert line.used == ["audio", "visual"] and line.modalities["text"] == "no words"
         assert line.emotion is not None and line.face is not None
     assert "nobody has transcribed it" in found.notes
-    store = FeatureStore(tmp_path / "stages/text/features")
+    store = FeatureStore(tmp_path / "stages/words/features")
     assert not len(store) and set(store.missing.values()) == {"no words"}
     alone = annotate(film[0], None, run, tmp_path / "alone", transcriber=Beeps(), film=False, stage="teacher")
     assert [line.emotion for line in alone.lines] == [None, None]

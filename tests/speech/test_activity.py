@@ -1,5 +1,6 @@
 """Voice activity: Silero's network against a step-by-step version of it, its decisions, and real speech."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_real_speech_is_cut_where_it_pauses():
     assert not transcript.has_words and "no words" in transcript.notes[0]
     lines = transcript.lines
     assert len(lines) > 2 and all(0 < line.end - line.start <= 3.0 + 2 * activity.margin for line in lines)
-    assert all(first.end <= second.start for first, second in zip(lines, lines[1:], strict=False))
+    assert all(first.end <= second.start for first, second in pairwise(lines))
     assert isinstance(activity, Transcriber)
 
 
@@ -80,8 +81,8 @@ def test_real_speech_is_cut_where_it_pauses():
 def test_in_noise_and_silence_nobody_speaks(tmp_path):
     noise = np.random.default_rng(0).normal(0, 0.05, (1, 2 * SAMPLE_RATE)).astype(np.float32)
     for name, sound in (("noise", noise), ("silence", np.zeros_like(noise))):
-        write_media(tmp_path / f"{name}.wav", sound=sound)
-        assert VoiceActivity().spans(tmp_path / f"{name}.wav") == []
+        write_media(tmp_path / f"{name}.mp4", sound=sound)
+        assert VoiceActivity().spans(tmp_path / f"{name}.mp4") == []
 
 
 @needs_weights

@@ -42,7 +42,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    path = tmp_path_factory.mktemp("film") / "talk.wav"
+    path = tmp_path_factory.mktemp("film") / "talk.mp4"
     return write_media(path, sound=beeps(range(32), 32))
 
 
@@ -168,7 +168,7 @@ def test_a_film_is_transcribed_once(film, tmp_path):
     assert transcribed(film, tmp_path / "t.json", told) == first and told.calls == 1
     (tmp_path / "t.json").write_text("{")
     assert transcribed(film, tmp_path / "t.json", told) == first and told.calls == 2
-    other = write_media(tmp_path / "other.wav", sound=beeps([0.5], 1))
+    other = write_media(tmp_path / "other.mp4", sound=beeps([0.5], 1))
     transcribed(other, tmp_path / "t.json", told)
     assert told.calls == 3
     with pytest.raises(CorpusError, match="Nobody speaks in"):

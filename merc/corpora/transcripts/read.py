@@ -103,9 +103,7 @@ def corpus_of_lines(
     return _corpus(list(lines), source, video, labels, protocol)
 
 
-def _corpus(
-    lines: list[Line], source: TranscriptSource, video: str | Path, labels: LabelSet, protocol: str
-) -> Corpus:
+def _corpus(lines: list[Line], source: TranscriptSource, video: str | Path, labels: LabelSet, protocol: str) -> Corpus:
     video = Path(video)
     if source.options.speakers is not None:
         turns = read_turns(source.options.speakers, video, source.duration)

@@ -1,0 +1,352 @@
+"""One person through a film: lines by their voices, and faces by how they look and where they are, linked to people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SURE = 0.95  # probability that a link of two certainties can have at most
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFace:
+    """A face track in a line, on the clock of the film.
+
+    Args:
+        start: Seconds of the film.
+        boxes: ``(T, 4)`` x1, y1, x2, y2, one per frame of the grid.
+        fps: Frames of the grid per second.
+        appearance: ``(D,)`` how it looks (:func:`merc.media.face_appearance`), or ``None``.
+        speaks: How probable it is that this face speaks the line, in 0..1.
+    """
+
+    start: float
+    boxes: Tensor
+    fps: float
+    appearance: Tensor | None = None
+    speaks: float = 0.5
+
+    @property
+    def end(self) -> float:
+        """Seconds of the film."""
+        return self.start + len(self.boxes) / self.fps
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenLine:
+    """A line of a film, with what is known of who speaks it.
+
+    Args:
+        start: Seconds of the film.
+        end: Seconds of the film.
+        name: The speaker in the transcript, or ``None``.
+        voice: ``(D,)`` unit vector of the voice, or ``None``.
+        faces: The face tracks of the line.
+    """
+
+    start: float
+    end: float
+    name: str | None = None
+    voice: Tensor | None = None
+    faces: Sequence[SeenFace] = ()
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who somebody is.
+
+    Args:
+        name: The name in the transcript, or ``person 1``, ``person 2`` ...
+        confidence: How probable it is that it is this person and none of the others in the film, in 0..1. It is 1 for
+            the speaker of a line whose name the transcript has.
+    """
+
+    name: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class LinkedPersons:
+    """The people of a film.
+
+    Args:
+        lines: Who speaks every line; ``None`` where neither a voice nor a face tells.
+        faces: For every line the person of each of its face tracks.
+        names: The people, those that the transcript names first, the others in the order of their first line or face.
+    """
+
+    lines: list[Person | None]
+    faces: list[list[Person]]
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class PersonLinker:
+    r"""Finds out which lines and which face tracks of a film belong to one person.
+
+    Every line and every face track begins as a group of its own. The two groups with the highest evidence that they are
+    one person are joined, again and again, until none is left with evidence above 0 (average linkage). The evidence of
+    two groups is a sum of log-likelihood ratios:
+
+    .. math:: e(A, B) = \overline{s (v_i \cdot v_j - m)} + \overline{a_{kl}}
+        + \sum_{i, k} \log \frac{p_{ik}}{1 - p_{ik}}
+
+    with the voices v of their lines, weighted by their length, the likeness a of their faces, and the probability p
+    that a face of one speaks a line of the other. Faces that follow each other in the same place are alike by
+    ``continuity`` more.
+
+    Some groups are never joined: lines of two names, and faces that are visible in different places at one time. Lines
+    of one name always are. So a name of the transcript teaches whose voice and face it is, and lines without a name
+    get it.
+
+    Args:
+        slope: By how many nepers a cosine of voices that is larger by 1 speaks for one person.
+        middle: The cosine that speaks for one voice as much as for two.
+        face_slopes: Likewise for the cosines of colours and of edges of two appearances.
+        face_middles: Likewise.
+        face_limit: The most that appearance says, in nepers.
+        continuity: What it says that two faces follow each other in one place, in nepers.
+        gap: Seconds between two tracks that follow each other, at most.
+        overlap: Intersection over union of their boxes, at least.
+        full: Seconds of speech in which a voice is known as well as it can be; shorter lines say less.
+    """
+
+    slope: float = 25.0
+    middle: float = 0.75
+    face_slopes: tuple[float, float] = (4.0, 20.0)
+    face_middles: tuple[float, float] = (0.8, 0.85)
+    face_limit: float = 4.0
+    continuity: float = 4.0
+    gap: float = 0.5
+    overlap: float = 0.4
+    full: float = 2.0
+
+    def __call__(self, lines: Sequence[SpokenLine]) -> LinkedPersons:
+        """Link the lines and faces of one film.
+
+        Args:
+            lines: In order of time.
+        """
+        evidence = _Evidence(self, lines)
+        groups = evidence.joined()
+        return evidence.persons(groups)
+
+    def likeness(self, first: Tensor, second: Tensor) -> Tensor:
+        """What the appearances ``(N, D)`` and ``(M, D)`` say for one person, ``(N, M)`` nepers."""
+        from merc.media.appearance import COLOURS
+
+        total = torch.zeros(len(first), len(second))
+        parts = (slice(COLOURS), slice(COLOURS, None))
+        for part, slope, middle in zip(parts, self.face_slopes, self.face_middles, strict=True):
+            total += slope * (first[:, part] @ second[:, part].T - middle)
+        return total.clamp(-self.face_limit, self.face_limit)
+
+
+@dataclass
+class _Pairs:
+    """Sums of evidence between groups, ``(n, n)``: of voices and faces with weights, of links, and what is refused."""
+
+    voice: np.ndarray
+    voice_weight: np.ndarray
+    face: np.ndarray
+    face_weight: np.ndarray
+    link: np.ndarray
+    apart: np.ndarray = field(repr=False)
+
+    def total(self, rows: slice | np.ndarray | int = slice(None)) -> np.ndarray:
+        """The evidence of some groups with all, minus infinity where it is refused."""
+        voice = self.voice[rows] / np.maximum(self.voice_weight[rows], 1e-9)
+        face = self.face[rows] / np.maximum(self.face_weight[rows], 1e-9)
+        found: np.ndarray = np.where(self.apart[rows], -np.inf, voice + face + self.link[rows])
+        return found
+
+    def merge(self, into: int, other: int) -> None:
+        """Join a group with another one, which is empty afterwards."""
+        for table in (self.voice, self.voice_weight, self.face, self.face_weight, self.link):
+            table[into] += table[other]
+            table[:, into] += table[:, other]
+        self.apart[into] |= self.apart[other]
+        self.apart[:, into] |= self.apart[:, other]
+        self.apart[other] = self.apart[:, other] = True
+        self.apart[into, into] = True
+
+
+class _Evidence:
+    """What speaks for and against one person, for all pairs of lines and tracks: nodes 0..L - 1 are the lines."""
+
+    def __init__(self, linker: PersonLinker, lines: Sequence[SpokenLine]) -> None:
+        self.linker, self.lines = linker, lines
+        self.tracks = [(number, face) for number, line in enumerate(lines) for face in line.faces]
+        self.count = len(lines) + len(self.tracks)
+        self.pairs = self._pairs()
+        self.alone = _Pairs(**{name: getattr(self.pairs, name).copy() for name in self.pairs.__dataclass_fields__})
+
+    def _pairs(self) -> _Pairs:
+        count, own = self.count, len(self.lines)
+        tables = [np.zeros((count, count), np.float32) for _ in range(5)]
+        voice, voice_weight, face, face_weight, link = tables
+        apart = np.eye(count, dtype=bool)
+        spoken = [number for number, line in enumerate(self.lines) if line.voice is not None]
+        if spoken:
+            voices = torch.stack([line.voice for line in self.lines if line.voice is not None])
+            lengths = torch.tensor([self.lines[number].end - self.lines[number].start for number in spoken])
+            known = (lengths / self.linker.full).clamp(0.05, 1).sqrt()
+            said = self.linker.slope * (voices @ voices.T - self.linker.middle)
+            weight = known[:, None] * known
+            places = np.ix_(spoken, spoken)
+            # A short line says less, and weighs less beside longer ones of its group.
+            voice[places], voice_weight[places] = (said * weight * weight).numpy(), weight.numpy()
+        looks = [number for number, (_, seen) in enumerate(self.tracks) if seen.appearance is not None]
+        if looks:
+            stacked = torch.stack([seen.appearance for _, seen in self.tracks if seen.appearance is not None])
+            places = np.ix_([own + number for number in looks], [own + number for number in looks])
+            face[places], face_weight[places] = self.linker.likeness(stacked, stacked).numpy(), 1
+        for number, (line, seen) in enumerate(self.tracks):
+            odds = min(max(seen.speaks, 1 - _SURE), _SURE)
+            link[line, own + number] = link[own + number, line] = math.log(odds / (1 - odds))
+        for first, second, same in self._meetings():
+            a, b = own + first, own + second
+            if same is None:
+                link[a, b] += self.linker.continuity
+                link[b, a] += self.linker.continuity
+            elif same:
+                link[a, b] = link[b, a] = 2 * self.linker.face_limit + self.linker.continuity
+            else:
+                apart[a, b] = apart[b, a] = True
+        known_names = {line.name: number for number, line in enumerate(self.lines) if line.name is not None}
+        names = np.array([-1 if line.name is None else known_names[line.name] for line in self.lines])
+        named = names >= 0
+        differ = named[:, None] & named & (names[:, None] != names)
+        apart[:own, :own] |= differ
+        return _Pairs(voice, voice_weight, face, face_weight, link, apart)
+
+    def _meetings(self) -> Iterator[tuple[int, int, bool | None]]:
+        """Pairs of tracks that are visible at one time (the same face or not), or follow each other (``None``)."""
+        order = sorted(range(len(self.tracks)), key=lambda number: self.tracks[number][1].start)
+        open_tracks: list[int] = []
+        for number in order:
+            here = self.tracks[number][1]
+            open_tracks = [n for n in open_tracks if self.tracks[n][1].end >= here.start - self.linker.gap]
+            for other in open_tracks:
+                before = self.tracks[other][1]
+                middle = (max(here.start, before.start) + min(here.end, before.end)) / 2
+                if min(here.end, before.end) - here.start > 0.08:
+                    yield other, number, _share(_box(before, middle), _box(here, middle)) >= self.linker.overlap
+                elif _share(before.boxes[-1], here.boxes[0]) >= self.linker.overlap and self._alike(before, here):
+                    yield other, number, None
+            open_tracks.append(number)
+
+    def _alike(self, first: SeenFace, second: SeenFace) -> bool:
+        """Whether two faces may be one: two people are often shown in one place, one after the other."""
+        if first.appearance is None or second.appearance is None:
+            return True
+        return float(self.linker.likeness(first.appearance[None], second.appearance[None])) > 0
+
+    def joined(self) -> list[list[int]]:
+        """The groups, each a list of nodes."""
+        groups = {node: [node] for node in range(self.count)}
+        of_name: dict[str, int] = {}
+        for node, line in enumerate(self.lines):
+            if line.name is not None and line.name in of_name:
+                self.pairs.merge(of_name[line.name], node)
+                groups[of_name[line.name]] += groups.pop(node)
+            elif line.name is not None:
+                of_name[line.name] = node
+        if not self.count:
+            return []
+        total = self.pairs.total()
+        best = total.argmax(1)
+        value = total[np.arange(self.count), best]
+        while value.max() > 0:
+            first = int(value.argmax())
+            second = int(best[first])
+            self.pairs.merge(first, second)
+            groups[first] += groups.pop(second)
+            total[second] = total[:, second] = -np.inf
+            value[second] = -np.inf
+            total[first] = total[:, first] = self.pairs.total(first)
+            stale = np.flatnonzero((best == first) | (best == second) | (np.arange(self.count) == first))
+            best[stale] = total[stale].argmax(1)
+            value[stale] = total[stale, best[stale]]
+            better = total[:, first] > value
+            best[better], value[better] = first, total[better, first]
+        # Those who are named first, then by their first line, then those who say nothing by their first face.
+        own = len(self.lines)
+
+        def order(group: list[int]) -> tuple[bool, int]:
+            return not any(node < own and self.lines[node].name for node in group), min(group)
+
+        return sorted(groups.values(), key=order)
+
+    def persons(self, groups: Sequence[Sequence[int]]) -> LinkedPersons:
+        """The people that groups are, and how sure it is that each node belongs to its group."""
+        own = len(self.lines)
+        places = np.zeros((self.count, len(groups)), np.float32)
+        for number, group in enumerate(groups):
+            places[list(group), number] = 1
+        alone = self.alone
+        said = (alone.voice @ places) / np.maximum(alone.voice_weight @ places, 1e-9)
+        said += (alone.face @ places) / np.maximum(alone.face_weight @ places, 1e-9)
+        said += alone.link @ places
+        refused = alone.apart.copy()
+        np.fill_diagonal(refused, False)
+        said[(refused.astype(np.float32) @ places) > 0] = -np.inf
+        names = self._names(groups)
+        found: list[Person | None] = [None] * self.count
+        for number, group in enumerate(groups):
+            for node in group:
+                others = said[node].copy()
+                if len(group) == 1:
+                    others[number] = 0.0  # a person of whom nothing else is known
+                odds = np.exp(others - others.max())
+                confidence = float(odds[number] / odds.sum())
+                found[node] = Person(names[number], round(min(confidence, 1.0), 4))
+        lines = [
+            Person(line.name, 1.0) if line.name is not None else found[node] if self._tells(line) else None
+            for node, line in enumerate(self.lines)
+        ]
+        faces: list[list[Person]] = [[] for _ in self.lines]
+        for number, (line_number, _) in enumerate(self.tracks):
+            person = found[own + number]
+            assert person is not None
+            faces[line_number].append(person)
+        return LinkedPersons(lines, faces, [name for name in dict.fromkeys(names) if name])
+
+    @staticmethod
+    def _tells(line: SpokenLine) -> bool:
+        """Whether something is known of who speaks a line."""
+        return line.name is not None or line.voice is not None or any(face.speaks > 0.5 for face in line.faces)
+
+    def _names(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """The names of groups; empty for a line of which nothing is known."""
+        own = len(self.lines)
+        given = [next((self.lines[n].name for n in group if n < own and self.lines[n].name), None) for group in groups]
+        taken = {name.casefold() for name in given if name}
+        numbers = iter(range(1, 10**9))
+        return [
+            name
+            or (
+                next(name for name in (f"person {n}" for n in numbers) if name not in taken)
+                if len(group) > 1 or group[0] >= own or self._tells(self.lines[group[0]])
+                else ""
+            )
+            for name, group in zip(given, groups, strict=True)
+        ]
+
+
+def _box(seen: SeenFace, time: float) -> Tensor:
+    index = int((time - seen.start) * seen.fps)
+    return seen.boxes[min(max(index, 0), len(seen.boxes) - 1)]
+
+
+def _share(first: Tensor, second: Tensor) -> float:
+    """Intersection over union of two boxes."""
+    low, high = torch.maximum(first[:2], second[:2]), torch.minimum(first[2:], second[2:])
+    inside = float((high - low).clamp(min=0).prod())
+    areas = [float((box[2:] - box[:2]).prod()) for box in (first, second)]
+    return inside / max(sum(areas) - inside, 1e-9)
