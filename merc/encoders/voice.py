@@ -77,8 +77,8 @@ class VoiceEncoder(nn.Module):
     """
 
     dim = 256
-    slope = 25.0
-    middle = 0.75
+    slope = 20.0
+    middle = 0.68
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()

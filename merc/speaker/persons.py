@@ -100,9 +100,9 @@ class PersonLinker:
     that a face of one speaks a line of the other. Faces that follow each other in the same place are alike by
     ``continuity`` more.
 
-    Some groups are never joined: lines of two names, and faces that are visible in different places at one time. Lines
-    of one name always are. So a name of the transcript teaches whose voice and face it is, and lines without a name
-    get it.
+    A line and a face that speaks it for ``certain`` are joined first. Lines of one name always are one person, lines of
+    two names never, nor faces that are visible in different places at one time. So a name of the transcript teaches
+    whose voice and face it is, and lines without a name get it.
 
     Args:
         slope: By how many nepers a cosine of voices that is larger by 1 speaks for one person.
@@ -113,17 +113,20 @@ class PersonLinker:
         continuity: What it says that two faces follow each other in one place, in nepers.
         gap: Seconds between two tracks that follow each other, at most.
         overlap: Intersection over union of their boxes, at least.
+        certain: Probability from which a face that speaks a line is joined with it before anything else is compared:
+            voice and face then decide together whose they are.
         full: Seconds of speech in which a voice is known as well as it can be; shorter lines say less.
     """
 
-    slope: float = 25.0
-    middle: float = 0.75
-    face_slopes: tuple[float, float] = (4.0, 20.0)
-    face_middles: tuple[float, float] = (0.8, 0.85)
+    slope: float = 20.0
+    middle: float = 0.68
+    face_slopes: tuple[float, float] = (3.0, 25.0)
+    face_middles: tuple[float, float] = (0.85, 0.885)
     face_limit: float = 4.0
     continuity: float = 4.0
     gap: float = 0.5
     overlap: float = 0.4
+    certain: float = 0.75
     full: float = 2.0
 
     def __call__(self, lines: Sequence[SpokenLine]) -> LinkedPersons:
@@ -257,6 +260,13 @@ class _Evidence:
                 groups[of_name[line.name]] += groups.pop(node)
             elif line.name is not None:
                 of_name[line.name] = node
+        for node, (number, seen) in enumerate(self.tracks, start=len(self.lines)):
+            if seen.speaks >= self.linker.certain:
+                name = self.lines[number].name
+                home = number if name is None else of_name[name]
+                if not self.pairs.apart[home, node]:
+                    self.pairs.merge(home, node)
+                    groups[home] += groups.pop(node)
         if not self.count:
             return []
         total = self.pairs.total()

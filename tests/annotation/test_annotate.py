@@ -15,7 +15,7 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation.film
-from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe
+from merc.annotation import Annotation, LineTurn, annotate, as_csv, as_json, as_srt, describe
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
@@ -144,7 +144,10 @@ def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
 def test_every_line_has_its_face_emotion_and_modalities(finished):
     told = json.loads((finished / "annotation.json").read_text())
     assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
-    assert [line["speaker"] for line in told["lines"]] == ["Anna", "Ben", "unknown", "Anna"]
+    names = [line["speaker"] for line in told["lines"]]
+    assert names[:2] + names[3:] == ["Anna", "Ben", "Anna"] and names[2] in ("Anna", "Ben", "person 1")
+    assert names == [line["person"] for line in told["lines"]]
+    assert told["lines"][0]["person_confidence"] == 1.0 and 0 < told["lines"][2]["person_confidence"] <= 1
     assert "begin after the end of the video, 4.0 s" in told["notes"][-1]
     assert told["notes"][0] == "1 of 4 lines have no speaker's name."
     for line in told["lines"]:
@@ -241,13 +244,14 @@ def test_a_run_without_turns_and_probabilities_says_so(finished):
 def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_turns):
     lines = describe(with_turns)
     assert (lines[0].face.track, lines[0].face.probability, lines[0].face.activity) == (0, 0.875, 0.25)
-    assert lines[0].turns == [SpeakingSpan(1, 0.2, 1.2, 0.9, 0.4), SpeakingSpan(0, 0.8, 1.4, 0.7, 0.4)]
+    assert lines[0].turns == [LineTurn(1, 0.2, 1.2, 0.9, 0.4), LineTurn(0, 0.8, 1.4, 0.7, 0.4)]
     assert lines[1].turns == [] and lines[1].face.track == 1
-    assert lines[2].face is None and lines[2].turns == [SpeakingSpan(0, 3.0, 3.3, 1.0)]
+    assert lines[2].face is None and lines[2].turns == [LineTurn(0, 3.0, 3.3, 1.0)]
     assert lines[3].turns == [] and lines[3].face is None
     annotation = Annotation(lines, LABELS, [], {})
     told = json.loads(json.dumps(as_json(annotation, "talk.mp4", "talk.srt"), allow_nan=False))["lines"]
-    assert told[0]["turns"][1] == {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4}
+    turn = {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4, "person": None}
+    assert told[0]["turns"][1] == turn
     rows = list(csv.DictReader(as_csv(annotation).splitlines()))
     assert rows[0]["turns"] == "1 0.20-1.20 90%; 0 0.80-1.40 70%" and rows[1]["turns"] == ""
     assert (rows[0]["face_probability"], rows[0]["activity"], rows[2]["track"]) == ("0.875", "0.25", "")
@@ -315,7 +319,7 @@ def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
     (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
     reader, speakers = "merc.corpora.transcripts.tables.read_table", str(tmp_path / "who.rttm")
     options = ["--encoding", "koi8-r", "--speakers", speakers, "--reader", reader, "--film", "false"]
-    options += ["--stage", "teacher"]
+    options += ["--stage", "teacher", "--persons", "false"]
     args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
     assert main([str(arg) for arg in args]) == 0
     told = json.loads((tmp_path / "out/annotation.json").read_text())
