@@ -114,9 +114,9 @@ class VoiceEncoder(nn.Module):
             ValueError: The batch is not valid, or a sound is empty or not finite.
         """
         windows = [self.windows(sound) for sound in batch.rows()]
-        parts = torch.cat(windows).split(_AT_ONCE)
+        parts = torch.split(torch.cat(windows), _AT_ONCE)
         vectors = torch.cat([self._embed(part) for part in parts])
-        means = [part.mean(0) for part in vectors.split([len(rows) for rows in windows])]
+        means = [part.mean(0) for part in torch.split(vectors, [len(rows) for rows in windows])]
         return F.normalize(torch.stack(means), dim=1)
 
     def windows(self, sound: Tensor) -> Tensor:

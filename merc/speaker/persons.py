@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -100,7 +100,8 @@ class PersonLinker:
     that a face of one speaks a line of the other. Faces that follow each other in the same place are alike by
     ``continuity`` more.
 
-    A line and a face that speaks it for ``certain`` are joined first. Lines of one name always are one person, lines of
+    A line and a face that speaks it for ``certain`` are joined first. Then a line or face that has more evidence for
+    another group moves there by itself, and groups are joined again. Lines of one name always are one person, lines of
     two names never, nor faces that are visible in different places at one time. So a name of the transcript teaches
     whose voice and face it is, and lines without a name get it.
 
@@ -113,6 +114,7 @@ class PersonLinker:
         continuity: What it says that two faces follow each other in one place, in nepers.
         gap: Seconds between two tracks that follow each other, at most.
         overlap: Intersection over union of their boxes, at least.
+        rounds: How often groups are joined, and single lines and faces moved to groups with more evidence, at most.
         certain: Probability from which a face that speaks a line is joined with it before anything else is compared:
             voice and face then decide together whose they are.
         full: Seconds of speech in which a voice is known as well as it can be; shorter lines say less.
@@ -126,6 +128,7 @@ class PersonLinker:
     continuity: float = 4.0
     gap: float = 0.5
     overlap: float = 0.4
+    rounds: int = 4
     certain: float = 0.75
     full: float = 2.0
 
@@ -152,31 +155,29 @@ class PersonLinker:
 
 @dataclass
 class _Pairs:
-    """Sums of evidence between groups, ``(n, n)``: of voices and faces with weights, of links, and what is refused."""
+    """Sums of evidence between rows and groups: of voices and faces with weights, of links, and what is refused.
+
+    Rows are groups or nodes; ``apart`` counts what refuses a pair.
+    """
 
     voice: np.ndarray
     voice_weight: np.ndarray
     face: np.ndarray
     face_weight: np.ndarray
     link: np.ndarray
-    apart: np.ndarray = field(repr=False)
+    apart: np.ndarray
+
+    @property
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """All of them."""
+        return self.voice, self.voice_weight, self.face, self.face_weight, self.link, self.apart
 
     def total(self, rows: slice | np.ndarray | int = slice(None)) -> np.ndarray:
-        """The evidence of some groups with all, minus infinity where it is refused."""
+        """The evidence of some rows with all groups, minus infinity where it is refused."""
         voice = self.voice[rows] / np.maximum(self.voice_weight[rows], 1e-9)
         face = self.face[rows] / np.maximum(self.face_weight[rows], 1e-9)
-        found: np.ndarray = np.where(self.apart[rows], -np.inf, voice + face + self.link[rows])
+        found: np.ndarray = np.where(self.apart[rows] > 0, -np.inf, voice + face + self.link[rows])
         return found
-
-    def merge(self, into: int, other: int) -> None:
-        """Join a group with another one, which is empty afterwards."""
-        for table in (self.voice, self.voice_weight, self.face, self.face_weight, self.link):
-            table[into] += table[other]
-            table[:, into] += table[:, other]
-        self.apart[into] |= self.apart[other]
-        self.apart[:, into] |= self.apart[:, other]
-        self.apart[other] = self.apart[:, other] = True
-        self.apart[into, into] = True
 
 
 class _Evidence:
@@ -187,13 +188,12 @@ class _Evidence:
         self.tracks = [(number, face) for number, line in enumerate(lines) for face in line.faces]
         self.count = len(lines) + len(self.tracks)
         self.pairs = self._pairs()
-        self.alone = _Pairs(**{name: getattr(self.pairs, name).copy() for name in self.pairs.__dataclass_fields__})
 
     def _pairs(self) -> _Pairs:
         count, own = self.count, len(self.lines)
         tables = [np.zeros((count, count), np.float32) for _ in range(5)]
         voice, voice_weight, face, face_weight, link = tables
-        apart = np.eye(count, dtype=bool)
+        apart = np.zeros((count, count), np.float32)
         spoken = [number for number, line in enumerate(self.lines) if line.voice is not None]
         if spoken:
             voices = torch.stack([line.voice for line in self.lines if line.voice is not None])
@@ -220,12 +220,14 @@ class _Evidence:
             elif same:
                 link[a, b] = link[b, a] = 2 * self.linker.face_limit + self.linker.continuity
             else:
-                apart[a, b] = apart[b, a] = True
+                apart[a, b] = apart[b, a] = 1
         known_names = {line.name: number for number, line in enumerate(self.lines) if line.name is not None}
         names = np.array([-1 if line.name is None else known_names[line.name] for line in self.lines])
         named = names >= 0
         differ = named[:, None] & named & (names[:, None] != names)
-        apart[:own, :own] |= differ
+        apart[:own, :own] += differ
+        for table in (voice, voice_weight, face, face_weight):
+            np.fill_diagonal(table, 0)
         return _Pairs(voice, voice_weight, face, face_weight, link, apart)
 
     def _meetings(self) -> Iterator[tuple[int, int, bool | None]]:
@@ -252,60 +254,110 @@ class _Evidence:
 
     def joined(self) -> list[list[int]]:
         """The groups, each a list of nodes."""
-        groups = {node: [node] for node in range(self.count)}
-        of_name: dict[str, int] = {}
-        for node, line in enumerate(self.lines):
-            if line.name is not None and line.name in of_name:
-                self.pairs.merge(of_name[line.name], node)
-                groups[of_name[line.name]] += groups.pop(node)
-            elif line.name is not None:
-                of_name[line.name] = node
-        for node, (number, seen) in enumerate(self.tracks, start=len(self.lines)):
-            if seen.speaks >= self.linker.certain:
-                name = self.lines[number].name
-                home = number if name is None else of_name[name]
-                if not self.pairs.apart[home, node]:
-                    self.pairs.merge(home, node)
-                    groups[home] += groups.pop(node)
-        if not self.count:
-            return []
-        total = self.pairs.total()
-        best = total.argmax(1)
-        value = total[np.arange(self.count), best]
-        while value.max() > 0:
-            first = int(value.argmax())
-            second = int(best[first])
-            self.pairs.merge(first, second)
-            groups[first] += groups.pop(second)
-            total[second] = total[:, second] = -np.inf
-            value[second] = -np.inf
-            total[first] = total[:, first] = self.pairs.total(first)
-            stale = np.flatnonzero((best == first) | (best == second) | (np.arange(self.count) == first))
-            best[stale] = total[stale].argmax(1)
-            value[stale] = total[stale, best[stale]]
-            better = total[:, first] > value
-            best[better], value[better] = first, total[better, first]
+        groups = self._first_groups()
+        for _ in range(self.linker.rounds):
+            before = len(groups)
+            groups = self._merged(groups)
+            groups, moved = self._moved(groups)
+            if not moved and len(groups) == before:
+                break
         # Those who are named first, then by their first line, then those who say nothing by their first face.
         own = len(self.lines)
 
         def order(group: list[int]) -> tuple[bool, int]:
             return not any(node < own and self.lines[node].name for node in group), min(group)
 
-        return sorted(groups.values(), key=order)
+        return sorted(groups, key=order)
+
+    def _first_groups(self) -> list[list[int]]:
+        """Lines of one name together, and with every line the face that certainly speaks it."""
+        groups: dict[int, list[int]] = {}
+        of_name: dict[str, int] = {}
+        for node, line in enumerate(self.lines):
+            home = node if line.name is None else of_name.setdefault(line.name, node)
+            groups.setdefault(home, []).append(node)
+        for node, (number, seen) in enumerate(self.tracks, start=len(self.lines)):
+            name = self.lines[number].name
+            home = number if name is None else of_name[name]
+            if seen.speaks >= self.linker.certain and not self.pairs.apart[node, groups[home]].any():
+                groups[home].append(node)
+            else:
+                groups[node] = [node]
+        return list(groups.values())
+
+    def _places(self, groups: Sequence[Sequence[int]]) -> np.ndarray:
+        """``(nodes, groups)``, 1 where a node is in a group."""
+        places = np.zeros((self.count, len(groups)), np.float32)
+        for number, group in enumerate(groups):
+            places[list(group), number] = 1
+        return places
+
+    def _merged(self, given: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Groups of which no two have evidence that they are one person: the most evident two are joined first."""
+        if not given:
+            return []
+        places = self._places(given)
+        pairs = _Pairs(*(places.T @ table @ places for table in self.pairs.tables))
+        np.fill_diagonal(pairs.apart, 1)
+        groups: list[list[int]] = [list(group) for group in given]
+        count = np.arange(len(groups))
+        total = pairs.total()
+        best = total.argmax(1)
+        value = total[count, best]
+        while value.max() > 0:
+            first = int(value.argmax())
+            second = int(best[first])
+            for table in pairs.tables:
+                table[first] += table[second]
+                table[:, first] += table[:, second]
+            pairs.apart[second] = pairs.apart[:, second] = 1
+            pairs.apart[first, first] = 1
+            groups[first] += groups[second]
+            groups[second] = []
+            total[second] = total[:, second] = -np.inf
+            total[first] = total[:, first] = pairs.total(first)
+            stale = np.flatnonzero((best == first) | (best == second) | (count == first) | (count == second))
+            best[stale] = total[stale].argmax(1)
+            value[stale] = total[stale, best[stale]]
+            better = total[:, first] > value
+            best[better], value[better] = first, total[better, first]
+        return [group for group in groups if group]
+
+    def _moved(self, given: Sequence[Sequence[int]]) -> tuple[list[list[int]], bool]:
+        """Groups in which no line or face alone has more evidence for another group, and whether any had.
+
+        The face that seems to speak a line may be the wrong one, and would keep the line from its own people.
+        """
+        groups = [list(group) for group in given]
+        places = self._places(groups)
+        pairs = _Pairs(*(table @ places for table in self.pairs.tables))
+        home = places.argmax(1) if groups else np.zeros(0, int)
+        free = np.array([node >= len(self.lines) or self.lines[node].name is None for node in range(self.count)], bool)
+        moves = 0
+        while free.any() and moves < 4 * self.count:
+            total = pairs.total()
+            size = np.array([len(group) for group in groups])
+            total[:, size == 0] = -np.inf
+            here = np.where(size[home] > 1, total[np.arange(self.count), home], 0.0)
+            gain = np.where(free, total.max(1) - here, -np.inf)
+            node = int(gain.argmax())
+            if not gain[node] > 1e-4:
+                break
+            old, new = int(home[node]), int(total[node].argmax())
+            for table, own in zip(pairs.tables, self.pairs.tables, strict=True):
+                table[:, old] -= own[:, node]
+                table[:, new] += own[:, node]
+            groups[old].remove(node)
+            groups[new].append(node)
+            home[node] = new
+            moves += 1
+        return [group for group in groups if group], moves > 0
 
     def persons(self, groups: Sequence[Sequence[int]]) -> LinkedPersons:
         """The people that groups are, and how sure it is that each node belongs to its group."""
         own = len(self.lines)
-        places = np.zeros((self.count, len(groups)), np.float32)
-        for number, group in enumerate(groups):
-            places[list(group), number] = 1
-        alone = self.alone
-        said = (alone.voice @ places) / np.maximum(alone.voice_weight @ places, 1e-9)
-        said += (alone.face @ places) / np.maximum(alone.face_weight @ places, 1e-9)
-        said += alone.link @ places
-        refused = alone.apart.copy()
-        np.fill_diagonal(refused, False)
-        said[(refused.astype(np.float32) @ places) > 0] = -np.inf
+        places = self._places(groups)
+        said = _Pairs(*(table @ places for table in self.pairs.tables)).total()
         names = self._names(groups)
         found: list[Person | None] = [None] * self.count
         for number, group in enumerate(groups):

@@ -89,7 +89,8 @@ class WhisperTranscriber:
             ) from error
         if kind != "whisper":
             raise ValueError(f"{self.model!r} is of the kind {kind!r}: expected a Whisper model.")
-        return network.to(self.device).eval(), processor
+        loaded: Any = network  # its types do not know names of devices
+        return loaded.to(self.device).eval(), processor
 
     def transcribe(self, media: str | Path, progress: Progress | None = None) -> Transcript:
         """The lines of a recording, with words.
@@ -109,14 +110,14 @@ class WhisperTranscriber:
                 languages[language] += round(window[1] - window[0]) + 1
             if progress is not None:
                 progress(some[-1][1], duration)
-        language = max(languages, key=languages.__getitem__) if languages else None
+        most = max(languages, key=languages.__getitem__) if languages else ""
         notes = [
             f"The words are those of {Path(self.model).name}, which nobody has checked"
-            + (f"; its language is {language!r}." if language else ".")
+            + (f"; its language is {most!r}." if most else ".")
         ]
         if windows and not self._aligns:
             notes.append(f"{Path(self.model).name} gives no times of words: lines have those of its segments.")
-        return Transcript(lines, language, self.provenance(), notes)
+        return Transcript(lines, most or None, self.provenance(), notes)
 
     @property
     def _aligns(self) -> bool:
@@ -212,7 +213,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:

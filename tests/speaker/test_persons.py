@@ -156,3 +156,19 @@ def test_joining_is_that_of_a_slow_version():
     names = said(linker(lines))
     found = {frozenset(n for n, name in enumerate(names) if name == one) for one in set(names)}
     assert found == expected and 1 < len(found) < 14
+
+
+def test_a_wrong_face_does_not_keep_a_line_from_its_people():
+    def faces(start, ann):
+        return [face(start, LEFT, who=0, speaks=ann), face(start, RIGHT, who=1, speaks=1 - ann)]
+
+    order = [0, 1, 0, 1, 0, 1]
+    lines = [
+        SpokenLine(3.0 * n, 3.0 * n + 2, None, voice(who), faces(3.0 * n, 0.9 - 0.8 * who))
+        for n, who in enumerate(order)
+    ]
+    lines.append(SpokenLine(18, 20, None, voice(0), faces(18.0, 0.1)))  # Bob's lips seem to move
+    linked = PersonLinker()(lines)
+    assert said(linked) == [f"person {who + 1}" for who in [*order, 0]]
+    assert seen(linked)[-1] == ["person 1", "person 2"]
+    assert linked.lines[-1].confidence < linked.lines[0].confidence
