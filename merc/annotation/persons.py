@@ -218,7 +218,8 @@ def _speaking(key: UtteranceKey, count: int, utterance: Utterance, stores: Mappi
         return [0.6 if speaker is None and number == 0 else 0.4 for number in range(count)]  # the first face
     choice = SpeakerChoice.from_row(speaker[key])
     known = choice.probability >= 0  # not NaN
-    others = 0.2 if not known or choice.track == NOBODY else min(0.4, 1 - choice.probability)
+    # That nobody was chosen says little: lips are often turned away or too small.
+    others = 0.4 if choice.track == NOBODY else min(0.4, 1 - choice.probability) if known else 0.2
     found = [others] * count
     if choice.track != NOBODY and choice.track < count:
         found[choice.track] = choice.probability if known else 0.8

@@ -123,7 +123,7 @@ class PersonLinker:
     slope: float = 20.0
     middle: float = 0.68
     face_slopes: tuple[float, float] = (3.0, 25.0)
-    face_middles: tuple[float, float] = (0.85, 0.885)
+    face_middles: tuple[float, float] = (0.85, 0.9)
     face_limit: float = 4.0
     continuity: float = 4.0
     gap: float = 0.5
