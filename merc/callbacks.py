@@ -33,7 +33,8 @@ class StoreWriterCallback(Callback):
     output ``audio/hidden`` is then the ``hidden`` of ``audio``.
 
     The task's ``provenance()`` returns plain JSON values that say where the rows come from; with ``logits`` they
-    must hold ``classes``, the emotions in the order of the columns. A datamodule with ``provenance()`` adds its own.
+    must hold ``classes``, the emotions in the order of the columns. A datamodule with ``provenance()`` adds its own;
+    one with ``without_input()``, a dict from key to reason, names utterances that it does not deal out.
 
     Rows reach the disk, in all stores at once, as soon as one of the three limits is reached. The same command after
     a kill takes over what is there, as long as the provenance is the same; a datamodule that asks :meth:`settled`
@@ -114,6 +115,10 @@ class StoreWriterCallback(Callback):
             )
         if trainer.is_global_zero:
             trainer.strategy.barrier("merc: the stores are locked")
+            without: Any = getattr(getattr(trainer, "datamodule", None), "without_input", dict)
+            for key, reason in without().items():
+                for writer in self._writers.values():
+                    writer.skip(key, reason)
         # Nobody may write before everybody has seen what is there: processes that see different things would not
         # share out the same work.
         trainer.strategy.barrier("merc: the stores are open")

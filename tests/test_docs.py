@@ -14,6 +14,7 @@ import merc.evaluation
 import merc.models
 import merc.pipeline.ablate
 import merc.pipeline.run
+import merc.speech
 from merc.annotation import Annotation, Diarization
 from merc.cli import main
 from merc.cli.models import asks_a_model
@@ -147,6 +148,7 @@ def test_there_are_commands_to_check():
         "predict",
         "run",
         "test",
+        "transcribe",
     }
     assert {words[0] for _, words in COMMANDS} == known
 
@@ -263,7 +265,24 @@ def test_commands_of_annotation_parse(words, monkeypatch):
     nothing = Annotation([], MELD, [], {})
     monkeypatch.setattr(merc.annotation, "annotate", lambda *files, **options: told.append(options) or nothing)
     monkeypatch.setattr(merc.annotation, "annotate_many", lambda *files, **options: told.append(options) or [])
+    monkeypatch.setattr(merc.speech, "WhisperTranscriber", lambda *given: None)
     assert main(words) == 0 and len(told) == 1
+
+
+@pytest.mark.parametrize("words", of("transcribe"))
+def test_commands_of_transcription_parse(words, monkeypatch):
+    told = []
+
+    class Told:
+        def __init__(self, *given):
+            told.append(given)
+
+        def transcribe(self, video, progress):
+            return merc.speech.Transcript([])
+
+    monkeypatch.setattr(merc.speech, "WhisperTranscriber", Told)
+    monkeypatch.setattr(merc.speech, "write_transcript", lambda transcript, out: told.append(out))
+    assert main(words) == 0 and len(told) == 2
 
 
 @pytest.mark.parametrize("words", of("diarize"))

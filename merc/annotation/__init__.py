@@ -12,9 +12,10 @@ from merc.annotation.files import (
     as_vtt,
     save_annotation,
 )
-from merc.annotation.lines import AnnotatedLine, Annotation, SpeakingFace, describe
+from merc.annotation.lines import AnnotatedLine, Annotation, LineTurn, SpeakingFace, describe
 from merc.annotation.many import Outcome, Recording, annotate_many, find_recordings, is_many
 from merc.annotation.page import as_html
+from merc.annotation.persons import FilmPersons, PersonSearch, spoken_lines, with_persons
 from merc.annotation.thumbnails import face_thumbnails
 from merc.annotation.video import annotate
 
@@ -24,7 +25,10 @@ __all__ = [
     "Annotation",
     "Diarization",
     "FaceTurn",
+    "FilmPersons",
+    "LineTurn",
     "Outcome",
+    "PersonSearch",
     "Recording",
     "SpeakingFace",
     "annotate",
@@ -43,7 +47,9 @@ __all__ = [
     "find_recordings",
     "is_many",
     "save_annotation",
+    "spoken_lines",
     "turns_as_csv",
     "turns_as_json",
     "turns_as_rttm",
+    "with_persons",
 ]

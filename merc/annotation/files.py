@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from merc.annotation.lines import AnnotatedLine, Annotation, shown_name
+from merc.annotation.lines import AnnotatedLine, Annotation, LineTurn, shown_name
 from merc.annotation.page import as_html
 from merc.corpora.transcripts import UNKNOWN
 from merc.corpora.transcripts.lines import as_clock
 from merc.corpora.transcripts.subtitles import WRITTEN_BY_MERC
 from merc.corpora.transcripts.tiers import AUTHOR, EMOTION_TIER
 from merc.files import write_text
-from merc.speaker.spans import SpeakingSpan
 
 _FACE = {
     "track": "track",
@@ -179,8 +178,9 @@ def table_of(annotation: Annotation) -> tuple[list[str], list[list[Any]]]:
     """A table with one row per line: the names of its columns, and the rows, with ``None`` for what is not known.
 
     There is a column for the probability of every emotion. The column ``turns`` has all faces that speak in the line,
-    such as ``0 1.20-2.60 98%; 1 2.40-3.10 71%``: track, seconds of the recording, probability. A model that fuses late
-    has columns for the probabilities of its parts too, such as ``text_joy`` and ``face_joy``.
+    such as ``0 1.20-2.60 98% Ann; 1 2.40-3.10 71% Bob``: track, seconds of the recording, probability, and the person
+    if people were linked. A model that fuses late has columns for the probabilities of its parts too, such as
+    ``text_joy`` and ``face_joy``.
     """
     emotions = annotation.labels.report_order
     parts = list(dict.fromkeys(part for line in annotation.lines for part in line.parts))
@@ -193,9 +193,10 @@ def table_of(annotation: Annotation) -> tuple[list[str], list[list[Any]]]:
         begin = [line.line, line.start, line.end, line.speaker, line.text, line.emotion, best]
         turns = "; ".join(map(_turn, line.turns or []))
         told = [line.parts.get(part, {}).get(name) for part in parts for name in emotions]
-        rows.append([*begin, *probabilities, "+".join(line.used), *known, turns, *told])
+        person = [line.person, line.person_confidence]
+        rows.append([*begin, *probabilities, "+".join(line.used), *known, turns, *person, *told])
     of_parts = [f"{part}_{name}" for part in parts for name in emotions]
-    return [*about, *emotions, "modalities", *_FACE, "turns", *of_parts], rows
+    return [*about, *emotions, "modalities", *_FACE, "turns", "person", "person_confidence", *of_parts], rows
 
 
 def as_csv(annotation: Annotation) -> str:
@@ -252,8 +253,9 @@ def save_annotation(annotation: Annotation, path: str | Path) -> None:
     write_text(path, as_html(annotation, beside=Path(path).parent) if make is as_html else make(annotation))
 
 
-def _turn(span: SpeakingSpan) -> str:
-    return f"{span.track} {span.start:.2f}-{span.end:.2f} {100 * span.probability:.0f}%"
+def _turn(span: LineTurn) -> str:
+    whose = "" if span.person is None else f" {span.person}"
+    return f"{span.track} {span.start:.2f}-{span.end:.2f} {100 * span.probability:.0f}%{whose}"
 
 
 def _emotion(line: AnnotatedLine) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merc.annotation.persons import FilmPersons
 from merc.conversation import UtteranceKey
 from merc.corpora.transcripts import UNKNOWN
 from merc.labels import LabelSet
@@ -34,6 +35,7 @@ class SpeakingFace:
             ``None`` if the scores of the run say nothing of it.
         activity: How probable it is that its lips move as in speech, whatever the sound, in 0..1; ``None`` likewise.
         box: x1, y1, x2, y2 in pixels of the displayed frame, in the middle of the time in which it is visible.
+        person: Whose face it is: a speaker of the transcript, or ``person 1``; ``None`` if people were not linked.
     """
 
     track: int
@@ -44,6 +46,18 @@ class SpeakingFace:
     probability: float | None
     activity: float | None
     box: tuple[float, float, float, float]
+    person: str | None = None
+
+
+@dataclass(frozen=True)
+class LineTurn(SpeakingSpan):
+    """A face that speaks in a line without a pause, in seconds of the recording.
+
+    Args:
+        person: Whose face it is; ``None`` if people were not linked.
+    """
+
+    person: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class AnnotatedLine:
         line: Its number, from 1.
         start: Seconds.
         end: Seconds.
-        speaker: The speaker in the transcript, or ``unknown``.
+        speaker: The speaker that the networks were told: the name in the transcript, else ``person``, else ``unknown``.
         text: The transcript of the line.
         emotion: The most probable emotion; ``None`` if all modalities are missing.
         probabilities: By emotion; empty if there is none.
@@ -65,6 +79,10 @@ class AnnotatedLine:
             nothing of the line is not there.
         turns: When each face of the line speaks, in order of time: ``start`` and ``end`` in seconds of the recording,
             ``track`` as of ``face``, which need not be among them. ``None`` if the run does not say.
+        person: Who speaks, as far as voices, faces and names tell: a speaker of the transcript, or ``person 1``,
+            ``person 2`` ... ``None`` if people were not linked, or nothing tells.
+        person_confidence: How probable it is that it is this person and none of the others, in 0..1; 1 for a name in
+            the transcript.
     """
 
     line: int
@@ -77,7 +95,9 @@ class AnnotatedLine:
     modalities: dict[str, str | None]
     face: SpeakingFace | None
     no_face: str | None
-    turns: list[SpeakingSpan] | None
+    turns: list[LineTurn] | None
+    person: str | None = None
+    person_confidence: float | None = None
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -131,15 +151,17 @@ class Annotation:
         return pd.DataFrame(rows, columns=columns)
 
 
-def describe(applied: AppliedRun) -> list[AnnotatedLine]:
+def describe(applied: AppliedRun, persons: FilmPersons | None = None) -> list[AnnotatedLine]:
     """The annotated lines from a run that was applied to one conversation.
 
     Args:
         applied: The run, applied to a corpus from :func:`merc.corpora.read_transcript`.
+        persons: The people of the film.
     """
+    persons = persons or FilmPersons()
     [conversation] = [c for split in applied.corpus.values() for c in split]
     names = applied.corpus.labels.names
-    faces = SpeakingFaces(applied)
+    faces = SpeakingFaces(applied, persons)
     lines = []
     for key, utterance in zip(conversation.keys, conversation.utterances, strict=True):
         probabilities: dict[str, float] = {}
@@ -147,6 +169,7 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
             values = applied.logits[key].double().softmax(-1).tolist()
             probabilities = dict(zip(names, values, strict=True))
         face, no_face = faces.of(key)
+        person = persons.lines.get(key)
         lines.append(
             AnnotatedLine(
                 line=int(utterance.id),
@@ -160,6 +183,8 @@ def describe(applied: AppliedRun) -> list[AnnotatedLine]:
                 face=face,
                 no_face=no_face,
                 turns=faces.turns(key, float(utterance.start or 0.0)),
+                person=None if person is None else person.name,
+                person_confidence=None if person is None else person.confidence,
                 parts={
                     part: dict(zip(names, rows[key].tolist(), strict=True))
                     for part, rows in applied.parts.items()
@@ -179,7 +204,8 @@ def _modalities(applied: AppliedRun, key: UtteranceKey) -> dict[str, str | None]
 class SpeakingFaces:
     """The speaking faces in the stores of a run."""
 
-    def __init__(self, applied: AppliedRun) -> None:
+    def __init__(self, applied: AppliedRun, persons: FilmPersons | None = None) -> None:
+        self.persons = persons or FilmPersons()
         self.faces = applied.find("faces")
         self.speaker = applied.find("speaker")
         self.spans = applied.find("turns")
@@ -199,14 +225,19 @@ class SpeakingFaces:
         x1, y1, x2, y2 = (round(value, 1) for value in track.boxes[len(track) // 2].tolist())
         box = (x1, y1, x2, y2)
         if choice is None:
-            return SpeakingFace(number, "first face", None, None, None, None, None, box), None
+            person = self._person(key, number)
+            return SpeakingFace(number, "first face", None, None, None, None, None, box, person), None
         probability, activity = (
             None if math.isnan(value) else value for value in (choice.probability, choice.activity)
         )
-        face = SpeakingFace(number, "lips", choice.score, choice.margin, choice.coverage, probability, activity, box)
-        return face, None
+        about = (choice.score, choice.margin, choice.coverage, probability, activity)
+        return SpeakingFace(number, "lips", *about, box, self._person(key, number)), None
 
-    def turns(self, key: UtteranceKey, start: float) -> list[SpeakingSpan] | None:
+    def _person(self, key: UtteranceKey, track: int) -> str | None:
+        person = self.persons.face(key, track)
+        return None if person is None else person.name
+
+    def turns(self, key: UtteranceKey, start: float) -> list[LineTurn] | None:
         """When each face of a line speaks, in seconds of the recording; ``None`` if the run does not say.
 
         Args:
@@ -219,12 +250,13 @@ class SpeakingFaces:
             return []
         spans = rows_to_spans(self.spans.sequence(key))
         return [
-            replace(
-                span,
+            LineTurn(
+                span.track,
                 start=round(start + span.start, 3),
                 end=round(start + span.end, 3),
                 probability=round(span.probability, 4),
                 overlap=round(span.overlap, 3),
+                person=self._person(key, span.track),
             )
             for span in spans
         ]

@@ -17,8 +17,9 @@ from typing import Any
 from merc.annotation.files import format_of, free_name
 from merc.annotation.lines import Annotation
 from merc.annotation.page import UNCERTAIN
+from merc.annotation.persons import PersonSearch
 from merc.annotation.teller import Teller
-from merc.annotation.video import ReadFilm, read_film, write_results
+from merc.annotation.video import PERSONS, TRANSCRIPT, ReadFilm, naming_of, read_film, write_results
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.films import FILM_SUFFIXES
 from merc.corpora.transcripts import READERS, TranscriptOptions
@@ -27,6 +28,7 @@ from merc.files import parse_json, write_json, write_text
 from merc.labels import LabelSet
 from merc.models import Model
 from merc.rows import read_rows
+from merc.speech import Transcriber
 
 SOUND_SUFFIXES = frozenset(".aac .aif .aiff .amr .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma".split())
 """Suffixes of the files that are taken for recordings of sound alone."""
@@ -80,6 +82,19 @@ class Outcome:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class _How:
+    """How recordings are annotated: what :func:`annotate_many` was given."""
+
+    out: Path
+    teller: Teller
+    reading: TranscriptOptions | None
+    transcriber: Transcriber | None
+    persons: PersonSearch | bool | None
+    trainer_options: Sequence[str]
+    results: Mapping[str, Any]
+
+
 def is_many(source: str | Path) -> bool:
     """Whether a path is a folder or a list of recordings, not a recording."""
     return Path(source).is_dir() or Path(source).suffix.lower() in LIST_SUFFIXES
@@ -120,6 +135,8 @@ def annotate_many(
     seed: int | None = None,
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
+    transcriber: Transcriber | None = None,
+    persons: PersonSearch | bool | None = True,
     progress: Callable[[list[Outcome]], None] | None = None,
     trainer_options: Sequence[str] = (),
     **results: Any,  # noqa: ANN401 - those of write_results
@@ -139,6 +156,8 @@ def annotate_many(
         seed: As for :func:`merc.annotation.annotate`.
         stage: Likewise.
         reading: Likewise, for all transcripts.
+        transcriber: Likewise, for recordings without a transcript.
+        persons: Likewise; people are linked within a recording, not from one to another.
         progress: Is called with the outcomes of recordings when they are done.
         trainer_options: Likewise.
         results: ``film``, ``formats`` and ``embed``, likewise.
@@ -158,14 +177,8 @@ def annotate_many(
     recordings = find_recordings(source, out)
     out = Path(out)
     groups = _groups(recordings, out / _STAGES / "groups.json", jobs)
-    work = partial(
-        _annotate_group,
-        out=out,
-        teller=teller,
-        reading=reading,
-        trainer_options=tuple(trainer_options),
-        results=results,
-    )
+    how = _How(out, teller, reading, transcriber, persons, tuple(trainer_options), results)
+    work = partial(_annotate_group, how=how)
     outcomes: dict[str, Outcome] = {}
     for done in _worked(work, groups, jobs):
         outcomes |= {outcome.recording.name: outcome for outcome in done}
@@ -262,37 +275,33 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _annotate_group(
-    group: tuple[str, list[Recording]],
-    *,
-    out: Path,
-    teller: Teller,
-    reading: TranscriptOptions | None,
-    trainer_options: Sequence[str],
-    results: Mapping[str, Any],
-) -> list[Outcome]:
+def _annotate_group(group: tuple[str, list[Recording]], how: _How) -> list[Outcome]:
     """Annotate some recordings together; what only some of them cannot do is told of these."""
     name, recordings = group
     outcomes: dict[str, Outcome] = {}
     read: dict[str, ReadFilm] = {}
     for recording in recordings:
         try:
-            read[recording.name] = _read(recording, teller, reading)
+            read[recording.name] = _read(recording, how)
         except Exception as error:
             outcomes[recording.name] = Outcome(recording, _why(error))
-    stages = out / _STAGES / name
+    stages = how.out / _STAGES / name
     by_name = {recording.name: recording for recording in recordings}
     for members, folder in _passes(read, stages):
         try:
-            applied, notes = teller.tell(_together(members), folder, trainer_options=trainer_options)
+            files = {member: how.out / member / PERSONS for member, film in members.items() if film.info is not None}
+            naming = naming_of(how.persons, files)
+            applied, notes = how.teller.tell(
+                _together(members), folder, trainer_options=how.trainer_options, speakers=naming
+            )
         except Exception as error:
             if len(members) == 1:
                 outcomes |= {member: Outcome(by_name[member], _why(error)) for member in members}
             continue
         for member, film in members.items():
             try:
-                own = replace(applied, corpus=film.corpus)
-                annotation = write_results(film.with_notes(notes), own, out / member, **results)
+                complete = film.completed(naming, applied.corpus, notes)
+                annotation = write_results(complete, applied, how.out / member, **how.results)
                 outcomes[member] = _outcome(by_name[member], annotation)
             except Exception as error:
                 outcomes[member] = Outcome(by_name[member], _why(error))
@@ -310,13 +319,11 @@ def _passes(read: Mapping[str, ReadFilm], stages: Path) -> Iterator[tuple[dict[s
             yield {name: film}, stages / str(number)
 
 
-def _read(recording: Recording, teller: Teller, reading: TranscriptOptions | None) -> ReadFilm:
-    if recording.transcript is None:
-        raise CorpusError(
-            f"No transcript beside {recording.video}: expected {recording.video.stem}.srt, .vtt or another of "
-            f"{', '.join(READERS)}, or a column `transcript` of a list."
-        )
-    film = read_film(recording.video, recording.transcript, teller, reading)
+def _read(recording: Recording, how: _How) -> ReadFilm:
+    made = how.out / recording.name / TRANSCRIPT
+    film = read_film(
+        recording.video, recording.transcript, how.teller, how.reading, transcriber=how.transcriber, made=made
+    )
     [conversation] = film.corpus["test"]
     # Names of files repeat in other folders, those of conversations must not.
     return replace(film, corpus=replace(film.corpus, splits={"test": [replace(conversation, id=recording.name)]}))

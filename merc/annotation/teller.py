@@ -13,7 +13,7 @@ from merc.models import Model, ModelError, load
 from merc.models.apply import apply_model
 from merc.models.folder import CONFIG
 from merc.models.notes import model_notes, run_notes
-from merc.pipeline.apply import AppliedRun, apply_pipeline, corpus_of
+from merc.pipeline.apply import AppliedRun, NameSpeakers, apply_pipeline, corpus_of
 from merc.pipeline.plan import RECORD, FinishedRun
 
 
@@ -70,7 +70,12 @@ class Teller:
         return isinstance(self.source, Model) and not self.source.needs_recordings
 
     def tell(
-        self, corpus: Corpus, stages: str | Path, *, trainer_options: Sequence[str] = ()
+        self,
+        corpus: Corpus,
+        stages: str | Path,
+        *,
+        trainer_options: Sequence[str] = (),
+        speakers: NameSpeakers | None = None,
     ) -> tuple[AppliedRun, list[str]]:
         """The stores and the emotions of some conversations.
 
@@ -78,6 +83,7 @@ class Teller:
             corpus: The conversations, whose utterances name clips.
             stages: Folder for the stores.
             trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
+            speakers: Finds out who speaks, once the faces are known.
 
         Returns:
             What the model or run says, and what a reader of it must know.
@@ -87,10 +93,18 @@ class Teller:
             ModelError: The model does not tell how its features are made.
         """
         if isinstance(self.source, Model):
-            applied, notes = apply_model(self.source, corpus, stages, trainer_options=trainer_options)
+            applied, notes = apply_model(
+                self.source, corpus, stages, trainer_options=trainer_options, speakers=speakers
+            )
             return applied, [*notes, *model_notes(self.source, applied)]
         applied = apply_pipeline(
-            self.source.folder, corpus, stages, seed=self.seed, stage=self.stage, trainer_options=trainer_options
+            self.source.folder,
+            corpus,
+            stages,
+            seed=self.seed,
+            stage=self.stage,
+            trainer_options=trainer_options,
+            speakers=speakers,
         )
         assert isinstance(self._trained, Corpus)
         return applied, run_notes(self._trained, applied)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import merc
 from merc.annotation.files import format_of, save_annotation
 from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.annotation.page import EMBEDDED, as_html, page_fingerprint
+from merc.annotation.persons import FilmPersons, PersonSearch, SpeakerNaming
 from merc.annotation.teller import Teller
 from merc.annotation.thumbnails import face_thumbnails
 from merc.conversation import Corpus, CorpusError, Utterance
@@ -24,20 +26,26 @@ from merc.media.notes import media_notes
 from merc.media.rates import FRAME_RATE
 from merc.models import Model
 from merc.pipeline.apply import AppliedRun
+from merc.speech import Transcriber, VoiceActivity, transcribed, transcript_corpus
 
 FORMATS_BY_DEFAULT = ("csv", "srt", "html")
 """Suffixes of the files that are written beside ``annotation.json``."""
 
+TRANSCRIPT, PERSONS = "transcript.json", "persons.json"
+"""Files of the results that keep what was heard and who was found."""
+
 
 def annotate(
     video: str | Path,
-    transcript: str | Path,
+    transcript: str | Path | None,
     model: str | Path | Model,
     out: str | Path,
     *,
+    transcriber: Transcriber | None = None,
     seed: int | None = None,
     stage: str | None = None,
     reading: TranscriptOptions | None = None,
+    persons: PersonSearch | bool | None = True,
     film: bool = True,
     formats: Sequence[str] = FORMATS_BY_DEFAULT,
     embed: float = EMBEDDED,
@@ -56,19 +64,26 @@ def annotate(
 
     Args:
         video: The recording.
-        transcript: Lines with times (see :func:`merc.corpora.read_transcript`).
+        transcript: Lines with times (see :func:`merc.corpora.read_transcript`). ``None``: ``transcriber`` makes them,
+            and ``out`` gets ``transcript.json``.
         model: The folder of a run or a model, the name of a model, or a model.
         out: Folder for the results.
+        transcriber: Finds what is said where there is no transcript, such as
+            :class:`merc.speech.WhisperTranscriber`. Default: :class:`merc.speech.VoiceActivity`, which cuts the sound
+            into utterances without words; their text is missing, and the emotions are those of sound and face.
         seed: Which seed of a run. Default: the first.
         stage: The stage of a run that tells the emotions. Default: the last that was tested.
         reading: How the transcript is read, where its file alone does not say it: encoding, columns, who speaks when.
+        persons: Links voices and faces to people, who are the speakers of lines without a name, for the networks too.
+            ``True``: :class:`PersonSearch` with its defaults. ``False`` or ``None``: such lines are said by one
+            ``unknown``.
         film: Whether to write ``annotated.mp4``; a recording without video gives none.
         formats: Suffixes of further files: see :data:`merc.annotation.FORMATS`.
         embed: Films of at most so many megabytes are inside ``annotation.html``, which else links to them.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
 
     Raises:
-        MediaError: The video cannot be read.
+        MediaError: The video cannot be read, or has neither transcript nor sound.
         CorpusError: The transcript cannot be read, or belongs to another video.
         PipelineError: The run is not finished, or cannot be applied to a new video.
         FileNotFoundError: There is no such model.
@@ -77,9 +92,24 @@ def annotate(
     """
     formats = [format_of(name) for name in formats]
     teller = Teller.of(model, seed, stage)
-    read = read_film(video, transcript, teller, reading)
-    applied, notes = teller.tell(read.corpus, Path(out) / "stages", trainer_options=trainer_options)
-    return write_results(read.with_notes(notes), applied, out, film=film, formats=formats, embed=embed)
+    read = read_film(video, transcript, teller, reading, transcriber=transcriber, made=Path(out) / TRANSCRIPT)
+    [conversation] = read.corpus["test"]
+    naming = naming_of(persons, {conversation.id: Path(out) / PERSONS} if read.info is not None else {})
+    stages = Path(out) / "stages"
+    applied, notes = teller.tell(read.corpus, stages, trainer_options=trainer_options, speakers=naming)
+    read = read.completed(naming, applied.corpus, notes)
+    return write_results(read, applied, out, film=film, formats=formats, embed=embed)
+
+
+def naming_of(persons: PersonSearch | bool | None, kept: Mapping[str, Path]) -> SpeakerNaming | None:
+    """What names the speakers of recordings; ``None`` if nobody is to, or nothing can be read of them.
+
+    Args:
+        persons: As for :func:`annotate`.
+        kept: By the id of a conversation, the file that keeps its people.
+    """
+    search = PersonSearch() if persons is True else persons or None
+    return SpeakerNaming(search, kept) if search is not None and kept else None
 
 
 @dataclass(frozen=True)
@@ -92,6 +122,7 @@ class ReadFilm:
         info: What the recording is; ``None`` if nothing can read it here and nothing needs to.
         corpus: One conversation, in split ``test``.
         notes: Remarks for readers of the results.
+        people: Who is in it.
     """
 
     video: Path
@@ -99,26 +130,62 @@ class ReadFilm:
     info: MediaInfo | None
     corpus: Corpus
     notes: list[str]
+    people: FilmPersons = field(default_factory=FilmPersons)
 
-    def with_notes(self, notes: Sequence[str]) -> ReadFilm:
-        """The same with further notes behind its own."""
-        return replace(self, notes=[*self.notes, *notes])
+    def completed(self, naming: SpeakerNaming | None, corpus: Corpus, notes: Sequence[str]) -> ReadFilm:
+        """The same with what was found since.
+
+        Args:
+            naming: Has found its people.
+            corpus: Has its conversation, with these people as speakers.
+            notes: Further remarks.
+        """
+        [own] = self.corpus["test"]
+        [named] = [conversation for conversation in corpus["test"] if conversation.id == own.id]
+        people = FilmPersons() if naming is None else naming.found[own.id]
+        splits = {"test": [named]}
+        return replace(
+            self,
+            corpus=replace(self.corpus, splits=splits),
+            people=people,
+            notes=[*self.notes, *people.notes, *notes],
+        )
 
 
 def read_film(
-    video: str | Path, transcript: str | Path, teller: Teller, reading: TranscriptOptions | None = None
+    video: str | Path,
+    transcript: str | Path | None,
+    teller: Teller,
+    reading: TranscriptOptions | None = None,
+    *,
+    transcriber: Transcriber | None = None,
+    made: Path,
 ) -> ReadFilm:
-    """Read a recording and its transcript; arguments and errors as for :func:`annotate`."""
-    video, transcript = Path(video), Path(transcript)
+    """Read a recording and its transcript; arguments and errors as for :func:`annotate`.
+
+    Args:
+        video: The recording.
+        transcript: Its transcript, if there is one.
+        teller: What will tell the emotions.
+        reading: How the transcript is read.
+        transcriber: Makes a transcript otherwise.
+        made: The file that keeps it.
+    """
+    video = Path(video)
     info = _probe(video, teller)
     duration = None if info is None else info.duration
-    corpus = read_transcript(transcript, video, labels=teller.labels, options=reading, duration=duration)
+    options: dict[str, Any] = {"labels": teller.labels, "options": reading, "duration": duration}
+    if transcript is None:
+        transcript = made
+        corpus = transcript_corpus(transcribed(video, made, transcriber or VoiceActivity()), made, video, **options)
+    else:
+        corpus = read_transcript(transcript, video, **options)
     notes = [*corpus.notes]
     if info is None:
         notes.append("PyAV is not installed, so nothing was read of the recording: pip install 'merc[media]'.")
     else:
         notes += [*media_notes(video), *_beyond(corpus["test"][0].utterances, info, video, transcript)]
-    return ReadFilm(video, transcript, info, corpus, notes)
+    return ReadFilm(video, Path(transcript), info, corpus, notes)
 
 
 def write_results(
@@ -141,7 +208,8 @@ def write_results(
         embed: Likewise.
     """
     out, video, info = Path(out), read.video, read.info
-    lines, labels = describe(applied), applied.corpus.labels
+    applied = replace(applied, corpus=read.corpus)  # its own part of what may be many
+    lines, labels = describe(applied, read.people), applied.corpus.labels
     annotation = Annotation(lines, labels, read.notes, applied.run, video=video, transcript=read.transcript)
     for name in dict.fromkeys(["json", *formats]):
         if name != "html":

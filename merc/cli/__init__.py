@@ -40,6 +40,7 @@ Models:
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --out runs/annotated
              Of many:             merc annotate FOLDER --out runs/annotated
+  transcribe What is said:        merc transcribe VIDEO --out talk.srt
   diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
   configs    List the shipped configs, or print one: merc configs demo/simulated.yaml
@@ -161,6 +162,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.annotate import annotate_command
 
         return annotate_command(args[1:])
+    if command == "transcribe":
+        from merc.cli.transcribe import transcribe_command
+
+        return transcribe_command(args[1:])
     if command == "diarize":
         from merc.cli.diarize import diarize_command
 

@@ -15,8 +15,9 @@ from merc.pipeline.problems import ShortParser
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from merc.annotation import Annotation
+    from merc.annotation import Annotation, PersonSearch
     from merc.annotation.many import Outcome
+    from merc.speech import Transcriber
 
 
 def annotate_command(args: list[str]) -> int:
@@ -35,8 +36,19 @@ def annotate_command(args: list[str]) -> int:
         "or a list of them: a text file, or a table with the columns `video` and `transcript`",
     )
     parser.add_argument(
-        "--transcript", type=Path | None, default=None, help="its lines with times: subtitles, a table, JSON, ..."
+        "--transcript",
+        type=Path | None,
+        default=None,
+        help="its lines with times: subtitles, a table, JSON, ...; default: by --whisper, or by voice activity",
     )
+    parser.add_argument(
+        "--whisper",
+        type=str | None,
+        default=None,
+        help="without a transcript: a Whisper model that writes it, by its name or folder. Default: voice activity "
+        "cuts the sound into lines without words",
+    )
+    parser.add_argument("--language", type=str | None, default=None, help="of --whisper, such as en; default: detected")
     parser.add_argument(
         "--model",
         type=str,
@@ -46,6 +58,15 @@ def annotate_command(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seed", type=int | None, default=None, help="which seed of the run; default: the first")
     parser.add_argument("--stage", type=str | None, default=None, help="the stage that tells emotions; default: last")
+    parser.add_argument(
+        "--persons", type=bool, default=True, help="whether to link voices and faces to people, the speakers of lines"
+    )
+    parser.add_argument(
+        "--voice",
+        type=str | None,
+        default=None,
+        help="a speaker verification model (x-vectors) for --persons, by name or folder; default: Resemblyzer's",
+    )
     parser.add_argument("--film", type=bool, default=True, help="whether to write the annotated film")
     parser.add_argument(
         "--formats",
@@ -64,6 +85,8 @@ def annotate_command(args: list[str]) -> int:
     how = {
         "seed": given.seed,
         "stage": given.stage,
+        "transcriber": _transcriber(given),
+        "persons": _persons(given),
         "film": given.film,
         "formats": formats,
         "embed": given.embed,
@@ -77,11 +100,30 @@ def annotate_command(args: list[str]) -> int:
             annotate_many(given.video, given.model, given.out, jobs=given.jobs, progress=_print_done, **how),
             Path(given.out),
         )
-    if given.transcript is None:
-        raise ValueError(f"Which lines does {given.video} have? Give its transcript as --transcript.")
     annotation = annotate(given.video, given.transcript, given.model, given.out, **how)
     _print(annotation, Path(given.out), formats)
     return 0
+
+
+def _transcriber(given: Namespace) -> Transcriber | None:
+    if given.whisper is None:
+        if given.language is not None:
+            raise ValueError("--language is that of --whisper: give both, or a --transcript alone.")
+        return None
+    if given.transcript is not None:
+        raise ValueError("--whisper writes a transcript, and --transcript has one: give one of the two.")
+    from merc.speech import WhisperTranscriber
+
+    return WhisperTranscriber(given.whisper, given.language)
+
+
+def _persons(given: Namespace) -> PersonSearch | None:
+    if not given.persons:
+        return None
+    from merc.annotation import PersonSearch
+    from merc.encoders import XVectorEncoder
+
+    return PersonSearch(None if given.voice is None else XVectorEncoder(given.voice))
 
 
 def _options(given: Namespace) -> TranscriptOptions:

@@ -11,7 +11,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import token_batches
-from merc.conversation import SPLITS, Conversation, Corpus, split_name
+from merc.conversation import SPLITS, Conversation, Corpus, UtteranceKey, split_name
 from merc.datamodules.batches import EpochBatches, PlannedBatches, Repeated, SharedBatches, TrainingLoader
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
@@ -21,6 +21,8 @@ from merc.labels import IGNORE_INDEX, LabelSet
 
 class TextDataModule(L.LightningDataModule):
     """Deals out utterances with their conversation around them, for the text encoder of the task.
+
+    An utterance without text is not dealt out in prediction: its stores record it as missing.
 
     How text becomes tokens is said once, in the task's ``encoder``: the datamodule asks it to tokenise a
     split when the split is first used. Training and evaluation go through labelled utterances (the others
@@ -99,6 +101,17 @@ class TextDataModule(L.LightningDataModule):
             self._inputs[split] = list(zip(self.encoder.tokenize(conversations), labels, strict=True))
         return self._inputs[split]
 
+    def without_input(self) -> dict[UtteranceKey, str]:
+        """The utterances of ``predict_splits`` that have no text, with a reason for the stores."""
+        self.setup()
+        conversations = [c for split in self.predict_splits if split in self.corpus for c in self.corpus[split]]
+        return {
+            key: "no words"
+            for conversation in conversations
+            for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
+            if not utterance.text.strip()
+        }
+
     def _loader(self, items: list[tuple[ReadUtterance, int]], batches: SharedBatches) -> DataLoader[ReadBatch]:
         data = _Batches(items, self.encoder)
         return DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
@@ -128,8 +141,10 @@ class TextDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[ReadBatch]:
-        """All utterances of ``predict_splits``, but for batches that the stores being written hold already."""
-        items = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
+        """All utterances with text of ``predict_splits``, but for batches that the stores being written hold."""
+        wordless = self.without_input()
+        given = [item for split in self.predict_splits if split in self.corpus for item in self.inputs(split)]
+        items = [(item, label) for item, label in given if item.key not in wordless]
         keys = [item.key for item, _ in items]
         return self._loader(items, ResumableBatches(keys, self._planned(items), self.trainer))
 

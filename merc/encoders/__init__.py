@@ -9,6 +9,7 @@ from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.sentences import Sentence, SentenceBatch, SentenceEncoder, UtteranceEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
 from merc.encoders.visual import VisualEncoder
+from merc.encoders.voice import VoiceEncoder, VoiceModel, XVectorEncoder
 
 __all__ = [
     "EXPRESSIONS",
@@ -27,4 +28,7 @@ __all__ = [
     "TextInput",
     "UtteranceEncoder",
     "VisualEncoder",
+    "VoiceEncoder",
+    "VoiceModel",
+    "XVectorEncoder",
 ]

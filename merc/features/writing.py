@@ -46,6 +46,8 @@ def measure_writing(text: str) -> list[float]:
 def writing_table(corpus: Corpus, store: FeatureStore | None = None) -> FeatureTable:
     """The writing of every utterance of a corpus, alone or behind the features of a store.
 
+    An utterance without text is missing.
+
     Args:
         corpus: The corpus, with transcripts.
         store: Features to put in front of the numbers; an utterance that it lacks is missing here too.
@@ -65,13 +67,15 @@ def writing_table(corpus: Corpus, store: FeatureStore | None = None) -> FeatureT
     provenance: dict[str, object] = {"source": "writing", "columns": list(WRITING)}
     if store is not None:
         store.require(kind="features")
-    keys = [key for key in texts if store is None or key in store]
+    wordless = {key: "no words" for key, text in texts.items() if not text.strip()}
+    keys = [key for key in texts if key not in wordless and (store is None or key in store)]
     rows = torch.tensor([measure_writing(texts[key]) for key in keys]).reshape(-1, len(WRITING))
     if store is None:
-        return FeatureTable(keys, rows, {}, provenance)
+        return FeatureTable(keys, rows, wordless, provenance)
     features, _ = store.gather(keys)
+    missing = wordless | store.why_missing(list(texts))
     provenance |= {
         "source": "writing behind the features",
         "of": {"path": str(store.path), "digest": store.digest, **store.provenance},
     }
-    return FeatureTable(keys, torch.cat([features.float(), rows], dim=1), store.why_missing(list(texts)), provenance)
+    return FeatureTable(keys, torch.cat([features.float(), rows], dim=1), missing, provenance)

@@ -1,5 +1,6 @@
 """Media: frames and sound of any file that FFmpeg reads, faces, and their tracks."""
 
+from merc.media.appearance import face_appearance
 from merc.media.crops import crop_faces, rows_to_crops, track_crops
 from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames
 from merc.media.faces import CenterFaceDetector, FaceDetector, Faces, MTCNNDetector
@@ -28,6 +29,7 @@ __all__ = [
     "MediaError",
     "MediaInfo",
     "crop_faces",
+    "face_appearance",
     "iter_sound",
     "media_notes",
     "probe",

@@ -16,7 +16,7 @@ from merc.callbacks import StoreWriterCallback
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
 from merc.models.errors import ModelError
 from merc.models.media import MediaStep
-from merc.pipeline.apply import AppliedRun, content_of
+from merc.pipeline.apply import FACES, AppliedRun, NameSpeakers, content_of
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.stage import Stage, StageRun
 from merc.store import FeatureStore
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 
 def apply_model(
-    model: Model, corpus: Corpus, out: str | Path, *, trainer_options: Sequence[str] = ()
+    model: Model,
+    corpus: Corpus,
+    out: str | Path,
+    *,
+    trainer_options: Sequence[str] = (),
+    speakers: NameSpeakers | None = None,
 ) -> tuple[AppliedRun, list[str]]:
     """Apply a model to utterances of recordings, as :func:`merc.pipeline.apply.apply_pipeline` applies a run.
 
@@ -39,6 +44,7 @@ def apply_model(
         corpus: The conversations, whose utterances name clips.
         out: Folder for the stores.
         trainer_options: Options of Lightning's Trainer, such as ``--trainer.accelerator=gpu``.
+        speakers: Finds out who speaks, as for :func:`merc.pipeline.apply.apply_pipeline`.
 
     Returns:
         The stores and the emotions, and notes on what could not be extracted for lack of a package.
@@ -48,6 +54,9 @@ def apply_model(
     """
     out = Path(out)
     stores, notes = _extract(model, corpus, out, trainer_options)
+    if speakers is not None:
+        seen = {kind: path for kind in FACES for name, path in stores.items() if name.endswith(f"/{kind}")}
+        corpus = speakers(corpus, {kind: FeatureStore(path) for kind, path in seen.items()})
     features = {name: stores[f"{name}/features"] for name in model.given if f"{name}/features" in stores}
     opened = {name: FeatureStore(path) for name, path in features.items()}
     found = model.predict(corpus, features={name: store for name, store in opened.items() if len(store)})

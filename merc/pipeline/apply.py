@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun
 from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
 from merc.store import MANIFEST, SEQUENCES, FeatureStore
+
+FACES = ("faces", "speaker", "turns")
+"""Stores that tell who is seen to speak."""
+
+NameSpeakers = Callable[[Corpus, Mapping[str, FeatureStore]], Corpus]
+"""Finds out who speaks, from a corpus and its stores of :data:`FACES`; the same corpus with these speakers."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def apply_pipeline(
     seed: int | None = None,
     stage: str | None = None,
     trainer_options: Sequence[str] = (),
+    speakers: NameSpeakers | None = None,
 ) -> AppliedRun:
     """Apply a finished run of ``merc run`` to a new corpus, which needs no labels.
 
@@ -90,6 +97,9 @@ def apply_pipeline(
         seed: Which of the run's seeds. Default: the first.
         stage: The ``fit`` or ``ensemble`` stage that predicts the emotions. Default: the last.
         trainer_options: Options such as ``--trainer.accelerator=gpu``, for every stage.
+        speakers: Finds out who speaks, and returns the corpus with these speakers. It is called with the corpus and
+            with the stores of faces, of the choice among them and of their turns, as far as the run has them, before
+            the stages that do not lead to these.
 
     Raises:
         PipelineError: The run is not finished, or has a stage that cannot be applied to a new corpus, such as one that
@@ -107,8 +117,12 @@ def apply_pipeline(
             "conversations to replace: expected an `import` stage in its pipeline."
         )
     application = Application(run, corpus, Path(out), seed, tuple(trainer_options))
+    seeing = [] if speakers is None else _leading_to(FACES, needed)
+    order = [*seeing, *(one for one in needed if one not in seeing)]
     with quiet_lightning(quiet=True):
-        for number, one in enumerate(needed, start=1):
+        for number, one in enumerate(order, start=1):
+            if speakers is not None and number == len(seeing) + 1:
+                application.name_speakers(speakers)
             application.apply(one, f"stage {number} of {len(needed)}: {one.name}")
     networks = _networks({stage.name: stage for stage in needed}, target)
     checkpoints = {stage.name: application.checkpoint(stage) for stage in networks}
@@ -120,7 +134,7 @@ def apply_pipeline(
             f"remove {out} and apply the run again."
         )
     return AppliedRun(
-        corpus=corpus,
+        corpus=application.corpus,
         missing=_missing([application.applied[network.name].stage for network in networks], corpus, logits),
         logits=logits,
         stores=stores,
@@ -212,6 +226,15 @@ def _require_new_corpus(stage: Stage, corpora: set[str]) -> None:
             f"Stage {stage.name!r} reads the corpus {found}, in whose place new conversations cannot be put: expected "
             f"--{option} of an `import` stage of the run, such as {{data}}/{CORPUS_FILE}."
         )
+
+
+def _leading_to(kinds: Sequence[str], stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that store one of some kinds, and those that they build on."""
+    names: set[str] = set()
+    for stage in reversed(stages):
+        if stage.name in names or set(stage.outputs) & set(kinds):
+            names |= {stage.name, *references(stage.options)}
+    return [stage for stage in stages if stage.name in names]
 
 
 def _members(stages: Mapping[str, Stage], stage: Stage) -> list[Stage]:
@@ -334,6 +357,25 @@ class Application:
         run.begin()
         stage.kind.apply(run, self)
         run.update_state(finished=True)
+
+    def name_speakers(self, speakers: NameSpeakers) -> None:
+        """Let the stages that follow read a corpus with the speakers that were found.
+
+        Args:
+            speakers: As for :func:`apply_pipeline`.
+        """
+        stores = {kind: run.folder / kind for run in self.runs for kind in FACES if kind in run.stage.outputs}
+        self.corpus = speakers(self.corpus, {kind: FeatureStore(path) for kind, path in stores.items()})
+        for name, run in self.applied.items():
+            if run.stage.kind.brings_corpus(run.stage):
+                basis = [run.fingerprint, content_of(self.corpus)]
+                fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+                named = StageRun(run.stage, self.out / f"{name}-persons", self.seed, fingerprint)
+                if not (named.marked and (named.folder / CORPUS_FILE).is_file()):
+                    named.begin()
+                    run.stage.kind.apply(named, self)
+                    named.update_state(finished=True)
+                self.applied[name] = named
 
     def _planned(self, stage: Stage) -> StageRun:
         folder = self.out / stage.name

@@ -7,6 +7,7 @@ from merc.speaker.choose import NOBODY, SPEAKER_COLUMNS, SpeakerChoice, choose_s
 from merc.speaker.likelihood import LikelihoodScorer, Traces
 from merc.speaker.net import LipSyncNet
 from merc.speaker.opinion import add_opinion, mean_log_odds, score_tracks
+from merc.speaker.persons import LinkedPersons, Person, PersonLinker, SeenFace, SpokenLine
 from merc.speaker.pooled import PooledLipSyncNet
 from merc.speaker.pretrained import PretrainedLips, load_lipsync, save_lipsync, shipped_lipsync
 from merc.speaker.score import SyncScorer, SyncTrial, speaking_threshold
@@ -19,14 +20,19 @@ __all__ = [
     "TURN_COLUMNS",
     "ActiveSpeakerNet",
     "LikelihoodScorer",
+    "LinkedPersons",
     "LipSyncNet",
     "MouthTrack",
+    "Person",
+    "PersonLinker",
     "PooledLipSyncNet",
     "PretrainedLips",
+    "SeenFace",
     "SpeakerChoice",
     "SpeakerScorer",
     "SpeakerTimeline",
     "SpeakingSpan",
+    "SpokenLine",
     "SyncAugmentation",
     "SyncNetwork",
     "SyncScorer",

@@ -17,11 +17,12 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 import merc.annotation.film
-from merc.annotation import Annotation, annotate, as_csv, as_json, as_srt, describe, face_thumbnails
+from merc.annotation import Annotation, LineTurn, annotate, as_csv, as_json, as_srt, describe, face_thumbnails
 from merc.annotation.film import AnnotatedFilm
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
+from merc.corpora.transcripts import Line
 from merc.evaluation import read_predictions
 from merc.labels import LabelSet
 from merc.media import FRAME_RATE, media_notes, probe
@@ -31,6 +32,7 @@ from merc.pipeline.plan import RECORD, FinishedRun
 from merc.pipeline.read import read_pipeline
 from merc.pipeline.stage import PipelineError, Stage
 from merc.speaker import SpeakerChoice, SpeakingSpan, spans_to_rows
+from merc.speech import Transcript
 from merc.store import FeatureStore
 from support.made_media import beeps, write_media
 from support.tiny_clips import HEIGHT, WIDTH, picture, write_clip
@@ -144,11 +146,15 @@ def test_an_ensemble_says_the_mean_of_what_its_members_say(run, tmp_path):
 def test_every_line_has_its_face_emotion_and_modalities(finished):
     told = json.loads((finished / "annotation.json").read_text())
     assert told["emotions"] == EMOTIONS and told["run"]["stage"] == "fusion"
-    assert [line["speaker"] for line in told["lines"]] == ["Anna", "Ben", "unknown", "Anna"]
-    assert "cannot name anybody" in told["notes"][0]
+    names = [line["speaker"] for line in told["lines"]]
+    assert names[:2] + names[3:] == ["Anna", "Ben", "Anna"] and names[2] in ("Anna", "Ben", "person 1")
+    assert names == [line["person"] for line in told["lines"]]
+    assert told["lines"][0]["person_confidence"] == 1.0 and 0 < told["lines"][2]["person_confidence"] <= 1
+    assert told["notes"][0] == "1 of 4 lines have no speaker's name."
     assert "begin after the end of the video, 4.0 s" in told["notes"][1]
-    assert "a run trained on the corpus" in told["notes"][2]
-    assert told["notes"][3:] == [
+    assert "1 lines without a name are by 1 people" in told["notes"][2]
+    assert "a run trained on the corpus" in told["notes"][3]
+    assert told["notes"][4:] == [
         "1 of 4 lines have no audio (no sound in the clip): their emotions are told without.",
         "1 of 4 lines have no speaking face (no video in the clip): their emotions are told without.",
     ]
@@ -285,13 +291,14 @@ def test_a_run_without_turns_and_probabilities_says_so(finished):
 def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_turns):
     lines = describe(with_turns)
     assert (lines[0].face.track, lines[0].face.probability, lines[0].face.activity) == (0, 0.875, 0.25)
-    assert lines[0].turns == [SpeakingSpan(1, 0.2, 1.2, 0.9, 0.4), SpeakingSpan(0, 0.8, 1.4, 0.7, 0.4)]
+    assert lines[0].turns == [LineTurn(1, 0.2, 1.2, 0.9, 0.4), LineTurn(0, 0.8, 1.4, 0.7, 0.4)]
     assert lines[1].turns == [] and lines[1].face.track == 1
-    assert lines[2].face is None and lines[2].turns == [SpeakingSpan(0, 3.0, 3.3, 1.0)]
+    assert lines[2].face is None and lines[2].turns == [LineTurn(0, 3.0, 3.3, 1.0)]
     assert lines[3].turns == [] and lines[3].face is None
     annotation = Annotation(lines, LABELS, [], {})
     told = json.loads(json.dumps(as_json(annotation), allow_nan=False))["lines"]
-    assert told[0]["turns"][1] == {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4}
+    turn = {"track": 0, "start": 0.8, "end": 1.4, "probability": 0.7, "overlap": 0.4, "person": None}
+    assert told[0]["turns"][1] == turn
     rows = list(csv.DictReader(as_csv(annotation).splitlines()))
     assert rows[0]["turns"] == "1 0.20-1.20 90%; 0 0.80-1.40 70%" and rows[1]["turns"] == ""
     assert (rows[0]["face_probability"], rows[0]["activity"], rows[2]["track"]) == ("0.875", "0.25", "")
@@ -364,13 +371,36 @@ def test_the_transcript_is_read_as_the_options_say(run, film, tmp_path):
     (tmp_path / "who.rttm").write_text("SPEAKER talk 1 0.1 1.2 <NA> <NA> Ann <NA> <NA>\n")
     reader, speakers = "merc.corpora.transcripts.tables.read_table", str(tmp_path / "who.rttm")
     options = ["--encoding", "koi8-r", "--speakers", speakers, "--reader", reader, "--film", "false"]
-    options += ["--stage", "teacher"]
+    options += ["--stage", "teacher", "--persons", "false"]
     args = command((film[0], tmp_path / "other.csv"), run, tmp_path / "out", *options)
     assert main([str(arg) for arg in args]) == 0
     told = json.loads((tmp_path / "out/annotation.json").read_text())
     found = [(line["start"], line["end"], line["speaker"], line["text"]) for line in told["lines"]]
     assert found == [(0.0, 1.5, "Ann", "hi"), (1.5, 3.0, "unknown", "Да.")]
     assert any("got theirs from who.rttm" in note for note in told["notes"])
+
+
+class Beeps:
+    """A transcriber without words."""
+
+    def transcribe(self, media, progress=None):
+        return Transcript([Line(0.2, 1.6, ""), Line(1.6, 3.0, "")], notes=["nobody has transcribed it"])
+
+    def provenance(self):
+        return {}
+
+
+def test_without_words_sound_and_face_answer_and_the_text_is_missing(run, film, tmp_path):
+    found = annotate(film[0], None, run, tmp_path, transcriber=Beeps(), film=False)
+    assert [(line.start, line.end, line.text) for line in found.lines] == [(0.2, 1.6, ""), (1.6, 3.0, "")]
+    for line in found.lines:
+        assert line.used == ["audio", "visual"] and line.modalities["text"] == "no words"
+        assert line.emotion is not None and line.face is not None
+    assert "nobody has transcribed it" in found.notes
+    store = FeatureStore(tmp_path / "stages/words/features")
+    assert not len(store) and set(store.missing.values()) == {"no words"}
+    alone = annotate(film[0], None, run, tmp_path / "alone", transcriber=Beeps(), film=False, stage="teacher")
+    assert [line.emotion for line in alone.lines] == [None, None]
 
 
 def test_another_transcript_is_told_anew_and_the_film_is_made_again(done, run, film, tmp_path, capsys):

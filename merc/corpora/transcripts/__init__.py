@@ -13,7 +13,7 @@ from merc.corpora.transcripts.lines import (
     TranscriptSource,
     Word,
 )
-from merc.corpora.transcripts.read import READERS, read_lines, read_transcript, read_turns
+from merc.corpora.transcripts.read import READERS, corpus_of_lines, read_lines, read_transcript, read_turns
 from merc.corpora.transcripts.speaking import SpeakerTurn
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TranscriptOptions",
     "TranscriptSource",
     "Word",
+    "corpus_of_lines",
     "read_lines",
     "read_transcript",
     "read_turns",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,18 +71,47 @@ def read_transcript(
         >>> from merc.labels import MELD
         >>> corpus = read_transcript("talk.vtt", "talk.mp4", labels=MELD)  # doctest: +SKIP
     """
-    path, video, options = Path(path), Path(video), options or TranscriptOptions()
+    path, options = Path(path), options or TranscriptOptions()
     source = TranscriptSource(path, options, duration)
-    lines = read_lines(source)
-    if options.speakers is not None:
-        turns = read_turns(options.speakers, video, duration)
-        lines = name_by_turns(lines, turns, source, Path(options.speakers))
-    lines.sort(key=lambda line: (line.start, line.end))
+    return _corpus(read_lines(source), source, video, labels, f"transcript {path.name}, without labels")
+
+
+def corpus_of_lines(
+    lines: Sequence[Line],
+    video: str | Path,
+    *,
+    labels: LabelSet,
+    protocol: str,
+    notes: Iterable[str] = (),
+    options: TranscriptOptions | None = None,
+    duration: float | None = None,
+) -> Corpus:
+    """The corpus of lines that no file holds, as :func:`read_transcript` makes it; their text may be empty.
+
+    Args:
+        lines: At least one.
+        video: The recording that they belong to.
+        labels: The emotions that are to be predicted for it.
+        protocol: Where the lines are from.
+        notes: Remarks for readers of the results.
+        options: Who speaks when; the others concern files.
+        duration: Length of the recording in seconds.
+
+    Raises:
+        CorpusError: There are no lines.
+    """
+    source = TranscriptSource(Path(video), options or TranscriptOptions(), duration, list(notes))
+    return _corpus(list(lines), source, video, labels, protocol)
+
+
+def _corpus(lines: list[Line], source: TranscriptSource, video: str | Path, labels: LabelSet, protocol: str) -> Corpus:
+    video = Path(video)
+    if source.options.speakers is not None:
+        turns = read_turns(source.options.speakers, video, source.duration)
+        lines = name_by_turns(lines, turns, source, Path(source.options.speakers))
+    lines = sorted(lines, key=lambda line: (line.start, line.end))
     if nameless := sum(line.speaker is None for line in lines):
-        source.notes.append(
-            f"{nameless} of {len(lines)} lines have no speaker's name and count as said by one {UNKNOWN!r}: a face is "
-            "followed within one line only and cannot name anybody."
-        )
+        source.notes.append(f"{nameless} of {len(lines)} lines have no speaker's name.")
     place = str(video.resolve())
     utterances = tuple(
         Utterance(
@@ -96,7 +125,7 @@ def read_transcript(
         for number, line in enumerate(lines, start=1)
     )
     conversation = Conversation(video.stem, utterances, _SPLIT)
-    return Corpus(video.stem, labels, {_SPLIT: [conversation]}, f"transcript {path.name}, without labels", source.notes)
+    return Corpus(video.stem, labels, {_SPLIT: [conversation]}, protocol, source.notes)
 
 
 def read_lines(source: TranscriptSource) -> list[Line]:
