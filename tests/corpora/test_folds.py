@@ -119,4 +119,6 @@ def test_a_pipeline_runs_its_folds_as_seeds_on_features_that_are_made_once(tmp_p
     assert "- Fold 3: fold 3 of 3, part 3 is test" in report
     tables = [(out / f"seed-{seed}/teacher/report/predictions.csv").read_text() for seed in range(3)]
     tested = [line.split(",")[:3] for table in tables for line in table.splitlines()[1:]]
+    assert main(["export", str(out), "--out", str(tmp_path / "model")]) == 0, capsys.readouterr().err
+    assert "the folds of a cross-validation" in (tmp_path / "model/README.md").read_text()
     assert len(tested) == 36 == len(set(map(tuple, tested)))

@@ -1,8 +1,11 @@
 """Scores of a cross-validation."""
 
 import pytest
+import torch
 
-from merc.evaluation import compare_folds
+from merc.conversation import UtteranceKey
+from merc.evaluation import Predictions, PredictionsError, compare_folds, pooled
+from merc.labels import LabelSet
 
 
 def run(protocol, confusion, score):
@@ -32,3 +35,24 @@ def test_a_fold_that_ran_twice_is_one_fold():
 @pytest.mark.parametrize("count", [1, 3])
 def test_seeds_on_the_same_data_are_no_folds(count):
     assert compare_folds({"teacher": [run("test", [[1, 0], [0, 1]], 1.0)] * count}) == ""
+
+
+LABELS = LabelSet("two", ("joy", "anger"))
+
+
+def predictions(rows, first, labels=LABELS):
+    keys = [UtteranceKey("s", "d", str(first + number)) for number in range(len(rows))]
+    return Predictions(labels, keys, torch.zeros(len(rows), dtype=torch.long), torch.tensor(rows))
+
+
+def test_folds_are_pooled_and_runs_of_one_fold_averaged():
+    found = pooled([predictions([[0.9, 0.1]], 0), predictions([[0.2, 0.8]], 1), predictions([[0.5, 0.5]], 0)])
+    assert [key.utterance for key in found.keys] == ["0", "1"]
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.7, 0.3], [0.2, 0.8]]))
+
+
+def test_test_data_that_overlap_in_part_are_no_folds():
+    with pytest.raises(PredictionsError, match="predicted twice"):
+        pooled([predictions([[0.9, 0.1]], 0), predictions([[0.9, 0.1], [0.2, 0.8]], 0)])
+    with pytest.raises(PredictionsError, match="other emotions"):
+        pooled([predictions([[0.9, 0.1]], 0), predictions([[0.2, 0.8]], 1, LabelSet("other", ("sad", "mad")))])
