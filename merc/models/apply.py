@@ -73,7 +73,9 @@ def apply_model(
     for modality, there in found.present.items():
         sources = model.sources(modality)
         lacking = [key for key, here in zip(found.keys, there.tolist(), strict=True) if not here]
-        missing[modality] = {key: _why(key, [opened.get(name) for name in sources]) for key in lacking}
+        missing[modality] = {
+            key: _why(key, [opened.get(name) for name in sources]) if sources else "no words" for key in lacking
+        }
     parts = {
         part: {key: row for key, row in zip(found.keys, rows, strict=True) if bool(row.isfinite().all())}
         for part, rows in found.parts.items()

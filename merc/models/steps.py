@@ -61,6 +61,11 @@ class Question:
     values: dict[str, Values] = field(default_factory=dict)
 
     @property
+    def worded(self) -> Tensor:
+        """``(N,)`` booleans: whether an utterance has words. One without is no text, not an empty one."""
+        return torch.tensor([bool(one.text.strip()) for c in self.conversations for one in c.utterances])
+
+    @property
     def keys(self) -> list[UtteranceKey]:
         """The N utterances."""
         return [key for conversation in self.conversations for key in conversation.keys]
@@ -260,13 +265,14 @@ class Encode(Step):
         return {name: t for name, t in self.state_dict().items() if self.tuned or not name.startswith("encoder.")}
 
     def answer(self, question: Question) -> dict[str, Values]:
-        """The vectors of all utterances, from batches of similar length."""
+        """The vectors of all utterances that have words, from batches of similar length."""
         encoder: Any = self.encoder
         items = encoder.tokenize(question.conversations)
-        rows = torch.zeros(len(items), int(encoder.dim))
-        for batch in token_batches([len(item) for item in items], _TOKENS):
-            rows[batch] = encoder(encoder.collate([items[index] for index in batch])).float()
-        there = torch.ones(len(items), dtype=torch.bool)
+        rows, there = torch.zeros(len(items), int(encoder.dim)), question.worded
+        worded = there.nonzero()[:, 0]
+        for batch in token_batches([len(items[index]) for index in worded], _TOKENS):
+            chosen = worded[batch]
+            rows[chosen] = encoder(encoder.collate([items[index] for index in chosen])).float()
         logits = {} if self.classifier is None else {"logits": Values(self.classifier(rows), there)}
         return {"features": Values(rows, there), **logits}
 
@@ -325,7 +331,7 @@ class Writing(Step):
         utterances = [utterance for c in question.conversations for utterance in c.utterances]
         rows = torch.tensor([measure_writing(utterance.text) for utterance in utterances])
         if self.behind is None:
-            return {"features": Values(rows, torch.ones(len(rows), dtype=torch.bool))}
+            return {"features": Values(rows * question.worded[:, None], question.worded)}
         first, present = question.values[self.behind]
         return {"features": Values(torch.cat([first, rows], dim=1) * present[:, None], present)}
 

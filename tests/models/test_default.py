@@ -115,6 +115,18 @@ def test_a_face_counts_a_fifth_and_only_where_it_is_seen(default, tmp_path):
 
 
 @needs_minilm
+def test_a_line_without_words_has_no_text(default, tmp_path):
+    talk = [("Ann", " "), ("Ann", ""), ("Ben", "I am so sorry.")]
+    seen = [[0.01, 0.01, 0.01, 0.9, 0.01, 0.01, 0.05]]
+    found = default.predict(talk, features={"face": faces_store(tmp_path / "face", seen)})
+    assert [len(used) for used in found.used] == [1, 0, 1] and found.used[2] == ("text",)
+    assert found.parts["text"][:2].isnan().all() and found.label[0] == "joy"
+    torch.testing.assert_close(found.probabilities[0], found.parts["face"][0])
+    alone = default.predict(talk[2:])
+    torch.testing.assert_close(found.probabilities[2], alone.probabilities[0], rtol=0, atol=0.1)
+
+
+@needs_minilm
 def test_default_is_a_model_like_others(default, tmp_path):
     default.save_pretrained(tmp_path / "copy")
     copy = load(tmp_path / "copy")
