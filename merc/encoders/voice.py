@@ -186,12 +186,10 @@ class XVectorEncoder(nn.Module):
         self.dim = int(self.network.config.xvector_output_dim)
         config = self.network.config
         kernels, dilations = config.tdnn_kernel, config.tdnn_dilation
-        frames = 1 + sum((kernel - 1) * dilation for kernel, dilation in zip(kernels, dilations, strict=True))
-        for kernel, stride in zip(
-            self.network.config.conv_kernel[::-1], self.network.config.conv_stride[::-1], strict=True
-        ):
+        frames = 2 + sum((kernel - 1) * dilation for kernel, dilation in zip(kernels, dilations, strict=True))
+        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
             frames = (frames - 1) * stride + kernel
-        self.shortest = frames + int(config.conv_stride[0])
+        self.shortest = frames  # two vectors over time, as their deviation is taken
         self.eval()
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ _VISIBLE = statistics.NormalDist().inv_cdf(1 - ALPHA / 2) + statistics.NormalDis
 """How many standard errors a difference must have to be found with this probability."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """A part of the labelled utterances.
 

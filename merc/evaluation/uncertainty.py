@@ -96,7 +96,7 @@ class Threshold(NamedTuple):
     risk: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conformal:
     """Sets of emotions that contain the true one with a given probability, chosen on one split, checked on another.
 

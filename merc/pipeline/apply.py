@@ -29,7 +29,7 @@ NameSpeakers = Callable[[Corpus, Mapping[str, FeatureStore]], Corpus]
 """Finds out who speaks, from a corpus and its stores of :data:`FACES`; the same corpus with these speakers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AppliedRun:
     """The stores that a finished run makes of a new corpus.
 

@@ -153,7 +153,7 @@ class PersonLinker:
         return total.clamp(-self.face_limit, self.face_limit)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Pairs:
     """Sums of evidence between rows and groups: of voices and faces with weights, of links, and what is refused.
 

@@ -128,6 +128,7 @@ def test_real_voices_are_more_alike_within_a_person():
     except ModuleNotFoundError as error:
         pytest.skip(str(error))
     people = json.loads((FACES / "people.json").read_text())
+    people.pop("grid/s1_aa00.mpg", None)  # a clip of a newscast, not of GRID
     files = [file for who in ("grid-s1", "grid-s2", "grid-s29") for file in people if people[file] == who]
     files = [file for number, file in enumerate(files) if sum(people[f] == people[file] for f in files[:number]) < 3]
     voices = encoder(SoundBatch.pad(KEYS, [read_sound(Clip(str(FACES / file))) for file in files]))

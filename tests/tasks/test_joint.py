@@ -109,7 +109,8 @@ def by_hand(task, batch, dis=0.3):
         total = total + dis * distilled(logits, batch, batch.present["teacher"])
     inputs = ConversationBatch(features, batch.present, batch.label, batch.speaker, batch.position, batch.ptr)
     out = task.fusion.head(inputs)
-    total = total + sum(task.fusion.loss(out.logits, batch.label, out.embeddings).values())
+    members = [sum(task.fusion.loss(vote, batch.label, out.embeddings).values()) for vote in out.votes]
+    total = total + torch.stack(members).mean()
     aux = []
     for name, logits in out.aux_logits.items():
         rows = batch.present[name] & (batch.label >= 0)
