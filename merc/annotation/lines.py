@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpeakingFace:
-    """The speaking face of a line. A track belongs to one line only and does not identify a person.
+    """The speaking face of a line. A track belongs to one line; ``person`` says whose it is.
 
     Args:
         track: Its track among the faces of the line.
