@@ -254,6 +254,7 @@ def pooled(folds: Sequence[Predictions]) -> Predictions:
         [key for part in parts for key in part.keys],
         torch.cat([part.gold for part in parts]),
         torch.cat([part.probabilities for part in parts]),
+        lines=[line for part in parts for line in part.lines] if all(part.lines for part in parts) else (),
     )
 
 

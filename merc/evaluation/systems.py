@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from merc.conversation import CorpusError, UtteranceKey
+from merc.evaluation.comparison import pooled
 from merc.evaluation.ensembles import metrics_of, names_of, report_of
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions
 from merc.evaluation.report import METRICS
@@ -38,7 +39,7 @@ _SPLITS = {"dev": "val", "valid": "val", "validation": "val"}
 
 @dataclass(frozen=True)
 class System:
-    """A system that was tested, once or with several seeds.
+    """A system that was tested, once or with several seeds. The folds of a cross-validation are one run.
 
     Args:
         name: How tables name it.
@@ -162,10 +163,22 @@ def _is_ours(path: Path) -> bool:
 def _read_own(name: str, tables: Sequence[Path]) -> System:
     infos = [metrics_of(t.parent)["info"] if (t.parent / METRICS).is_file() else {} for t in tables]
     about = [{key: str(info[key]) for key in ("corpus", "split", "protocol") if key in info} for info in infos]
-    if differing := [table for table, this in zip(tables, about, strict=True) if this != about[0]]:
+    data = [{key: value for key, value in this.items() if key != "protocol"} for this in about]
+    if differing := [table for table, this in zip(tables, data, strict=True) if this != data[0]]:
         raise PredictionsError(f"The runs of {name} were tested on different data: {tables[0]} and {differing[0]}.")
-    seeds = [info.get("seed") for info in infos]
-    return System(name, [read_predictions(table) for table in tables], seeds, about[0])
+    runs, seeds = [read_predictions(table) for table in tables], [info.get("seed") for info in infos]
+    folds: dict[str, list[int]] = {}
+    for index, this in enumerate(about):
+        folds.setdefault(this.get("protocol", ""), []).append(index)
+    if len(folds) == 1:
+        return System(name, runs, seeds, about[0])
+    if len({len(members) for members in folds.values()}) > 1:
+        times = ", ".join(f"{len(members)} times {protocol}" for protocol, members in folds.items())
+        raise PredictionsError(f"The folds of {name} ran a different number of times: {times}.")
+    rounds = list(zip(*folds.values(), strict=True))
+    together = [pooled([runs[index] for index in members]) for members in rounds]
+    info = {**data[0], "protocol": "; ".join(sorted(folds))}
+    return System(name, together, [seeds[members[0]] for members in rounds], info)
 
 
 def _read_others(name: str, files: Sequence[Path], reference: Predictions | None, labels: Sequence[str]) -> System:

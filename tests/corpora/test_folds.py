@@ -1,11 +1,15 @@
 """Folds of a cross-validation: everyone is test once, nobody is in two splits, stores serve all folds."""
 
+import shutil
+
 import pytest
 import yaml
 
 from merc.cli import main
 from merc.conversation import Conversation, Corpus, CorpusError, Utterance
 from merc.corpora import read_folds
+from merc.evaluation import PredictionsError
+from merc.evaluation.systems import read_systems
 from merc.labels import LabelSet
 from merc.store import FeatureStore
 
@@ -121,4 +125,10 @@ def test_a_pipeline_runs_its_folds_as_seeds_on_features_that_are_made_once(tmp_p
     tested = [line.split(",")[:3] for table in tables for line in table.splitlines()[1:]]
     assert main(["export", str(out), "--out", str(tmp_path / "model")]) == 0, capsys.readouterr().err
     assert "the folds of a cross-validation" in (tmp_path / "model/README.md").read_text()
+    [system] = read_systems([out]).values()
+    assert len(system.runs) == 1 and len(system.runs[0].keys) == 36 and "fold 3 of 3" in system.info["protocol"]
+    shutil.copytree(out / "seed-0/teacher/report", tmp_path / "again")
+    two = [out / "seed-0/teacher", out / "seed-1/teacher", tmp_path / "again"]
+    with pytest.raises(PredictionsError, match="ran a different number of times"):
+        read_systems([f"x={source}" for source in two])
     assert len(tested) == 36 == len(set(map(tuple, tested)))
