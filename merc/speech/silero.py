@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merc.media.rates import SAMPLE_RATE
+from merc.weights import packaged
 
 CHUNK = 512
 """Samples of one decision, 32 ms."""
@@ -66,8 +64,7 @@ def load_silero() -> SileroNet:
     Raises:
         ModuleNotFoundError: The package silero-vad is not installed.
     """
-    spec = find_spec("silero_vad")
-    file = None if spec is None or spec.origin is None else Path(spec.origin).parent / _FILE
+    file = packaged("silero_vad", _FILE)
     if file is None or not file.is_file():
         raise ModuleNotFoundError(
             f"The voice detector needs the weights of silero-vad 6 ({_FILE}): pip install --no-deps silero-vad==6.2.3."

@@ -12,7 +12,6 @@ pytest.importorskip("torchaudio", reason="mel bands need torchaudio: pip install
 
 from merc.conversation import Clip, UtteranceKey
 from merc.encoders import SoundBatch, VoiceEncoder, XVectorEncoder
-from merc.encoders import voice as voice_module
 
 FACES = Path(__file__).parents[3] / "shared/data/faces"
 KEYS = [UtteranceKey("test", "film", str(number)) for number in range(9)]
@@ -105,7 +104,7 @@ def test_other_weights_are_refused_and_missing_ones_named(tmp_path, monkeypatch)
     torch.save({"model_state": {"linear.bias": torch.zeros(256)}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="expected weights of Resemblyzer"):
         VoiceEncoder(tmp_path / "other.pt")
-    monkeypatch.setattr(voice_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps resemblyzer"):
         VoiceEncoder()
 

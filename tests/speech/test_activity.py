@@ -13,9 +13,9 @@ pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[me
 from merc.conversation import Clip
 from merc.media import SAMPLE_RATE, MediaError, read_sound
 from merc.speech import Transcriber, VoiceActivity, load_silero
-from merc.speech import silero as silero_module
 from merc.speech.activity import _judged
 from merc.speech.silero import CHUNK, CONTEXT, STEP
+from merc.weights import packaged
 from support.made_media import write_media
 
 CLIPS = Path(__file__).parents[3] / "shared/data/clips"
@@ -56,7 +56,7 @@ def test_the_network_says_what_it_says_step_by_step_and_nearly_what_the_publishe
     sound = read_sound(clip)
     found = torch.cat([probabilities for probabilities, _ in _judged(network, clip)])
     torch.testing.assert_close(found, step_by_step(network, sound), atol=1e-5, rtol=0)
-    file = Path(silero_module.find_spec("silero_vad").origin).parent / "data/silero_vad.jit"
+    file = packaged("silero_vad", "data/silero_vad.jit")
     published = torch.jit.load(str(file))  # other weights of the same network, which may run code
     other = [published(chunk[None], SAMPLE_RATE).item() for chunk in sound.split(CHUNK)[:-1]]
     agree = (torch.tensor(other) > 0.5) == (found[: len(other)] > 0.5)
@@ -93,7 +93,7 @@ def test_a_film_without_sound_is_refused(tmp_path):
 
 
 def test_without_the_weights_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(silero_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps silero-vad"):
         load_silero()
 
