@@ -276,7 +276,7 @@ def _use_threads(threads: int) -> None:
 
 
 def _annotate_group(group: tuple[str, list[Recording]], how: _How) -> list[Outcome]:
-    """Annotate some recordings together; what only some of them cannot do is told of these."""
+    """Annotate some recordings in one pass, and record a failure for the recordings that it concerns."""
     name, recordings = group
     outcomes: dict[str, Outcome] = {}
     read: dict[str, ReadFilm] = {}

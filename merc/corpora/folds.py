@@ -1,4 +1,4 @@
-"""Cross-validation: an imported corpus, split anew for each fold; utterances keep their keys, so stores serve all."""
+"""Cross-validation: re-splits an imported corpus for each fold. Utterances keep their keys, so one store serves all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_folds(
     validation: float = 0.1,
     seed: int = 0,
 ) -> Corpus:
-    """Split an imported corpus anew, for one fold of a cross-validation.
+    """Re-split an imported corpus for one fold of a cross-validation.
 
     The splits of the corpus are given up: every conversation is test in one fold. Features are those of the corpus
     itself, because utterances keep their keys: they are extracted once for all folds. A pipeline gives ``"{seed}"`` as

@@ -35,7 +35,7 @@ class AppliedRun:
 
     Args:
         corpus: The corpus.
-        missing: By modality that the emotions are told from, the utterances that lack it, each with the reason.
+        missing: By input modality, the utterances that lack it, each with the reason.
         logits: The predictions.
         stores: Every store that was written, by its stage and what it holds: ``faces/faces``, ``fusion/logits``.
         run: What was applied, in plain values: folder, seed, stage, and its checkpoint, or those of the members of an
