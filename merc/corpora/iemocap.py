@@ -169,14 +169,16 @@ def read_iemocap(
     merge: Literal["six", "excited-as-happy", "excited-dropped"] = "six",
     validation: Literal["usual"] | float | Sequence[str] = "usual",
     seed: int = 0,
+    faces: Literal["half", "whole"] = "half",
 ) -> Corpus:
     """Read IEMOCAP (Busso et al. 2008) from the folders of its release.
 
     Every transcribed turn is an utterance; those whose label is outside the set (``xxx``, ``sur``,
     ``fea``, ``dis``, ``oth``) or that were not rated stay as context without a label. The partition is
     the session, so that features serve every fold. Sound is that of the sentences' own files; the picture is
-    the span of the dialogue's video (``dialog/avi/DivX``, where it is there), and of its frame the half in
-    which the speaker sits (:func:`speaker_half`).
+    the span of the dialogue's video (``dialog/avi/DivX``, where it is there). Of its frame it is the half in which the
+    speaker sits (:func:`speaker_half`), so that the one face that is there is the speaker's; or the whole of it, with
+    both actors, so that somebody has to find out who speaks.
 
     Args:
         root: Folder with ``Session1`` to ``Session5``, or the one above it.
@@ -185,6 +187,7 @@ def read_iemocap(
         merge: Six emotions, or four with excited merged into happy or dropped.
         validation: The usual dialogues, a fraction of those that are not test, or dialogue ids.
         seed: Decides drawn validation dialogues.
+        faces: Show the ``half`` of the frame in which the annotation says that the speaker sits, or the ``whole``.
 
     Returns:
         The corpus; times are seconds of the dialogue. Its notes list the lines that do not parse, what
@@ -193,11 +196,13 @@ def read_iemocap(
     Raises:
         FileNotFoundError: There is no such folder.
         CorpusError: A session or an EmoEvaluation file is missing, or a label is unknown.
-        ValueError: Protocol, fold, merge or validation is not one of those.
+        ValueError: Protocol, fold, merge, validation or faces is not one of those.
     """
+    if faces not in ("half", "whole"):
+        raise ValueError(f"Unknown faces {faces!r}: expected half (of the frame, where the speaker sits) or whole.")
     rule = merge_rule(merge)
     folder = find_iemocap(root)
-    reading = _Reading(rule)
+    reading = _Reading(rule, whole=faces == "whole")
     conversations: list[tuple[int, Conversation]] = []
     for session in SESSIONS:
         for path in _texts(folder / f"Session{session}/dialog/transcriptions"):
@@ -248,8 +253,9 @@ def _texts(folder: Path) -> list[Path]:
 class _Reading:
     """Reads dialogue after dialogue and remembers what a reader of results must know."""
 
-    def __init__(self, rule: MergeRule) -> None:
+    def __init__(self, rule: MergeRule, whole: bool) -> None:
         self.rule = rule
+        self.whole = whole
         self.codes: Counter[str] = Counter()
         self.unparsed: list[str] = []
         self.silent = 0
@@ -280,6 +286,7 @@ class _Reading:
             seen = path is not None and end > start
             self.unseen += not seen
             self.utterances += 1
+            region = None if self.whole else _HALVES[speaker_half(utterance_id)]
             utterances.append(
                 Utterance(
                     id=utterance_id,
@@ -289,7 +296,7 @@ class _Reading:
                     end=end,
                     label=self.rule.apply(label),
                     media=str(sound.resolve()) if sound.is_file() else None,
-                    video=Clip(path, start, end, _HALVES[speaker_half(utterance_id)]) if path and seen else None,
+                    video=Clip(path, start, end, region) if path and seen else None,
                 )
             )
         return Conversation(name, tuple(utterances), f"session{session}") if utterances else None
@@ -341,6 +348,13 @@ class _Reading:
             notes.append(f"{self.untranscribed} rated utterances have no transcript; their text is empty.")
         if self.silent:
             notes.append(f"{self.silent} of {self.utterances} utterances have no file in sentences/wav.")
+        if self.unseen < self.utterances:
+            notes.append(
+                "Frames are whole: both actors are in them."
+                if self.whole
+                else "Of frames, the half is shown in which "
+                "the annotation says that the speaker sits: whoever is found there is the speaker."
+            )
         if self.unseen:
             notes.append(f"{self.unseen} of {self.utterances} utterances have no video in dialog/avi/DivX.")
         return notes

@@ -17,7 +17,7 @@ from merc.conversation import UtteranceKey
 from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import markdown_table
 from merc.labels import IGNORE_INDEX
 
 _SUMMARY = ("weighted_f1", "macro_f1", "accuracy")
@@ -79,14 +79,18 @@ class Comparison:
             ]
         return [*columns, ("Accuracy", [row.cell("accuracy") for row in self.rows])]
 
-    def markdown(self) -> str:
-        """The comparison as a Markdown table: all scores and classes in percent, with deviations."""
+    def texts(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: all scores and classes in percent, with deviations."""
         columns = [*self._columns(), ("Macro F1", [row.cell("macro_f1") for row in self.rows])]
         if any(_VAL in row.mean for row in self.rows):
             val = ("Weighted F1 on val", [row.cell(_VAL) if _VAL in row.mean else "" for row in self.rows])
             columns.insert(3, val)
         columns += [(name.capitalize(), [row.cell(_CLASS + name) for row in self.rows]) for name in self.classes]
-        return markdown_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
+        return [name for name, _ in columns], [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+
+    def markdown(self) -> str:
+        """The comparison as a Markdown table."""
+        return markdown_table(*self.texts())
 
     def table(self, title: str = "", *, per_class: bool = True) -> Table:
         """The comparison for the terminal, in percent.

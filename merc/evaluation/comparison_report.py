@@ -13,7 +13,7 @@ from rich.table import Table
 
 from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, RunsTest
 from merc.evaluation.plots import bars_figure, interval_figure, svg
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import html_page, html_table, latex_table, markdown_table
 from merc.files import write_aside, write_json
 
 _Rows = tuple[list[str], list[list[str]]]
@@ -228,69 +228,21 @@ def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in dict.fromkeys(lines))
 
 
-_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": "$\\pm$",
-    "<": "$<$",
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-}
-
-
 def latex(found: HeadToHead) -> str:
     """Scores and pairs as LaTeX tables, which need the package ``booktabs``."""
-    parts = [f"% {_title(found)}. {found.power_statement()}"]
-    for title, (header, rows), text in _tables(found)[:3]:
-        parts.append(
-            "\n".join(
-                [
-                    "\\begin{table}",
-                    "\\centering",
-                    f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-                    "\\toprule",
-                    *(_latex_line(header), "\\midrule"),
-                    *(_latex_line(row) for row in rows),
-                    "\\bottomrule",
-                    "\\end{tabular}",
-                    f"\\caption{{{_latex(title)}. {_latex(text)}}}",
-                    "\\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex(text: str) -> str:
-    return "".join(_SPECIAL.get(character, character) for character in text)
-
-
-def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex, cells)) + r" \\"
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
-p.note { color: #555; font-size: 13px; }
-"""
+    tables = [latex_table(header, rows, f"{title}. {text}") for title, (header, rows), text in _tables(found)[:3]]
+    return "\n\n".join([f"% {_title(found)}. {found.power_statement()}", *tables]) + "\n"
 
 
 def html(found: HeadToHead) -> str:
     """The whole comparison as one HTML page, which loads nothing."""
     plots = _plots(found)
-    body = [f"<h1>{escape(_title(found))}</h1>", f"<p>{escape(_summary(found))}</p>"]
+    body = [f"<p>{escape(_summary(found))}</p>"]
     for title, (header, rows), text in _tables(found):
-        body += [f"<h2>{escape(title)}</h2>", *plots.get(title, []), _html_table(header, rows)]
+        body += [f"<h2>{escape(title)}</h2>", *plots.get(title, []), html_table(header, rows)]
         body.append(f'<p class="note">{escape(text)}</p>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(found.notes))
-    body.append(f"<h2>Notes</h2><ul>{notes}</ul>")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(_title(found))}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
-    )
+    return html_page(_title(found), [*body, f"<h2>Notes</h2><ul>{notes}</ul>"])
 
 
 def _plots(found: HeadToHead) -> dict[str, list[str]]:
@@ -311,9 +263,3 @@ def _plots(found: HeadToHead) -> dict[str, list[str]]:
         ],
     }
     return {title: [svg(figure) for figure in figures] for title, figures in drawn.items()}
-
-
-def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table></div>'

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from merc.evaluation.metrics import weighted_f1
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import markdown_table
 
 
 def compare_folds(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -114,6 +114,22 @@ def bars_figure(columns: Sequence[str], bars: Mapping[str, Sequence[Sequence[flo
     return figure
 
 
+def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str) -> Figure:
+    """Draw curves in one pair of axes.
+
+    Args:
+        curves: Points by the name of the curve.
+        across: What the first coordinate is.
+        up: What the second is.
+    """
+    figure, axes = empty_figure(7.5, 3.4)
+    for name, points in curves.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], ".-", label=name, markersize=4)
+    axes.set(xlabel=across, ylabel=up)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def uncertainty_figure(
     diagrams: Sequence[Sequence[tuple[float, float, int]]], coverage: Sequence[float], risk: Sequence[float]
 ) -> Figure:

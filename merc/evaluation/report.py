@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from merc.evaluation.ledger import Opening, describe_ledger
 from merc.evaluation.metrics import class_scores, confusion_matrix, weighted_f1
 from merc.evaluation.plots import confusion_figure, uncertainty_figure
 from merc.evaluation.predictions import Predictions
+from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import (
     Calibration,
     abstain_at_risk,
@@ -255,12 +256,6 @@ def _plain(info: ReportInfo) -> dict[str, Any]:
     }
     plain["missing"] = {name: dict(Counter(missing.values())) for name, missing in info.missing.items()}
     return plain
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, with the first column left-aligned and the others right-aligned."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:

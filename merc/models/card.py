@@ -12,7 +12,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 import merc
 from merc.conversation import Corpus
 from merc.evaluation import Predictions, ensemble, pooled, read_predictions
-from merc.evaluation.report import METRICS, REPORT, markdown_table
+from merc.evaluation.report import METRICS, REPORT
+from merc.evaluation.tables import markdown_table
 from merc.labels import IGNORE_INDEX
 from merc.models.notes import word_profile
 

@@ -24,7 +24,7 @@ from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.ledger import LEDGER
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import markdown_table
 from merc.files import write_json, write_text
 from merc.pipeline.ablation import (
     Ablation,

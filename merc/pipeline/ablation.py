@@ -52,6 +52,7 @@ class Ablation:
         changes: Options as on the command line, by the stage of the pipeline that they change.
         instead: Other changes, for pipelines whose first import is another corpus than those of the paper: by the name
             of the import, for example ``simulated``.
+        needs: Options that the first import must have for the row to measure anything, by the name of the import.
         modalities: By stage, the modalities that its fusion keeps, as ``model.modalities``.
         stage: The stage whose score is that of the row, if it is not the one that the full model is judged by: the
             score of a single modality is that of its student.
@@ -64,13 +65,27 @@ class Ablation:
     system: str | None = None
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     instead: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    needs: dict[str, dict[str, Any]] = field(default_factory=dict)
     modalities: dict[str, list[str]] = field(default_factory=dict)
     stage: str | None = None
 
     def changes_of(self, pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-        """The changes that are meant for a pipeline, by the corpus that it imports."""
-        corpus = next((stage.config for stage in pipeline.stages if stage.command == "import"), "")
-        return self.instead.get(str(corpus), self.changes)
+        """The changes that are meant for a pipeline, by the corpus that it imports.
+
+        Raises:
+            PipelineError: The pipeline imports the corpus with other options than the row needs.
+        """
+        source = next((stage for stage in pipeline.stages if stage.command == "import"), None)
+        if source is None:
+            return self.changes
+        for option, value in self.needs.get(str(source.config), {}).items():
+            if source.options.get(option) != value:
+                found = source.options.get(option, "its default")
+                raise PipelineError(
+                    f"it measures nothing unless {source.name} imports {source.config} with {option}: {value}; found "
+                    f"{option}: {found}"
+                )
+        return self.instead.get(str(source.config), self.changes)
 
 
 def shipped_tables() -> dict[str, Path]:

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from merc.evaluation import compare_folds, compare_seeds
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
+from merc.evaluation.published import paper_latex, paper_markdown
+from merc.evaluation.run_page import SeedRun, write_run_page
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
@@ -172,27 +174,35 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     if not metrics:
         console.print(f"Results: {out}", markup=False)
         return out
-    comparison = compare_seeds(metrics, _optimum(runs))
-    info = metrics[tested[0].stage.name][0]["info"]
+    optimum, ledger = _optimum(runs), read_ledger(out)
+    comparison = compare_seeds(metrics, optimum)
+    of_first = metrics[tested[0].stage.name]
+    info, tests = of_first[0]["info"], {found["info"]["protocol"]: found for found in of_first}  # one for each fold
+    support = {name: sum(found[f"support/{name}"] for found in tests.values()) for name in of_first[0]["classes"]}
     seeds = sorted({run.seed for run in tested})
     lines = [
         f"# {info['corpus']}: every stage on the {info['split']} split",
         f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`, and "
-        f"is tested after that. {describe_ledger(read_ledger(out)).capitalize()} ({LEDGER}).",
+        f"is tested after that. {describe_ledger(ledger).capitalize()} ({LEDGER}).",
         comparison.markdown(),
-        *filter(None, [compare_folds(metrics)]),
+        *filter(None, [compare_folds(metrics), paper_markdown(comparison, info["corpus"], support)]),
         "Reports of single stages:",
         "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
     ]
     write_json(out / "summary.json", {name: list(found) for name, found in metrics.items()})
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
+    write_text(out / "report.tex", paper_latex(comparison, info["corpus"], support))
+    stages: dict[str, list[SeedRun]] = {}
+    for run in tested:
+        stages.setdefault(run.stage.name, []).append(SeedRun(run.folder, run.seed))
+    write_run_page(out / "report.html", lines[0].removeprefix("# "), stages, ledger=ledger, optimum=optimum)
     title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
     table = comparison.table(title)
     unlimited = console.options.update(width=999)
     if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
         table = comparison.table(title, per_class=False)
     console.print(table)
-    console.print(f"Report: {out / 'report.md'}", markup=False)
+    console.print(f"Report: {out / 'report.md'}, .html, .tex", markup=False)
     return out / "report.md"
 
 

@@ -70,6 +70,18 @@ def test_an_utterance_is_seen_in_its_half_of_the_dialogue_and_heard_in_its_own_f
     assert any(note.startswith(f"{unseen} of") and "no video" in note for note in corpus.notes)
 
 
+def test_whole_frames_show_both_actors(tmp_path):
+    film = make_iemocap(tmp_path) / "Session1/dialog/avi/DivX/Ses01F_impro01.avi"
+    film.parent.mkdir(parents=True)
+    film.touch()
+    for faces, seen, told in (("whole", {None}, "both actors"), ("half", {(0, 0, 0.5, 1), (0.5, 0, 1, 1)}, "the half")):
+        corpus = read_iemocap(tmp_path, faces=faces)
+        assert {u.picture.region for u in find(corpus, "Ses01F_impro01").utterances if u.picture} == seen
+        assert any(told in note for note in corpus.notes)
+    with pytest.raises(ValueError, match="Unknown faces 'left': expected half"):
+        read_iemocap(tmp_path, faces="left")
+
+
 @pytest.mark.parametrize(
     ("merge", "labels", "counts"),
     [

@@ -1,0 +1,276 @@
+"""``report.html``: everything that a run found out, on one page that loads nothing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from merc.evaluation.comparison import compare_seeds, ensemble
+from merc.evaluation.draws import drawn_counts
+from merc.evaluation.folds import compare_folds
+from merc.evaluation.ledger import Opening, describe_ledger
+from merc.evaluation.metrics import weighted_f1
+from merc.evaluation.plots import (
+    bars_figure,
+    confusion_figure,
+    curves_figure,
+    interval_figure,
+    svg,
+    uncertainty_figure,
+)
+from merc.evaluation.predictions import Predictions, read_predictions
+from merc.evaluation.report import METRICS, REPORT
+from merc.evaluation.tables import html_page, html_table
+from merc.evaluation.uncertainty import abstention
+from merc.files import write_text
+from merc.labels import IGNORE_INDEX
+
+_SAMPLES = 2000
+_WORST = 15
+"""Errors that are listed."""
+
+_STYLE = """
+details { margin: 1em 0; } summary { cursor: pointer; font-size: 1.2em; font-weight: 600; }
+td.words { text-align: left; white-space: normal; min-width: 18em; }
+"""
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One training of a stage, and what its test left.
+
+    Args:
+        folder: The folder of the stage, which has its logs and its report.
+        seed: The seed.
+    """
+
+    folder: Path
+    seed: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        content: dict[str, Any] = json.loads((self.folder / REPORT / METRICS).read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def predictions(self) -> Predictions:
+        """What it predicted for the test split."""
+        return read_predictions(self.folder / REPORT)
+
+
+def write_run_page(
+    file: str | Path,
+    title: str,
+    stages: Mapping[str, Sequence[SeedRun]],
+    *,
+    ledger: Sequence[Opening] = (),
+    optimum: Mapping[str, float] | None = None,
+) -> None:
+    """Write the page of a run.
+
+    Args:
+        file: ``report.html``.
+        title: Of the page.
+        stages: By stage, its trainings.
+        ledger: Every reading of the test split.
+        optimum: By stage, the best weighted F1 that any model can reach, in percent, if it is known.
+
+    Raises:
+        ValueError: No stage was tested, or their classes differ.
+        PredictionsError: Predictions cannot be read.
+        OSError: The page cannot be written.
+    """
+    metrics = {name: [run.metrics for run in runs] for name, runs in stages.items()}
+    predictions = {name: [run.predictions for run in runs] for name, runs in stages.items()}
+    body = [*_overview(metrics, predictions, optimum or {})]
+    for number, name in enumerate(reversed(list(stages))):  # the last stage is what the run is for
+        opened = " open" if number == 0 else ""
+        content = "\n".join(_stage(stages[name], metrics[name], predictions[name]))
+        body.append(f"<details{opened}><summary>{escape(name)}</summary>\n{content}\n</details>")
+    body += [*_ledger(ledger), *_provenance(metrics)]
+    write_text(Path(file), html_page(title, body, _STYLE))
+
+
+def _overview(
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    predictions: Mapping[str, Sequence[Predictions]],
+    optimum: Mapping[str, float],
+) -> Iterator[str]:
+    comparison = compare_seeds(metrics, optimum)
+    header, rows = comparison.texts()
+    rows_of = [(row.name, row.mean["weighted_f1"], score_interval(predictions[row.name])) for row in comparison.rows]
+    yield "<h2>Scores</h2>"
+    yield svg(interval_figure(rows_of, "weighted F1, percent, with 95 % intervals over dialogues and runs"))
+    yield html_table(header, rows)
+    yield '<p class="note">In percent, mean ± standard deviation over the runs.</p>'
+    if folds := compare_folds(metrics):
+        yield f"<pre>{escape(folds)}</pre>"
+
+
+def score_interval(runs: Sequence[Predictions], seed: int = 0) -> tuple[float, float]:
+    """A 95 % interval of the mean weighted F1 of some runs, by a bootstrap over dialogues and runs.
+
+    Args:
+        runs: Of one system. Those that predict the same dialogues get the same draws of them.
+        seed: Of the draws.
+
+    Returns:
+        Its ends, in percent.
+    """
+    scores = torch.stack([_drawn_scores(run, np.random.default_rng(seed)) for run in runs], 1)
+    chosen = drawn_counts(np.random.default_rng(seed + 1), len(runs), _SAMPLES)
+    low, high = (100 * (scores * chosen).sum(1) / len(runs)).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return low, high
+
+
+def _drawn_scores(run: Predictions, generator: np.random.Generator) -> Tensor:
+    """The weighted F1 of as many draws of the dialogues."""
+    dialogues: dict[tuple[str, str], int] = {}
+    rows = torch.tensor([dialogues.setdefault((key[0], key[1]), len(dialogues)) for key in run.keys])
+    classes = len(run.labels)
+    scored = run.gold != IGNORE_INDEX
+    cell = rows[scored] * classes**2 + run.gold[scored] * classes + run.predicted[scored]
+    tables = torch.bincount(cell, minlength=len(dialogues) * classes**2).view(len(dialogues), -1).double()
+    drawn = drawn_counts(generator, len(dialogues), _SAMPLES) @ tables
+    return weighted_f1(drawn.view(_SAMPLES, classes, classes))
+
+
+def _stage(
+    runs: Sequence[SeedRun], metrics: Sequence[Mapping[str, Any]], predictions: Sequence[Predictions]
+) -> Iterator[str]:
+    labels = predictions[0].labels
+    names = list(labels.report_order)
+    yield f"<p>{escape(str(metrics[0]['info']['model']))}</p>"
+    yield "<h3>Emotions</h3>"
+    bars = {"F1": [[100 * found[f"f1/{name}"] for found in metrics] for name in names]}
+    yield svg(bars_figure(names, bars, "F1, percent; a point for every run"))
+    yield "<h3>Confusion over all runs</h3>"
+    confusion = torch.stack([run.confusion for run in predictions]).sum(0).long()
+    yield svg(confusion_figure(confusion, labels, f"{len(runs)} runs" if len(runs) > 1 else ""))
+    if all("uncertainty" in found for found in metrics):
+        yield "<h3>Probabilities</h3>"
+        yield from _uncertainty(metrics, predictions)
+    if lost := [found["without"] for found in metrics if found.get("without")]:
+        yield "<h3>Without a modality</h3>"
+        curves = {
+            name: [(100 * float(share), 100 * statistics.fmean(of[name][share] for of in lost)) for share in of_first]
+            for name, of_first in lost[0].items()
+        }
+        yield svg(curves_figure(curves, "utterances that lose it, percent", "weighted F1, percent"))
+    curves = {}
+    for run in runs:
+        for tag, points in learning_curves(run.folder).items():
+            curves[f"{tag}, seed {run.seed}" if len(runs) > 1 else tag] = points
+    if curves:
+        yield "<h3>Learning</h3>"
+        yield svg(curves_figure(curves, "step", "weighted F1 on val"))
+    yield from _errors(predictions)
+    links = ", ".join(f"seed {run.seed}: {escape(str(run.folder / REPORT))}" for run in runs)
+    yield f'<p class="note">All numbers of each run: {links}.</p>'
+
+
+def _uncertainty(metrics: Sequence[Mapping[str, Any]], predictions: Sequence[Predictions]) -> Iterator[str]:
+    run = predictions[0]
+    found = metrics[0]["uncertainty"]
+    kinds = [found[name]["bins"] for name in ("calibration", "calibration_after") if name in found]
+    curve = abstention(run)
+    yield svg(uncertainty_figure([[tuple(one.values()) for one in bins] for bins in kinds], curve.coverage, curve.risk))
+    rows, nominal = [], [f"{part['nominal']:.0%}" for part in found.get("conformal", [])]
+    for one in metrics:
+        of_run = one["uncertainty"]
+        errors = [of_run.get(name, {}).get("ece") for name in ("calibration", "calibration_after")]
+        cells = ["" if error is None else f"{100 * error:.1f}" for error in errors]
+        covered = [f"{100 * part['coverage']:.1f} ({part['size']:.2f})" for part in of_run.get("conformal", [])]
+        risk = f"{100 * of_run['abstention']['risk_at_80']:.1f}"
+        rows.append([str(one["info"]["seed"]), *cells, risk, *covered])
+    header = ["Seed", "ECE %", "ECE % with temperature", "Wrong % at 80 % answered"]
+    yield html_table([*header, *(f"Sets for {share}: covered % (size)" for share in nominal)], rows)
+    if len(metrics) > 1:
+        yield '<p class="note">The plot is of the first run.</p>'
+
+
+def _errors(predictions: Sequence[Predictions]) -> Iterator[str]:
+    """The wrong answers of which the runs are surest, with their words."""
+    same = all(run.keys == predictions[0].keys for run in predictions)
+    run = ensemble(predictions) if same and len(predictions) > 1 else predictions[0]
+    wrong = (run.gold != IGNORE_INDEX) & (run.predicted != run.gold)
+    confidence = run.probabilities.max(1).values
+    order = [row for row in confidence.argsort(descending=True).tolist() if wrong[row]][:_WORST]
+    if not order:
+        return
+    yield "<h3>The surest errors</h3>"
+    lines = predictions[0].lines
+    rows = []
+    for row in order:
+        speaker, text = lines[row] if lines else ("", "")
+        names = run.labels.names
+        rows.append(
+            f"<tr><td>{escape(str(run.keys[row]))}</td><td>{escape(speaker)}</td><td class=words>{escape(text)}</td>"
+            f"<td>{escape(names[int(run.gold[row])])}</td><td>{escape(names[int(run.predicted[row])])}</td>"
+            f"<td>{100 * float(confidence[row]):.0f} %</td></tr>"
+        )
+    head = "".join(
+        f"<th>{name}</th>" for name in ("Utterance", "Speaker", "Words", "Label", "Predicted", "Probability")
+    )
+    yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def learning_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """The weighted F1 on ``val`` by step, as the training logged it for TensorBoard.
+
+    Args:
+        folder: The folder of the training.
+
+    Returns:
+        Points by name; empty if nothing was logged.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    points: dict[float, float] = {}
+    for file in sorted(Path(folder).glob("events.out.tfevents.*")):  # one for each call of the trainer
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        events.Reload()
+        tags = events.Tags()["scalars"]
+        if "val/weighted_f1" in tags and any(tag.startswith("train/") for tag in tags):  # not the last validation
+            points |= {event.step: 100 * event.value for event in events.Scalars("val/weighted_f1")}
+    return {"val": sorted(points.items())} if points else {}
+
+
+def _ledger(ledger: Sequence[Opening]) -> Iterator[str]:
+    if not ledger:
+        return
+    yield "<h2>Test split</h2>"
+    yield f"<p>{escape(describe_ledger(ledger).capitalize())}.</p>"
+    rows = [[o.time, o.data, o.config[:12], "" if o.seed is None else str(o.seed), o.selected_on] for o in ledger]
+    table = html_table(["Read at (UTC)", "Data", "Configuration", "Seed", "Chosen by"], rows)
+    yield f"<details><summary>All {len(ledger)} times</summary>{table}</details>"
+
+
+def _provenance(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    yield "<h2>Where it comes from</h2>"
+    info = next(iter(metrics.values()))[0]["info"]
+    told = {
+        "Corpus": info["corpus"],
+        "Protocol": info["protocol"],
+        "Versions": f"merc {info['merc_version']}, PyTorch {info['torch_version']}",
+    }
+    items = [f"<li>{escape(name)}: {escape(str(value))}</li>" for name, value in told.items() if value]
+    items += [f"<li>{escape(note)}</li>" for note in info["notes"]]
+    yield f"<ul>{''.join(items)}</ul>"
+    stores: dict[str, Mapping[str, Any]] = {}
+    for found in metrics.values():
+        for store in found[0]["info"]["stores"].values():
+            stores.setdefault(store["path"], store["provenance"])
+    for path, provenance in stores.items():
+        text = json.dumps(provenance, indent=1, ensure_ascii=False)
+        yield f"<details><summary>{escape(path)}</summary><pre>{escape(text)}</pre></details>"
