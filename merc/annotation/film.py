@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,12 +15,13 @@ from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
 from merc.annotation.thumbnails import face_jpeg
 from merc.conversation import Clip
 from merc.labels import LabelSet
+from merc.media.ahead import ahead
 from merc.media.decode import read_frames
 from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import AppliedRun
 
-FILM_HEIGHT = 1080
-"""Pixels: higher frames are scaled down for the film."""
+FILM_HEIGHT = 540
+"""Pixels: higher frames are scaled down for the film, of which coding is the slowest part, and which pages embed."""
 
 PATIENCE = 3600.0
 """Seconds by which decoding may lag behind the film on a slow machine."""
@@ -68,7 +70,8 @@ class AnnotatedFilm:
         active: dict[int, dict[int, dict[int, list[float]]]] = {}
         panel: Tensor | None = None
         shown: int | None = None
-        for chunk in read_frames(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, chunk=8, time_limit=PATIENCE):
+        frames = read_frames(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, chunk=8, time_limit=PATIENCE)
+        for chunk in ahead(frames):
             for index, image in enumerate(chunk.images, start=chunk.first):
                 time = index / fps
                 active = {line: faces for line, faces in active.items() if time < self.lines[line].end}
@@ -86,7 +89,8 @@ class AnnotatedFilm:
                     boxes = {track: boxes[here] for track, boxes in faces.items() if here in boxes}
                     for track in speaking_at(self.lines[line], time, boxes):
                         self._draw(image, [value * chunk.scale for value in boxes[track]], self.lines[line])
-                yield torch.cat([image, panel], dim=1)
+                # NumPy stays in this thread: waking PyTorch's for each frame costs more than the copy.
+                yield torch.from_numpy(np.concatenate([image.numpy(), panel.numpy()], axis=1))
 
     def _boxes(self, line: int) -> dict[int, dict[int, list[float]]]:
         """The boxes of the faces that speak in a line, by track and frame."""

@@ -18,7 +18,7 @@ from merc.encoders.inputs import SoundBatch
 from merc.encoders.voice import VoiceEncoder, VoiceModel
 from merc.files import parse_json, write_json
 from merc.media.appearance import face_appearance
-from merc.media.decode import MediaError, read_frames
+from merc.media.decode import MediaError, frames_at
 from merc.media.rates import FRAME_RATE, SAMPLE_RATE
 from merc.media.sound import read_sound
 from merc.media.tracks import FaceTrack, rows_to_tracks
@@ -218,14 +218,10 @@ def _looks(clip: Clip, tracks: Sequence[FaceTrack]) -> list[Tensor | None]:
             wanted.setdefault(track.first + place, []).append((number, place))
     found: list[list[Tensor]] = [[] for _ in tracks]
     try:
-        for chunk in read_frames(clip, max_height=480, chunk=8):
-            for frame in range(chunk.first, chunk.first + len(chunk.images)):
-                image = chunk.images[frame - chunk.first : frame - chunk.first + 1]
-                for number, place in dict.fromkeys(wanted.get(frame, ())):
-                    box = tracks[number].boxes[place : place + 1] * chunk.scale
-                    found[number].append(face_appearance(image, box)[0])
-            if chunk.first + len(chunk.images) > max(wanted):
-                break
+        for frame in frames_at(clip, wanted, max_height=480):
+            for number, place in dict.fromkeys(wanted[frame.first]):
+                box = tracks[number].boxes[place : place + 1] * frame.scale
+                found[number].append(face_appearance(frame.images, box)[0])
     except MediaError:
         pass  # what was seen until then counts
     return [_mean(own) if own else None for own in found]

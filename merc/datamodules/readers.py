@@ -16,8 +16,9 @@ from torch import Tensor
 from merc.conversation import Clip, Utterance, UtteranceKey
 from merc.encoders.inputs import FaceBatch, SoundBatch
 from merc.encoders.visual import evenly
+from merc.media.ahead import ahead
 from merc.media.crops import crop_faces, track_crops
-from merc.media.decode import Frames, MediaError, probe, read_frames
+from merc.media.decode import Frames, MediaError, frames_at, probe, read_frames
 from merc.media.sound import LogMel, read_sound
 from merc.media.tracker import FaceTracker
 from merc.media.tracks import FaceTrack, track_of, tracks_to_rows
@@ -151,16 +152,12 @@ class FaceReader(Reader):
         places = torch.tensor(evenly(len(track), min(self.frames, len(track))))
         wanted, boxes = track.first + places, track.boxes[places]
         clip = _there(utterance.picture, "video")
-        crops = []
-        # Small chunks: frames are of full size here, and what comes after the last one is not decoded.
-        for chunk in read_frames(clip, chunk=8, time_limit=self.time_limit):
-            end = chunk.first + len(chunk.images)
-            inside = (wanted >= chunk.first) & (wanted < end)
-            if inside.any():
-                images = chunk.images[wanted[inside] - chunk.first]
-                crops.append(crop_faces(images, boxes[inside] * chunk.scale, self.size, margin=self.margin))
-            if end > int(wanted[-1]):
-                return torch.cat(crops)
+        crops = [
+            crop_faces(frame.images, boxes[wanted == frame.first] * frame.scale, self.size, margin=self.margin)
+            for frame in frames_at(clip, wanted.tolist(), time_limit=self.time_limit)
+        ]
+        if len(crops) == len(wanted):
+            return torch.cat(crops)
         raise MediaError(
             f"{clip.path} ends before the face of {key} does: the store {self.faces.path} is of other clips. "
             "Track the faces again.",
@@ -296,7 +293,7 @@ class _Held:
         return self.held if self.left >= 0 else self._decoded()
 
     def _decoded(self) -> Iterator[Frames]:
-        return read_frames(self.clip, max_height=self.max_height, time_limit=self.time_limit)
+        return ahead(read_frames(self.clip, max_height=self.max_height, time_limit=self.time_limit))
 
 
 def _there(clip: Clip | None, word: str) -> Clip:

@@ -2,7 +2,7 @@
 
 from merc.media.appearance import face_appearance
 from merc.media.crops import crop_faces, rows_to_crops, track_crops
-from merc.media.decode import Frames, MediaError, MediaInfo, probe, read_frames
+from merc.media.decode import Frames, MediaError, MediaInfo, frames_at, probe, read_frames
 from merc.media.faces import CenterFaceDetector, FaceDetector, Faces, MTCNNDetector
 from merc.media.mfcc import MFCC
 from merc.media.notes import media_notes
@@ -30,6 +30,7 @@ __all__ = [
     "MediaInfo",
     "crop_faces",
     "face_appearance",
+    "frames_at",
     "iter_sound",
     "media_notes",
     "probe",

@@ -6,7 +6,7 @@ import itertools
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -466,7 +467,7 @@ def read_frames(
     chunk: int = 64,
     time_limit: float = 60.0,
     threads: int = 1,
-) -> Iterator[Frames]:
+) -> Generator[Frames, None, None]:
     """The frames of a clip on a grid of ``fps`` frames per second that begins at the start of the clip.
 
     Frame i shows the screen i / ``fps`` seconds after the start of the clip: the last source frame at or before that
@@ -494,34 +495,88 @@ def read_frames(
     """
     watch = Watch(clip.path, time_limit)
     with as_media_error(clip.path):
-        source = Source(clip.path, "video", watch, threads)
-        decoded = False
-
-        def shown() -> Iterator[tuple[float, float, Any]]:
-            nonlocal decoded
-            for when, frame in source.frames(clip.start):
-                decoded = True
-                yield when - clip.start, source.seconds(frame), frame
-
-        view = _View(clip.region, max_height, pixel_shape(source.stream))
         images, image, last = torch.empty(0), torch.empty(0), None
         first = filled = 0
-        for frame in on_grid(shown(), fps, inf if clip.end is None else clip.end - clip.start):
-            watch.check()
+        view = None
+        for frame, view in _screen(clip, fps, max_height, watch, threads):
             if frame is not last:
                 image, last = view(frame), frame
             if not filled:
                 images = torch.empty((chunk, *image.shape), dtype=torch.uint8)
-            images[filled] = image
+            images.numpy()[filled] = image.numpy()
             filled += 1
             if filled == chunk:
                 with watch.delivered(filled / fps):
                     yield Frames(images, first, fps, view.scale)
                 first, filled = first + filled, 0
-        if filled:
+        if filled and view is not None:
             yield Frames(images[:filled], first, fps, view.scale)
-        elif not first:
-            raise outside(clip, "video") if decoded else undecodable(clip.path, "video")
+
+
+def frames_at(
+    clip: Clip,
+    numbers: Iterable[int],
+    *,
+    fps: float = FRAME_RATE,
+    max_height: int | None = None,
+    time_limit: float = 60.0,
+) -> Generator[Frames, None, None]:
+    """Some of the frames of :func:`read_frames`, one by one.
+
+    Only these become images, and nothing after the last of them is decoded: that is faster than to read all.
+
+    Args:
+        clip: What to read.
+        numbers: Their numbers on the grid, in any order; those at which the video has ended are left out.
+        fps: As for :func:`read_frames`, as all that follows.
+        max_height: Likewise.
+        time_limit: Likewise.
+
+    Yields:
+        ``Frames`` of one image each, in their order in time, none twice.
+
+    Raises:
+        MediaError: As for :func:`read_frames`.
+    """
+    left = set(numbers)
+    if not left:
+        return
+    watch = Watch(clip.path, time_limit)
+    with as_media_error(clip.path):
+        for number, (frame, view) in enumerate(_screen(clip, fps, max_height, watch, threads=1)):
+            image = view(frame)[None] if number in left else None
+            with watch.delivered(1 / fps):
+                if image is not None:
+                    yield Frames(image, number, fps, view.scale)
+            left.discard(number)
+            if not left:
+                return
+
+
+def _screen(
+    clip: Clip, fps: float, max_height: int | None, watch: Watch, threads: int
+) -> Iterator[tuple[av.VideoFrame, _View]]:
+    """What the screen shows at each time of the grid of :func:`read_frames`, with what makes an image of it.
+
+    Raises:
+        MediaError: There is no such time.
+    """
+    source = Source(clip.path, "video", watch, threads)
+    decoded, empty = False, True
+
+    def shown() -> Iterator[tuple[float, float, Any]]:
+        nonlocal decoded
+        for when, frame in source.frames(clip.start):
+            decoded = True
+            yield when - clip.start, source.seconds(frame), frame
+
+    view = _View(clip.region, max_height, pixel_shape(source.stream))
+    for frame in on_grid(shown(), fps, inf if clip.end is None else clip.end - clip.start):
+        watch.check()
+        empty = False
+        yield frame, view
+    if empty:
+        raise outside(clip, "video") if decoded else undecodable(clip.path, "video")
 
 
 def on_grid(frames: Iterable[tuple[float, float, T]], fps: float, end: float) -> Iterator[T]:
@@ -588,9 +643,10 @@ class _View:
             self._graph = self._made_for(frame)
         self._graph.push(frame)
         shown = self._graph.pull()
-        rows = [torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size) for plane in shown.planes]
+        # NumPy copies in this thread; PyTorch would wake all of its own for each frame, which costs more than the copy.
+        rows = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in shown.planes]
         green, blue, red = (plane[: shown.height, : shown.width] for plane in rows)
-        image = torch.stack([red, green, blue])
+        image = torch.from_numpy(np.stack([red, green, blue]))
         transposed, flipped = _orientation(frame)
         if transposed:
             image = image.transpose(1, 2)

@@ -121,7 +121,8 @@ def _after(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
 def _frame(image: Tensor) -> Any:  # noqa: ANN401 - PyAV
     import av
 
-    return av.VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+    # Planes are copied as they are; packed pixels would have to be interleaved first, which takes longer than coding.
+    return av.VideoFrame.from_ndarray(image.permute(1, 2, 0).numpy(), format="gbrp")
 
 
 def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int) -> Any:  # noqa: ANN401 - PyAV

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[media]'")
 
 from merc.conversation import Clip
-from merc.media import MediaError, media_notes, probe, read_frames, read_sound
+from merc.media import MediaError, frames_at, media_notes, probe, read_frames, read_sound
 from merc.media.decode import LONGEST_GAP, SAME_TIME, on_grid
 from support.made_media import HEIGHT, WIDTH, beeps, numbered, numbers, onsets, turned, write_media
 
@@ -94,6 +94,26 @@ def test_chunks_and_threads_do_not_change_a_pixel(folder):
         assert [part.first for part in parts] == list(range(0, len(reference[0].images), chunk))
         assert all(len(part.images) == chunk for part in parts[:-1])
         assert torch.equal(torch.cat([part.images for part in parts]), reference[0].images)
+
+
+@given(st.lists(st.integers(0, 60), max_size=8), st.sampled_from([0.0, 0.35, 1.2]), st.sampled_from([None, 1.9]))
+def test_some_frames_are_those_of_all(some_film, numbers, start, end):
+    clip = Clip(some_film, start, end)
+    every = torch.cat([chunk.images for chunk in read_frames(clip, max_height=HEIGHT // 2)])
+    some = list(frames_at(clip, numbers, max_height=HEIGHT // 2))
+    assert [frame.first for frame in some] == sorted({number for number in numbers if number < len(every)})
+    assert all(torch.equal(frame.images[0], every[frame.first]) for frame in some)
+    assert {frame.scale for frame in some} <= {0.5}
+
+
+@pytest.fixture(scope="module")
+def some_film(folder):
+    return str(write_media(folder / "some.mp4", pictures=[numbered(i) for i in range(55)]))
+
+
+def test_some_frames_of_no_video_are_an_error(folder, some_film):
+    with pytest.raises(MediaError, match="has no video from 9"):
+        list(frames_at(Clip(some_film, 9.0, 10.0), [0]))
 
 
 def test_images_that_were_handed_out_are_never_written_to_again(folder):
