@@ -21,10 +21,10 @@ from pathlib import Path
 import av
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from merc.corpora.iemocap import SESSIONS
-from merc.corpora.rendered.clips import draw_take, sound_of, write_clip
+from merc.corpora.rendered.arrays import Floats
+from merc.corpora.rendered.clips import draw_take, sound_of
 from merc.corpora.rendered.config import RenderConfig
 from merc.corpora.rendered.plan import Take, plan_dialogue
 from merc.media.rates import FRAME_RATE, SAMPLE_RATE
@@ -67,9 +67,7 @@ def write_dialogue(folder: Path, name: str, config: RenderConfig, takes: list[Ta
     sounds = [sound_of(config, take) for take in takes]
     film = folder / f"dialog/avi/DivX/{name}.avi"
     film.parent.mkdir(parents=True, exist_ok=True)
-    frames = (frame for take in takes for frame in draw_take(config, take))
-    write_clip(film.with_suffix(".mp4"), frames, np.concatenate(sounds), (config.width, config.height))
-    film.with_suffix(".mp4").rename(film)  # the content decides how it is read
+    write_avi(film, config, takes)
     turns, ratings = [], ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"]
     count: Counter[str] = Counter()
     start = 0.0
@@ -87,7 +85,18 @@ def write_dialogue(folder: Path, name: str, config: RenderConfig, takes: list[Ta
         path.write_text("".join(lines))
 
 
-def write_wav(path: Path, sound: NDArray[np.float64]) -> None:
+def write_avi(path: Path, config: RenderConfig, takes: list[Take]) -> None:
+    """The frames as MPEG-4, as in the release, without sound."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FRAME_RATE, options={"qmin": "3", "qmax": "3"})
+        stream.width, stream.height, stream.pix_fmt = config.width, config.height, "yuv420p"
+        for take in takes:
+            for frame in draw_take(config, take):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_wav(path: Path, sound: Floats) -> None:
     """Sound as 16-bit samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:

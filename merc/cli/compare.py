@@ -29,12 +29,23 @@ def compare_command(args: list[str]) -> int:
     parser.add_argument(
         "--labels", type=str, nargs="+", default=[], help="emotions in the order of the numbers that other code gives"
     )
+    parser.add_argument(
+        "--utterances",
+        type=str,
+        nargs="+",
+        default=[],
+        help="dialogue/utterance of some to draw: frame, label and probabilities of every system, into --out",
+    )
+    parser.add_argument("--corpus", type=Path | None, default=None, help="corpus.json, for frames and words of these")
     parser.add_argument("--samples", type=PositiveInt, default=10_000, help="draws of the bootstrap")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="seed of the draws")
     given = parser.parse_args(args)
+    if given.utterances and given.out is None:
+        parser.error("--utterances needs --out, the folder of the figures")
     from rich.console import Console  # as in merc.cli.run
 
     from merc.evaluation import compare_systems, read_systems, terminal_tables, write_comparison
+    from merc.evaluation.utterance_figure import write_utterances
 
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)
@@ -47,4 +58,6 @@ def compare_command(args: list[str]) -> int:
         console.print(f"- {note}", markup=False, highlight=False)
     if given.out is not None:
         console.print(f"Report: {write_comparison(found, given.out)}", markup=False)
+    for file in write_utterances(given.utterances, systems, given.out, given.corpus) if given.utterances else ():
+        console.print(f"Figure: {file}", markup=False)
     return 0

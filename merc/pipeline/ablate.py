@@ -24,7 +24,7 @@ from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.ledger import LEDGER
-from merc.evaluation.tables import markdown_table
+from merc.evaluation.tables import latex_table, markdown_table
 from merc.files import write_json, write_text
 from merc.pipeline.ablation import (
     Ablation,
@@ -66,7 +66,7 @@ def run_ablations(
         pipeline: Config of the pipeline, a file or the short name of a shipped one; or those of a single stage, of
             which later ones override earlier ones.
         out: Folder for all results: the full model in ``full``, as ``merc run`` leaves it, each row in ``rows/NAME``,
-            the table in ``report.md`` and ``ablation.json``.
+            the table in ``report.md``, ``report.tex`` and ``ablation.json``.
         root: The folder of a corpus on disk, ``{root}`` in the pipeline.
         corpus: An imported corpus or CSV files, ``{corpus}`` in the pipeline.
         seeds: The seeds; every stage that depends on the seed runs once for each.
@@ -547,6 +547,10 @@ def _write(out: Path, pipeline: str, planner: _Planner, rows: Sequence[_Row], co
         "The full model: [report](full/report.md). The rows: `rows/`. Numbers for programs: `ablation.json`.",
     ]
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
+    columns = _columns(results)
+    cells = zip(*(cells for _, cells in columns), strict=True)
+    caption = f"{lines[0][2:]}. {lines[1]}"
+    write_text(out / "report.tex", latex_table([name for name, _ in columns], cells, caption) + "\n")
     console.print(_table(results, f"{info['corpus']}, {info['split']} split, seeds {seeds}"))
     console.print(f"Report: {out / 'report.md'}", markup=False)
     return out / "report.md"

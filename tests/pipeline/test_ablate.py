@@ -432,6 +432,7 @@ def test_other_stages_are_compared_where_a_row_reaches_them(done, monkeypatch):
         ("gating", "fusion"),
     ]
     assert "distillation: audio_student" in (done / "report.md").read_text()
+    assert "distillation: audio\\_student &" in (done / "report.tex").read_text()
     # What a paper reports is of its fusion.
     assert lines_of(done)["gating", "fusion"]["reported"]["meld"] == {"row": 60.0, "full": 61.5, "difference": -1.5}
     assert lines_of(done)["distillation", "audio_student"]["reported"] == {}

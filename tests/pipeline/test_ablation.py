@@ -92,6 +92,17 @@ def test_made_up_batches_are_the_same_and_lack_something():
     assert all(not there.all() and there.any() for there in first.present.values())
 
 
+def test_a_row_is_refused_where_the_corpus_is_not_imported_as_it_needs():
+    row = Ablation("row", changes={"fusion": {"a": 2}}, needs={"iemocap": {"faces": "whole"}})
+    for options, found in (({}, "its default"), ({"faces": "half"}, "half")):
+        data = Stage("data", "import", "iemocap", options, once=True)
+        with pytest.raises(PipelineError, match=f"imports iemocap with faces: whole; found faces: {found}"):
+            row.changes_of(Pipeline([data]))
+    whole = Stage("data", "import", "iemocap", {"faces": "whole"}, once=True)
+    for stage in (whole, Stage("data", "import", "meld", once=True)):
+        assert row.changes_of(Pipeline([stage])) == {"fusion": {"a": 2}}
+
+
 def test_changes_go_by_the_corpus_and_keep_the_other_options():
     data, fit = Stage("data", "import", "simulated", once=True), Stage("fusion", "fit", "x", {"a": 1, "b": "{data}"})
     row = Ablation("row", changes={"fusion": {"a": 2}}, instead={"simulated": {"fusion": {"a": 3}}})
