@@ -13,7 +13,7 @@ from merc.pipeline.problems import ShortParser
 from merc.pipeline.stage import PipelineError
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_Duration = restricted_string_type("_Duration", r"^\d+(\.\d+)?[smh]?$")
+Duration = restricted_string_type("Duration", r"^\d+(\.\d+)?[smh]?$")
 
 
 def search_command(args: list[str]) -> int:
@@ -43,7 +43,7 @@ def search_command(args: list[str]) -> int:
     parser.add_argument("--space", type=Path, required=True, help="what to try: a file, or a short name")
     add_run_options(parser, jobs="how many trials to run at a time, each in a process")
     parser.add_argument("--trials", type=PositiveInt, default=30, help="how many trials, earlier ones among them")
-    parser.add_argument("--timeout", type=_Duration | None, default=None, help="begin no trial after 90s, 15m or 2h")
+    parser.add_argument("--timeout", type=Duration | None, default=None, help="begin no trial after 90s, 15m or 2h")
     parser.add_argument(
         "--stage", type=str | None, default=None, help="the stage whose val score counts; default: the last that trains"
     )

@@ -305,11 +305,10 @@ def test_a_trial_that_fails_says_why_and_the_others_go_on(place, monkeypatch):
         assert search("--trials", "2") == 0
     assert [row["state"] for row in table(place / "out")] == ["complete", "failed: the training has diverged"]
     assert len(list((place / "out/stages").glob("audio_student-*/stage.json"))) == 1
-    trained = fitted(monkeypatch)
-    assert search("--trials", "2") == 0
-    assert trained == []  # it counts: the same would happen again
+    assert "2 of 2 trials: 1 complete, 1 failed" in (place / "out/search.md").read_text()  # the same would happen again
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_fails_as_it_is_ends_the_search(place, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         breaks(patch, ValueError("no such luck"), at=0)
