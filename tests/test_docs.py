@@ -14,6 +14,7 @@ import merc.evaluation
 import merc.models
 import merc.pipeline.ablate
 import merc.pipeline.run
+import merc.pipeline.search
 import merc.speech
 from merc.annotation import Annotation, Diarization
 from merc.cli import main
@@ -23,7 +24,8 @@ from merc.labels import MELD
 from merc.pipeline.ablate import _shipped
 from merc.pipeline.ablation import parts_of
 from merc.pipeline.lightning import MercCLI
-from merc.pipeline.read import read_pipeline
+from merc.pipeline.read import read_pipeline, read_stack
+from merc.pipeline.space import read_space
 from support.made_batches import facts_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +53,7 @@ PLACEHOLDERS = {
     "frozen.yaml": COMPLETE,  # the two that docs/text.md shows
     "finetune.yaml": COMPLETE,
     "my_pipeline.yaml": "demo/simulated.yaml",
+    "runs/search/best.yaml": "demo/simulated.yaml",  # which builds on it
     "emorynlp.yaml": str(ROOT / "examples/custom_corpus/emorynlp.yaml"),
     "parts.yaml": str(ROOT / "examples/custom_parts/parts.yaml"),
     "my_package.read_mine": "my_corpora.read_emorynlp",
@@ -147,6 +150,7 @@ def test_there_are_commands_to_check():
         "import",
         "predict",
         "run",
+        "search",
         "test",
         "transcribe",
     }
@@ -220,6 +224,17 @@ def test_commands_of_ablations_parse(words, monkeypatch):
     assert all(map(find_config, pipeline)) and options["seeds"]
     for part in options["rows"]:
         assert list(parts_of(list(_shipped()), part))
+
+
+@pytest.mark.parametrize("words", of("search"))
+def test_commands_of_searches_parse(words, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        merc.pipeline.search, "run_search", lambda *what, **options: ran.append((*what, options)) or "report"
+    )
+    assert main(words) == 0
+    ((pipeline, space, options),) = ran
+    assert read_stack(pipeline) and read_space(space) and options["seeds"]
 
 
 @pytest.mark.parametrize("words", of("ensemble"))

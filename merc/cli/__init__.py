@@ -30,6 +30,7 @@ One stage (PyTorch Lightning; every option of the Trainer is there):
 All stages:
   run        Run a pipeline:      merc run demo/simulated.yaml --out runs/simulated
   ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
+  search     Better options:      merc search demo/simulated.yaml --space search/training.yaml --out runs/search
   compare    Head to head:        merc compare runs/simulated runs/other/lfvd theirs.csv --out runs/compared
   ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
 
@@ -51,6 +52,7 @@ A new video:
 _AFTER_INTERRUPTION = {
     "run": " The same command goes on from here.",
     "ablate": " The same command goes on from here.",
+    "search": " The same command goes on from here.",
     "annotate": " The same command goes on from here.",
     "predict": " The same command goes on from here.",
     "fit": " With --ckpt_path .../checkpoints/last.ckpt the same command goes on after the last validation.",
@@ -150,6 +152,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.ablate import ablate_command
 
         return ablate_command(args[1:])
+    if command == "search":
+        from merc.cli.search import search_command
+
+        return search_command(args[1:])
     if command == "compare":
         from merc.cli.compare import compare_command
 

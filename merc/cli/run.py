@@ -30,8 +30,13 @@ def run_command(args: list[str]) -> int:
     return 0
 
 
-def add_run_options(parser: ArgumentParser) -> None:
-    """Add the options that say where results and corpus are, with which seeds to train, and how many at a time."""
+def add_run_options(parser: ArgumentParser, jobs: str = "how many seeds to train at a time, each in a process") -> None:
+    """Add the options that say where results and corpus are, with which seeds to train, and how many at a time.
+
+    Args:
+        parser: The parser.
+        jobs: What ``--jobs`` counts.
+    """
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
     parser.add_argument(
         "--root", type=Path | None, default=None, help="folder of the corpus on disk: {root} of the pipeline"
@@ -41,9 +46,7 @@ def add_run_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=PositiveInt, default=1, help="how many seeds to run")
     parser.add_argument("--first_seed", type=NonNegativeInt, default=0, help="the seeds count up from this one")
-    parser.add_argument(
-        "--jobs", type=PositiveInt, default=1, help="how many seeds to train at a time, each in a process"
-    )
+    parser.add_argument("--jobs", type=PositiveInt, default=1, help=jobs)
 
 
 def run_options(given: Namespace) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def find_config(name: str) -> Path:
 
 
 def shipped_configs() -> list[str]:
-    """The short names of all shipped configs, without the rows of ablations."""
+    """The short names of all shipped configs, without the rows of ablations and the spaces of searches."""
     paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-    return sorted(path.as_posix() for path in paths if path.parts[0] != "ablations")
+    return sorted(path.as_posix() for path in paths if path.parts[0] not in ("ablations", "search"))
 
 
 def expand_configs(args: Sequence[str]) -> list[str]:

@@ -130,6 +130,49 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], across: s
     return figure
 
 
+def shares_figure(shares: Mapping[str, float], title: str) -> Figure:
+    """Draw numbers from 0 to 1 as bars, one below the other.
+
+    Args:
+        shares: By name, from the top.
+        title: What they are; written below the axis.
+    """
+    figure, axes = empty_figure(7.5, 0.9 + 0.32 * len(shares))
+    rows = list(shares.items())[::-1]
+    axes.barh([name for name, _ in rows], [share for _, share in rows], color="C0")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(title)
+    return figure
+
+
+def history_figure(
+    trials: Sequence[tuple[int, float, bool]], title: str, *, recipe: float | None = None, best: str = "max"
+) -> Figure:
+    """Draw the scores of a search, trial by trial, with the best so far.
+
+    Args:
+        trials: Number, score, and whether the trial was finished, in order.
+        title: What the scores are.
+        recipe: The score before the search, marked by a line.
+        best: Whether the ``max`` or the ``min`` is best.
+    """
+    figure, axes = empty_figure(7.5, 3.6)
+    finished = [(number, score) for number, score, whole in trials if whole]
+    pruned = [(number, score) for number, score, whole in trials if not whole]
+    axes.plot(*zip(*finished, strict=True), "o", color="C0", markersize=4, label="finished")
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "x", color="0.6", markersize=5, label="pruned, last score")
+    pick = max if best == "max" else min
+    so_far = [pick(score for _, score in finished[: index + 1]) for index in range(len(finished))]
+    axes.step([number for number, _ in finished], so_far, where="post", color="C3", label="best so far")
+    if recipe is not None:
+        axes.axhline(recipe, color="0.3", linewidth=0.8, linestyle="--", label="the pipeline as it is")
+    axes.set_xlabel("trial")
+    axes.set_ylabel(title)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def uncertainty_figure(
     diagrams: Sequence[Sequence[tuple[float, float, int]]], coverage: Sequence[float], risk: Sequence[float]
 ) -> Figure:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import statistics
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from merc.configs.lookup import find_config
-from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.ledger import LEDGER
@@ -35,13 +32,13 @@ from merc.pipeline.ablation import (
     shipped_tables,
     what_differs,
 )
-from merc.pipeline.kinds import FunctionStage, NetworkStage
-from merc.pipeline.lightning import MercParser, quiet_lightning
+from merc.pipeline.configured import EMOTIONS, Configured, build
+from merc.pipeline.kinds import NetworkStage
+from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
-from merc.pipeline.problems import explain
-from merc.pipeline.read import read_pipeline
+from merc.pipeline.read import read_stack
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
-from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
+from merc.pipeline.stage import PipelineError, StageRun
 from merc.tasks.base import EmotionTask
 
 _ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "workers"}
@@ -86,7 +83,7 @@ def run_ablations(
     """
     console, out, sources = Console(), Path(out), sources_of(root, corpus)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
-    full = _read(list(map(str, names)))
+    full = read_stack(names)
     runs = list(plan(full, out / "full", sources, seeds, trainer_options, results=out))
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):
@@ -127,17 +124,6 @@ def read_ablations(file: str | Path, name: str) -> dict[str, Ablation]:
     except Exception as error:  # jsonargparse wraps what it finds in classes of its own
         raise PipelineError(f"{file} is not a row of ablations, nor a table of them: {error}") from error
     return found
-
-
-def _read(names: Sequence[str]) -> Pipeline:
-    """A pipeline; the configs of a single stage are the pipeline of the stage ``fusion``."""
-    paths = [str(find_config(name)) for name in names]
-    content = yaml.safe_load(Path(paths[0]).read_text(encoding="utf-8"))
-    if isinstance(content, dict) and "stages" not in content and "base" not in content and "model" in content:
-        return Pipeline([Stage("fusion", "fit", paths)])
-    if len(paths) > 1:
-        raise PipelineError(f"{names[0]} is a pipeline: expected no config behind it, found {', '.join(names[1:])}.")
-    return read_pipeline(paths[0])
 
 
 def _choose(asked: Sequence[str | Path], system: str | None) -> dict[str, Ablation]:
@@ -228,11 +214,8 @@ class _Planner:
         self.sources = sources
         self.seeds = seeds
         self.trainer_options = trainer_options
-        self._first = {run.stage.name: run for run in runs[: len(full.stages)]}
-        self._parsers: dict[str, MercParser] = {}
-        self._made: dict[str, Namespace] = {}
-        self._places = {name: str(run.folder) for name, run in self._first.items()}
-        self._places |= {**sources, "seed": str(seeds[0])}
+        self._configured = Configured(runs[: len(full.stages)], sources, seeds[0], trainer_options)
+        self._first = self._configured.runs
         tested = [run.stage.name for run in self._first.values() if run.stage.tested]
         if not tested:
             raise PipelineError("This pipeline tests no stage: there is nothing to compare.")
@@ -249,7 +232,7 @@ class _Planner:
     @property
     def system(self) -> str | None:
         """The class of the fusion head of the judged stage, if it has one."""
-        head = self._parse(self.judged).get("model", {}).get("init_args", {}).get("head")
+        head = self._configured.parse(self.judged).get("model", {}).get("init_args", {}).get("head")
         return head["class_path"] if isinstance(head, dict) else None
 
     def plan_all(self, rows: Mapping[str, Ablation]) -> list[_Row]:
@@ -289,7 +272,7 @@ class _Planner:
             raise PipelineError(f"it changes {', '.join(sorted(idle))}, which does not lead to {judged}")
         effect = {stage: self._effect(stage, options) for stage, options in changes.items()}
         place, options = self.out / "rows" / name, self.trainer_options
-        runs = list(plan(changed, place, self.sources, self.seeds, options, elsewhere, results=self.out))
+        runs = list(plan(changed, place, self.sources, self.seeds, options, elsewhere.get, results=self.out))
         compared = [
             (ours, theirs)
             for ours, theirs in ((_of(runs, of_row), _of(self.runs, of_full)) for of_row, of_full in pairs)
@@ -311,7 +294,7 @@ class _Planner:
     def _modalities(self, stage: str, kept: Sequence[str]) -> list[str]:
         """The modalities that the fusion of a stage keeps, in the order in which it reads them."""
         changed_pipeline(self.full, {stage: {}})  # refuses a stage that is not there
-        config = self._parse(stage)
+        config = self._configured.parse(stage)
         read = config["model"]["init_args"].get("modalities") or list(config["data"]["init_args"].get("stores", {}))
         if lacking := [name for name in kept if name not in read]:
             raise PipelineError(f"{stage} has no {', '.join(lacking)}: its head reads {', '.join(read) or 'nothing'}")
@@ -325,9 +308,9 @@ class _Planner:
         Raises:
             PipelineError: The stage does not know one, or one is as it was, or all say but how to train.
         """
-        ours, theirs = self._parse(name), self._parse(name, options)
+        ours, theirs = self._configured.parse(name), self._configured.parse(name, options)
         for option in options:
-            if self._parse(name, {k: v for k, v in options.items() if k != option}) == theirs:
+            if self._configured.parse(name, {k: v for k, v in options.items() if k != option}) == theirs:
                 raise PipelineError(f"{name} has {option} {json.dumps(options[option])} without it")
         if not isinstance(self._first[name].stage.kind, NetworkStage) or _what(ours.get("data")) != _what(
             theirs.get("data")
@@ -337,67 +320,20 @@ class _Planner:
             raise PipelineError(
                 f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
             )
-        full, row = self._make(name), self._make(name, options)
-        if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
-            return "data"  # a stage that makes features: what it makes is the data of those behind it
-        stores = ours["data"]["init_args"]["stores"]
+        full, row = self._configured.make(name), self._configured.make(name, options)
+        stores = ours["data"]["init_args"].get("stores", {})
         batches = []
         try:
             for made in (full, row):
-                if made.model.facts is None:
-                    made.model.build(_made_up_facts(stores))
-                batches.append(made_up_batch(_widths(made.model, stores), len(_EMOTIONS), made.data.graphs))
+                if not build(made, stores):
+                    return "data"  # a stage that makes features: what it makes is the data of those behind it
+                batches.append(made_up_batch(_widths(made.model, stores), len(EMOTIONS), made.data.graphs))
         except (ValueError, TypeError) as error:
             raise PipelineError(f"{name}: {error}") from error
         found = what_differs(full.model, row.model, *batches)
         if found is None:
             raise PipelineError(f"{', '.join(options)} of {name} changes neither parameters nor loss nor data")
         return found
-
-    def _with(self, name: str, options: Mapping[str, Any] | None) -> StageRun:
-        """A stage of the full model, of the first seed, with other options."""
-        run = self._first[name]
-        return replace(
-            run, stage=replace(run.stage, options={**run.stage.options, **substitute(options or {}, self._places)})
-        )
-
-    def _parser(self, name: str, options: Mapping[str, Any] | None = None) -> MercParser:
-        """A Lightning stage, parsed."""
-        if options or name not in self._parsers:
-            run = self._with(name, options)
-            kind = run.stage.kind
-            assert isinstance(kind, NetworkStage)
-            parser = MercParser(kind.arguments(run, self.trainer_options))
-            if options:
-                return parser
-            self._parsers[name] = parser
-        return self._parsers[name]
-
-    def _parse(self, name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The whole config of a stage, with all defaults."""
-        run = self._with(name, options)
-        kind = run.stage.kind
-        if isinstance(kind, FunctionStage):
-            return dict(kind.parsed(run)[1].as_dict())
-        if not isinstance(kind, NetworkStage):
-            return run.stage.options
-        try:
-            return dict(self._parser(name, options).config.as_dict())
-        except ArgumentError as error:
-            raise PipelineError(f"{name}, {', '.join(run.stage.config_names)}: {explain(str(error))}") from error
-
-    def _make(self, name: str, options: Mapping[str, Any] | None = None) -> Namespace:
-        """Task and datamodule of a stage, from the first seed, as ``model`` and ``data``; nothing runs."""
-        if not options and name in self._made:
-            return self._made[name]
-        cli = self._parser(name, options)
-        try:
-            made: Namespace = cli.parser.instantiate_classes(cli.config)
-        except (ValueError, TypeError) as error:
-            raise PipelineError(f"{name}: {error}") from error
-        if not options:
-            self._made[name] = made
-        return made
 
 
 def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
@@ -409,14 +345,6 @@ def _what(config: Any) -> Any:  # noqa: ANN401 - nested JSON values
 
 _NO_NUMBER = "no number"
 """Where a paper reports nothing of a row."""
-
-_EMOTIONS = tuple(f"emotion{index}" for index in range(7))
-
-
-def _made_up_facts(stores: Mapping[str, Any]) -> DataFacts:
-    """Facts of data that is not there yet: what differs between two tasks does not hang on the widths."""
-    counts = tuple(10 * (index + 1) for index in range(len(_EMOTIONS)))
-    return DataFacts(dict.fromkeys(stores, 48), _EMOTIONS, counts, tuple(stores))  # 48: 2, 3 and 4 heads divide it
 
 
 def _widths(task: EmotionTask, stores: Mapping[str, Any]) -> dict[str, int]:

@@ -23,7 +23,15 @@ from merc.conversation import CORPUS_FILE, Corpus, CorpusError
 from merc.corpora.commands import import_evidence, import_kind, import_writing, resolve_doctor, resolve_import
 from merc.evaluation import ensemble_logits, ensemble_systems
 from merc.features import evidence_table
-from merc.pipeline.lightning import MercCLI, MercParser, add_store_writer, check_checkpoint, end_averaging, run_folder
+from merc.pipeline.lightning import (
+    MercCLI,
+    MercParser,
+    add_store_writer,
+    callbacks_of,
+    check_checkpoint,
+    end_averaging,
+    run_folder,
+)
 from merc.pipeline.problems import explain
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
@@ -302,6 +310,7 @@ class NetworkStage(StageKind):
                 f"`merc run` uses one device, the options ask for {cli.trainer.world_size}: train that stage with "
                 "`merc fit`."
             )
+        callbacks_of(cli.trainer).extend(run.callbacks)
         checkpoint = self.weights(run, cli, console)
         if run.stage.outputs:
             self._predict(cli, run, checkpoint)
@@ -387,7 +396,8 @@ def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
         shutil.rmtree(last.parent, ignore_errors=True)  # of no use any more, and in the way of new ones
     start = str(last) if last.is_file() else None
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start, weights_only=True)
-    path = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
+    kept = cli.trainer.checkpoint_callback
+    path, score = getattr(kept, "best_model_path", ""), getattr(kept, "best_model_score", None)
     if not path:
         raise PipelineError(
             f"Stage {run.stage.name!r} ended without a checkpoint: its config needs a ModelCheckpoint that monitors "
@@ -395,7 +405,7 @@ def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
         )
     best = Path(os.path.relpath(path, run.folder))
     run.link_best(best)
-    run.update_state(best=str(best))
+    run.update_state(best=str(best), score=None if score is None else float(score))
     return str(run.folder / best)
 
 

@@ -301,6 +301,20 @@ class MercParser(MercCLI):
         """There is nothing to complete."""
 
 
+def chosen_by(config: Mapping[str, Any]) -> tuple[str, str]:
+    """The score by which a training chooses its best checkpoint, and whether ``max`` or ``min`` is best.
+
+    Args:
+        config: What a :class:`MercParser` has parsed, as nested mappings.
+    """
+    callbacks = config["trainer"]["callbacks"] or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        options = callback.get("init_args", {})
+        if callback["class_path"].endswith("ModelCheckpoint") and options.get("monitor"):
+            return options["monitor"], options["mode"]
+    return config["best"]["monitor"], config["best"]["mode"]
+
+
 def _digest(model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """A digest of a configuration: the options of model and data, wherever corpus, stores and weights lie."""
     plain = {name: value for name, value in data.get("init_args", {}).items() if name not in ("corpus", "stores")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def plan(
     sources: Mapping[str, str],
     seeds: Sequence[int],
     extra: Sequence[str] = (),
-    elsewhere: Mapping[str, Path] | None = None,
+    place: Callable[[str, Path], Path] | None = None,
     results: Path | None = None,
 ) -> Iterator[StageRun]:
     """The stages to run, for each seed, in order.
@@ -185,8 +185,8 @@ def plan(
         sources: What stands for ``{root}`` and ``{corpus}``, as far as it is given.
         seeds: Seeds, each of which runs every stage that is not ``once``.
         extra: Command-line options for every Lightning stage.
-        elsewhere: Folders, by fingerprint, of stages that are not run here: whatever is made from the very same inputs
-            is the same stage, and lies there.
+        place: Chooses the folder of a stage from its fingerprint and its folder in ``out``: whatever is made from the
+            very same inputs is the same stage, and may lie elsewhere.
         results: Where all results of the command go, which do not count among the files of a folder. Default: ``out``.
 
     Raises:
@@ -223,7 +223,9 @@ def plan(
                 {name: prints[name] for name in sorted(references(stage.options))},
             ]
             fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
-            folder = (elsewhere or {}).get(fingerprint, _place(out, stage, seed))
+            folder = _place(out, stage, seed)
+            if place is not None:
+                folder = place(fingerprint, folder)
             reads = {name: Path(places[name]) for name in references(stage.options) - _GIVEN}
             places[stage.name], prints[stage.name] = str(folder), fingerprint
             filled = replace(stage, options=substitute(stage.options, places))

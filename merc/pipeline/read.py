@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,26 @@ def read_pipeline(name: str | Path) -> Pipeline:
     return pipeline
 
 
+def read_stack(names: Sequence[str | Path]) -> Pipeline:
+    """Read a pipeline, or make one of the configs of a single stage: that of the stage ``fusion``.
+
+    Args:
+        names: The config of a pipeline; or those of a stage, of which later ones override earlier ones.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        PipelineError: The file is not a pipeline, or a config follows it.
+    """
+    paths = [str(find_config(str(name))) for name in names]
+    content = yaml.safe_load(Path(paths[0]).read_text(encoding="utf-8"))
+    if isinstance(content, dict) and "stages" not in content and "base" not in content and "model" in content:
+        return Pipeline([Stage("fusion", "fit", paths)])
+    if len(paths) > 1:
+        others = ", ".join(map(str, names[1:]))
+        raise PipelineError(f"{names[0]} is a pipeline: expected no config behind it, found {others}.")
+    return read_pipeline(paths[0])
+
+
 def _last_cause(error: BaseException) -> str:
     """The innermost message, without the usage of every class that a parser tried."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -102,11 +122,12 @@ def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - what
         raise PipelineError(f"A stage is {stage!r}: expected a mapping with name and command.")
     if folder.is_relative_to(CONFIGS):
         return dict(stage)
-    located = _absolute({key: stage[key] for key in ("config", "options", "stores") if key in stage}, folder)
+    located = absolute({key: stage[key] for key in ("config", "options", "stores") if key in stage}, folder)
     return {**stage, **located}
 
 
-def _absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON values
+def absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON values
+    """A nested value whose strings that name files or folders below ``folder`` are absolute paths."""
     if isinstance(value, str):
         try:
             # Without a slash a folder is not told from a word: `text` may be a modality.
@@ -115,8 +136,8 @@ def _absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON va
             there = False
         return str((folder / value).absolute()) if value and there and not references(value) else value
     if isinstance(value, Mapping):
-        return {key: _absolute(part, folder) for key, part in value.items()}
-    return [_absolute(part, folder) for part in value] if isinstance(value, list) else value
+        return {key: absolute(part, folder) for key, part in value.items()}
+    return [absolute(part, folder) for part in value] if isinstance(value, list) else value
 
 
 def _in_order(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:

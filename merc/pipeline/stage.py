@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from merc.store import MANIFEST, FeatureStore, StoreError
 from merc.store.manifest import AGAIN, digest_of
 
 if TYPE_CHECKING:  # kinds act on stages, so this module cannot import them at the top
+    from lightning.pytorch.callbacks import Callback
+
     from merc.pipeline.kinds import StageKind
 
 STATE = "stage.json"
@@ -119,6 +121,7 @@ class StageRun:
         seed: Seed of the run; 0 for a stage that runs once.
         fingerprint: Digest of everything that decides the result; a finished stage with the same one is skipped.
         reads: The folders of the stages that it refers to, by their names.
+        callbacks: Callbacks of Lightning that watch the training, and decide nothing of its result.
     """
 
     stage: Stage
@@ -126,6 +129,7 @@ class StageRun:
     seed: int
     fingerprint: str
     reads: Mapping[str, Path] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -191,6 +195,10 @@ class StageRun:
         if self.folder.exists():
             self._set_aside()
         self.update_state(finished=False, inputs=inputs)
+
+    def discard(self) -> None:
+        """Remove the folder, finished or not."""
+        _remove(self.folder)
 
     def _set_aside(self) -> None:
         previous = self.folder.with_name(f"{self.folder.name}.previous")

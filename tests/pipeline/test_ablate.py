@@ -5,18 +5,19 @@ import re
 import shutil
 import statistics
 
-import lightning
 import pytest
 import yaml
 
 from merc.cli import main
 from merc.configs.lookup import shipped_configs
 from merc.evaluation import paired_bootstrap, read_predictions
-from merc.pipeline.ablate import _chains, _choose, _Planner, _read, _shipped, run_ablations
+from merc.pipeline.ablate import _chains, _choose, _Planner, _shipped, run_ablations
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, plan
+from merc.pipeline.read import read_stack
 from merc.pipeline.stage import PipelineError
 from merc.tasks.base import EmotionTask
+from support.small_pipeline import fitted, write_pipeline
 
 PAPERS = {
     "merc.fusion.HierarchicalFusion": ("arXiv 2511.13731", {"meld": 67.8, "iemocap": 72.4}, {"table3": 7, "table5": 4}),
@@ -59,7 +60,7 @@ def test_rows_are_no_configs():
     "pipeline", [*QUICK, *(pytest.param(names, marks=pytest.mark.slow) for names in LONG)], ids=" ".join
 )
 def test_shipped_rows_are_accepted(pipeline, tmp_path):
-    full = _read(pipeline)
+    full = read_stack(pipeline)
     out = tmp_path / "out"  # below the root, whose files it is not
     runs = list(plan(full, out / "full", {"root": str(tmp_path)}, [0], results=out))
     planner = _Planner(full, runs, out, {"root": str(tmp_path)}, [0], ["--trainer.accelerator=cpu"], [])
@@ -70,82 +71,6 @@ def test_shipped_rows_are_accepted(pipeline, tmp_path):
         assert row.effect or row.ablation.stage
         assert all(run.folder.is_relative_to(out / "rows") for run in row.own)
     assert not list(tmp_path.iterdir())
-
-
-# A pipeline of three small stages
-
-
-def trainer():
-    best = {"monitor": "val/weighted_f1", "mode": "max", "filename": "best-{epoch}"}
-    last = {"filename": "last", "enable_version_counter": False}
-    kind = "lightning.pytorch.callbacks.ModelCheckpoint"
-    return {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "num_sanity_val_steps": 0,
-        "callbacks": [{"class_path": kind, "init_args": best}, {"class_path": kind, "init_args": last}],
-    }
-
-
-def a(path, **init):
-    return {"class_path": path, "init_args": init}
-
-
-def graph_task(name, modality):
-    network = a("merc.graphs.GATEncoder", hidden_dim=8, num_layers=1, heads=2)
-    optimizer = a("torch.optim.AdamW", lr=0.03)
-    graph = a("merc.graphs.GraphBuilder", past=1, future=1, speaker=0, similar=0)
-    return {
-        "trainer": trainer(),
-        "model": a(f"merc.tasks.{name}", modality=modality, network=network, optimizer=optimizer),
-        "data": a("merc.datamodules.ConversationDataModule", corpus="none", stores={}, graphs={modality: graph}),
-    }
-
-
-def fusion():
-    head = a("merc.fusion.HierarchicalFusion", dim=8, experts=0)
-    loss = a("merc.losses.FusionLoss", projection_dim=8)
-    optimizer = a("torch.optim.AdamW", lr=0.03)
-    return {
-        "trainer": trainer(),
-        "model": a("merc.tasks.FusionTask", head=head, loss=loss, optimizer=optimizer),
-        "data": a("merc.datamodules.ConversationDataModule", corpus="none", stores={}),
-    }
-
-
-CORPUS = {"data.corpus": "{data}/corpus.json"}
-WIDTHS = {"text": 8, "audio": 8}
-SIMULATED = {"dialogues": {"train": 8, "val": 4, "test": 6}, "widths": WIDTHS, "latent_dims": dict.fromkeys(WIDTHS, 6)}
-STUDENT = {"data.stores": {"audio": "{data}/features/audio", "teacher": "{teacher}/logits"}}
-HIDDEN = {"data.stores": {"text": "{teacher}/hidden", "audio": "{audio_student}/hidden"}}
-TEXT = {"data.stores": {"text": "{data}/features/text"}}
-
-
-def stage(name, options, **more):
-    return {"name": name, "command": "fit", "options": {**CORPUS, **options}, "config": f"{name}.yaml", **more}
-
-
-STAGES = [
-    {"name": "data", "command": "import", "config": "simulated", "options": SIMULATED, "once": True},
-    stage("teacher", TEXT, outputs=["hidden", "logits"]),
-    stage("audio_student", STUDENT, outputs=["hidden"]),
-    stage("aside", TEXT, config="teacher.yaml", report=False),
-    stage("fusion", HIDDEN),
-]
-
-
-def write_pipeline(folder):
-    """The pipeline and its configs."""
-    configs = {
-        "teacher": graph_task("TeacherTask", "text"),
-        "audio_student": graph_task("StudentTask", "audio"),
-        "fusion": fusion(),
-    }
-    for name, config in configs.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    stages = [{**s, "config": str(folder / s["config"]) if s["command"] == "fit" else s["config"]} for s in STAGES]
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
 
 
 @pytest.fixture
@@ -161,7 +86,7 @@ def planner(tmp_path_factory):
     """Plans rows of the pipeline; one for all tests, since it parses a stage once."""
     folder = tmp_path_factory.mktemp("planned")
     write_pipeline(folder)
-    full = _read([str(folder / "pipeline.yaml")])
+    full = read_stack([str(folder / "pipeline.yaml")])
     runs = list(plan(full, folder / "out/full", {}, [0]))
     return _Planner(full, runs, folder / "out", {}, [0], [], [])
 
@@ -171,18 +96,6 @@ def write_row(folder, name="row", **content):
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({"title": name, **content}))
     return str(file)
-
-
-def fitted(monkeypatch):
-    """A list that takes the folder of every stage that is trained from now on."""
-    folders, fit = [], lightning.Trainer.fit
-
-    def counted(self, *args, **kwargs):
-        folders.append("/".join(str(self.default_root_dir).split("/")[-3:]))
-        return fit(self, *args, **kwargs)
-
-    monkeypatch.setattr(lightning.Trainer, "fit", counted)
-    return folders
 
 
 CHANGED = {"changes": {"fusion": {"model.head.gating": False}}}
