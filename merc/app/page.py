@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from html import escape
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,8 @@ COLUMNS = ("start", "end", "speaker", "emotion", "probability", "text")
 """Columns of ``annotation.csv`` that the page shows."""
 
 STYLE = """
-.merc-steps { list-style: none; margin: 0; padding: 0; }
+.merc-drop .download a { pointer-events: none; }
+.merc-steps { list-style: none; margin: 0; padding: 0; max-width: 36em; }
 .merc-steps li { display: flex; gap: .6em; padding: .15em 0; }
 .merc-steps li span:last-child { margin-left: auto; font-variant-numeric: tabular-nums; }
 .merc-problem { border-left: .3em solid #c62828; padding: .6em 1em; overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -42,23 +44,24 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
 
     async def annotate(
         recording: str | None, transcript: str | None, model: str, request: gr.Request
-    ) -> AsyncIterator[dict[Any, Any]]:
+    ) -> AsyncGenerator[dict[Any, Any]]:
         busy = {start: gr.update(interactive=False), stop: gr.update(visible=True), results: gr.update(visible=False)}
         idle = {start: gr.update(interactive=True), stop: gr.update(visible=False)}
         try:
             run = runs.new(str(request.session_hash), recording, transcript, model)
             yield {**busy, state: steps_html([])}
-            async for steps in run.watch(runs.slots):
-                yield {state: steps_html(steps)}
+            async with aclosing(run.watch(runs.slots)) as watching:
+                async for steps in watching:
+                    yield {state: steps_html(steps)}
         except AppError as error:
             yield {**idle, state: problem_html(str(error))}
             return
         if run.stopped:
-            yield {**idle, state: steps_html(run.steps, "Stopped.")}
+            yield {**idle, state: steps_html(run.steps, "Stopped")}
             return
         yield {
             **idle,
-            state: steps_html(run.steps, "Done."),
+            state: steps_html(run.steps, "Done"),
             results: gr.update(visible=True),
             timeline: timeline_html(run),
             files: files_html(run),
@@ -76,26 +79,33 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
 
     with gr.Blocks(title="merc", analytics_enabled=False) as page:
         gr.Markdown(
-            "# merc\nWho speaks in a film, and with which emotion. Films and transcripts stay on the machine that serves "
-            f"this page. Files of up to {max_size}."
+            "# merc\nWho speaks in a film, and with which emotion. Files of up to "
+            f"{max_size}; they stay on the machine that serves this page."
         )
         with gr.Row():
-            recording = gr.File(label="Film or sound", height=150)
-            transcript = gr.File(label="Transcript, if there is one: .srt, .vtt, .csv, .json, ...", height=150)
+            recording = gr.File(label="Film or sound", height=150, elem_classes="merc-drop")
+            transcript = gr.File(label="Transcript, if there is one", height=150, elem_classes="merc-drop")
         with gr.Row(equal_height=True):
             model = gr.Dropdown(list(runs.models), value=next(iter(runs.models)), label="Model", scale=2)
             start = gr.Button("Annotate", variant="primary", scale=1)
             stop = gr.Button("Stop", variant="stop", visible=False, scale=1)
         state = gr.HTML()
         with gr.Column(visible=False) as results:
+            files = gr.HTML()
             timeline = gr.HTML(elem_classes="merc-timeline")
-            files = gr.HTML(label="Downloads")
             table = gr.Dataframe(headers=list(COLUMNS), label="Lines", interactive=False, wrap=True)
         shown = [start, stop, state, results, timeline, files, table]
-        recording.upload(check_recording, recording, state, api_name=False)
-        transcript.upload(check_transcript, transcript, state, api_name=False)
+        recording.upload(check_recording, recording, state, api_name=False, show_progress="hidden")
+        transcript.upload(check_transcript, transcript, state, api_name=False, show_progress="hidden")
         # No limit here: runs wait for each other by themselves, and say so.
-        start.click(annotate, [recording, transcript, model], shown, api_name="annotate", concurrency_limit=None)
+        start.click(
+            annotate,
+            [recording, transcript, model],
+            shown,
+            api_name="annotate",
+            concurrency_limit=None,
+            show_progress="hidden",  # the steps are the progress
+        )
         stop.click(end, None, None, queue=False, api_name=False)
         page.unload(end)
     return page
@@ -122,7 +132,11 @@ def steps_html(steps: Sequence[Step], end: str = "") -> str:
         f"<span>{step.seconds:.0f} s</span></li>"
         for step in steps
     ]
-    return f"<ul class='merc-steps'>{''.join(rows)}</ul><p role='status'>{escape(end)}</p>"
+    told = f"<ul class='merc-steps'>{''.join(rows)}</ul>"
+    if not end:
+        return told
+    took = sum(step.seconds for step in steps)
+    return f"<details><summary role='status'>{escape(end)} ({took:.0f} s)</summary>{told}</details>"
 
 
 def problem_html(message: str) -> str:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class Run:
         command += [] if self.transcript is None else ["--transcript", f"./{self.transcript}"]
         return [*command, "--out", "results", "--formats", ",".join(FORMATS)]
 
-    async def watch(self, slots: asyncio.Semaphore) -> AsyncIterator[Sequence[Step]]:
+    async def watch(self, slots: asyncio.Semaphore) -> AsyncGenerator[Sequence[Step]]:
         """Do the work, and tell the steps about once a second.
 
         Args:
@@ -103,17 +104,21 @@ class Run:
             AppError: The recording cannot be annotated; the text is what ``merc annotate`` says.
         """
         self._next("waiting for other recordings")
-        while not self.stopped and slots.locked():
+        while slots.locked():
+            if self.stopped:
+                return
             yield self.steps
             await asyncio.sleep(POLL)
-        async with slots:
+        async with slots:  # free, as nothing was awaited since
             self.steps.clear()
-            self._next("loading")
-            if not self.stopped:
-                async for steps in self._work():
+            self._next("loading the model")
+            async with aclosing(self._work()) as work:
+                async for steps in work:
                     yield steps
 
-    async def _work(self) -> AsyncIterator[Sequence[Step]]:
+    async def _work(self) -> AsyncGenerator[Sequence[Step]]:
+        if self.stopped:
+            return
         told, errors = self.folder / "told.txt", self.folder / "errors.txt"
         # Wide lines, at once.
         environment = {**os.environ, "COLUMNS": "1000", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
