@@ -1,7 +1,6 @@
 """The page of `merc app`: what it runs, what it shows, and what it refuses."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -150,12 +149,12 @@ def test_what_cannot_be_annotated_is_refused_with_what_is_expected(runs, upload,
     assert not runs.by_token and [path.name for path in runs.folder.iterdir()] == ["uploads"]
 
 
+@pytest.mark.slow
 def test_a_bad_file_gets_the_message_of_merc(runs, upload):
     run = runs.new("visitor", upload("talk.mp4", b"no film"), None, "default")
-    with pytest.raises(AppError, match=r"talk\.mp4") as raised:
+    with pytest.raises(AppError, match=r"^talk\.mp4 is not a media file, .*Play it to check it") as raised:
         asyncio.run(watched(run))
     assert "Traceback" not in str(raised.value) and str(runs.folder) not in str(raised.value)
-    assert not str(raised.value).startswith("merc annotate ended"), raised.value
 
 
 @pytest.mark.parametrize(
@@ -268,22 +267,22 @@ def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
             assert "root:" not in answer.text and CSV not in answer.text
 
 
-@pytest.mark.parametrize(
-    "path", ["/etc/passwd", "http://127.0.0.1:9/x.mp4", "{uploads}/../secret.mp4", 3, None, "a\0b", "x" * 5000]
-)
-def test_a_request_cannot_name_a_file_that_is_no_upload(runs, path, tmp_path):
-    (runs.folder / "secret.mp4").write_bytes(b"secret")
-    path = path.format(uploads=runs.uploads) if isinstance(path, str) else path
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+def test_a_request_cannot_name_a_file_that_is_no_upload(runs, tmp_path):
+    secret = runs.folder / "secret.mp4"
+    secret.write_bytes(b"secret")
     with served(runs) as address:
+        join = f"{address}/gradio_api/queue/join"
         asked = {"fn_index": 2, "session_hash": "abc", "trigger_id": 1, "event_data": None}
-        for data in ([file, None, "default"], [None, None, file], [{"a": [file]}, None, "default"]):
-            answer = httpx.post(f"{address}/gradio_api/queue/join", json={**asked, "data": data})
-            assert (answer.status_code, answer.text) == (403, "A request may name uploaded files only.")
-        assert httpx.post(f"{address}/gradio_api/queue/join", content="[" * 50000).status_code == 400
-        assert httpx.post(f"{address}/gradio_api/queue/join", content=b" " * 70000).status_code == 413
+        others = ["http://127.0.0.1:9/x.mp4", f"{runs.uploads}/../secret.mp4", 3, None, "a\0b", "x" * 5000]
+        for path in ["/etc/passwd", str(secret), *others]:
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            for data in ([file, None, "default"], [None, None, file], [{"a": [file]}, None, "default"]):
+                answer = httpx.post(join, json={**asked, "data": data})
+                assert (answer.status_code, answer.text) == (403, "A request may name uploaded files only."), path
+        assert httpx.post(join, content="[" * 50000).status_code == 400
+        assert httpx.post(join, content=b" " * 70000).status_code == 413
         assert httpx.post(f"{address}/gradio_api/run/annotate", json={**asked, "data": [file]}).status_code == 404
-    assert not list(tmp_path.rglob("passwd"))
+    assert list(tmp_path.rglob("*.mp4")) == []  # nothing was copied, and the folder is gone
 
 
 def test_uploads_are_limited_and_stay_in_their_folder(runs):
@@ -305,7 +304,7 @@ def test_the_page_asks_no_other_server_and_answers_to_no_other_name(runs):
         page = httpx.get(address)
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.?https?://(?!127)[^>]*>", page.text)
-        assert "http" not in httpx.get(f"{address}/theme.css").text
+        assert not re.findall(r"@import|url\(.?http", httpx.get(f"{address}/theme.css").text)
         assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
 
 
@@ -318,18 +317,19 @@ def test_a_visitor_uploads_runs_and_downloads(runs, pretended, tmp_path, monkeyp
         film = gradio_client.handle_file(tmp_path / "talk.mp4")
         pages = [visitor.submit(film, None, "default", api_name="/annotate") for visitor in visitors]
         last = [page.result(timeout=60) for page in pages]
-        tokens = [re.search(r"src='results/([\w-]+)/annotation.html'", shown[2])[1] for shown in last]
+        shown = ["".join(part for part in values if isinstance(part, str)) for values in last]
+        tokens = [re.search(r"src='results/([\w-]+)/annotation.html'", text)[1] for text in shown]
         assert tokens[0] != tokens[1] and set(tokens) == set(runs.by_token)
-        assert tokens[1] not in json.dumps([str(update) for update in pages[0].outputs()])
-        state, files, table = last[0][1], last[0][3], last[0][4]
-        assert "step 1 of 2: faces" in state and "<summary role='status'>Done (" in state
-        links = re.findall(r"href='(results/[^']+)'", files)
+        assert tokens[1] not in str(pages[0].outputs())
+        assert "step 1 of 2: faces" in shown[0] and "<summary role='status'>Done (" in shown[0]
+        links = re.findall(r"href='(results/[^']+)'", shown[0])
         names = ["talk.zip", "annotation.html", "annotated.mp4", "annotation.csv"]
         assert [Path(link).name for link in links] == names
         assert all(httpx.get(f"{address}/{link}").status_code == 200 for link in links)
+        [table] = [part for part in last[0] if isinstance(part, dict) and "data" in part]
         assert table["data"][0] == ["0.50", "1.25", "Ann", "joy", "0.83", "<b>Hi.</b>"]
         wrong = visitors[0].predict(None, None, "default", api_name="/annotate")
-        assert "There is no recording yet" in wrong[1]
+        assert "There is no recording yet" in str(wrong)
     assert {to[0] for to in asked if isinstance(to, tuple)} <= {"127.0.0.1"}
 
 
@@ -367,20 +367,20 @@ def test_a_port_in_use_and_missing_gradio_are_told(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_serves_warns_and_cleans_up(host, tmp_path):
-    command = [sys.executable, "-m", "merc", "app", "--host", host, "--port", "0"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    ) as process:
+def test_a_host_that_lets_others_in_gets_a_warning(host, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    assert main(["app", "--host", host, "--port", "0", "--work", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"http://{host}:") and f"keeps the results in {tmp_path}" in told
+    assert (f"Warning: {host} lets other machines in" in told) == (host == "0.0.0.0")
+
+
+def test_the_command_serves_and_deletes_all_at_the_end(tmp_path):
+    command = [sys.executable, "-m", "merc", "app", "--port", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, **pipes) as process:
         address = process.stdout.readline().strip()
-        told = process.stdout.readline()
-        assert told.startswith(f"Warning: {host} lets other machines in") == (host == "0.0.0.0")
-        port = int(address.rpartition(":")[2])
-        assert "<title>merc</title>" in httpx.get(f"http://127.0.0.1:{port}").text
+        assert "<title>merc</title>" in httpx.get(address).text
         assert list(tmp_path.glob("merc-app-*/uploads"))
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
