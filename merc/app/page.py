@@ -25,7 +25,7 @@ STYLE = """
 .merc-problem { border-left: .3em solid #c62828; padding: .6em 1em; overflow-wrap: anywhere; white-space: pre-wrap; }
 .merc-timeline iframe { width: 100%; height: 85vh; border: 0; border-radius: .5em; }
 .merc-files { display: flex; flex-wrap: wrap; gap: .5em; }
-.merc-files a { border: 1px solid var(--border-color-primary); border-radius: .5em; padding: .5em .8em; }
+.merc-files a { border: 1px solid var(--border-color-primary); border-radius: .5em; padding: .5em .8em; color: var(--body-text-color); }
 """
 
 
@@ -176,4 +176,4 @@ def _address(run: Run, name: str) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{max(0.1, count / 1e3):.1f} kB"

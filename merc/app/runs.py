@@ -291,7 +291,8 @@ def require_suffix(path: str, kind: str, suffixes: Sequence[str]) -> None:
     """
     if Path(path).suffix.lower() not in suffixes:
         raise AppError(
-            f"{Path(path).name} is no {kind} by its name: expected a file that ends in {' '.join(sorted(suffixes))}."
+            f"{Path(path).name} is no {kind} by its name: expected a file that ends in {' '.join(sorted(suffixes))}. "
+            "Convert it, or give it the ending of what it is."
         )
 
 

@@ -3,33 +3,28 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import merc.annotation
 import merc.models
-from merc.app import AppError, AppSettings, Run, Runs, as_bytes, make_app
+from merc.app import AppError, AppSettings, Run, Runs, as_bytes
 from merc.app.runs import FORMATS, _plain_name
 from merc.app.server import MODELS
 from merc.cli import main
+from support.app_server import served
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install 'merc[app]'")
 import gradio_client  # noqa: E402 - of gradio
 import httpx  # noqa: E402 - of gradio
 import uvicorn  # noqa: E402 - of gradio
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "clips"
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 CSV = "line,start,end,speaker,text,emotion,probability\n1,0.5,1.25,Ann,<b>Hi.</b>,joy,0.8312\n2,2,3,,,,\n"
 # In place of `merc annotate`, which needs many seconds: the same steps and files.
 PRETENDED = f"""
@@ -51,24 +46,6 @@ out = pathlib.Path("results")
 def pretended(monkeypatch):
     """Runs take no time: see PRETENDED."""
     monkeypatch.setattr(Run, "command", [sys.executable, "-c", PRETENDED])
-
-
-@contextmanager
-def served(runs, **settings):
-    """The address of a server."""
-    app = make_app(AppSettings(**settings), runs)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-            runs.close(keep=False)
 
 
 @pytest.fixture
@@ -241,7 +218,7 @@ def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
     mine, other = (runs.new(name, film, None, "default") for name in "ab")
     for run in (mine, other):
         asyncio.run(watched(run))
-    with served(runs) as address:
+    with served(runs, AppSettings()) as address:
         start = f"/results/{mine.token}"
         shown = said(address, f"{start}/annotated.mp4", headers={"Range": "bytes=2-4"})
         assert (shown.status_code, shown.content) == (206, b"234")  # so that a player can seek
@@ -270,7 +247,7 @@ def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
 def test_a_request_cannot_name_a_file_that_is_no_upload(runs, tmp_path):
     secret = runs.folder / "secret.mp4"
     secret.write_bytes(b"secret")
-    with served(runs) as address:
+    with served(runs, AppSettings()) as address:
         join = f"{address}/gradio_api/queue/join"
         asked = {"fn_index": 2, "session_hash": "abc", "trigger_id": 1, "event_data": None}
         others = ["http://127.0.0.1:9/x.mp4", f"{runs.uploads}/../secret.mp4", 3, None, "a\0b", "x" * 5000]
@@ -286,7 +263,7 @@ def test_a_request_cannot_name_a_file_that_is_no_upload(runs, tmp_path):
 
 
 def test_uploads_are_limited_and_stay_in_their_folder(runs):
-    with served(runs, max_size="100KB") as address:
+    with served(runs, AppSettings(max_size="100KB")) as address:
         to = f"{address}/gradio_api/upload"
         [path] = httpx.post(to, files={"files": ("../../../x.mp4", b"y" * 100_000)}).json()
         assert runs.is_upload(path) and Path(path).name == "x.mp4"
@@ -300,7 +277,7 @@ def test_uploads_are_limited_and_stay_in_their_folder(runs):
 
 
 def test_the_page_asks_no_other_server_and_answers_to_no_other_name(runs):
-    with served(runs) as address:
+    with served(runs, AppSettings()) as address:
         page = httpx.get(address)
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.?https?://(?!127)[^>]*>", page.text)
@@ -312,7 +289,7 @@ def test_a_visitor_uploads_runs_and_downloads(runs, pretended, tmp_path, monkeyp
     connect, asked = socket.socket.connect, []
     monkeypatch.setattr(socket.socket, "connect", lambda own, to: (asked.append(to), connect(own, to))[1])
     (tmp_path / "talk.mp4").write_bytes(b"x")
-    with served(runs) as address:
+    with served(runs, AppSettings()) as address:
         visitors = [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(2)]
         film = gradio_client.handle_file(tmp_path / "talk.mp4")
         pages = [visitor.submit(film, None, "default", api_name="/annotate") for visitor in visitors]
