@@ -24,8 +24,10 @@ STYLE = """
 .merc-steps li span:last-child { margin-left: auto; font-variant-numeric: tabular-nums; }
 .merc-problem { border-left: .3em solid #c62828; padding: .6em 1em; overflow-wrap: anywhere; white-space: pre-wrap; }
 .merc-timeline iframe { width: 100%; height: 85vh; border: 0; border-radius: .5em; }
-.merc-files { display: flex; flex-wrap: wrap; gap: .5em; }
-.merc-files a { border: 1px solid var(--border-color-primary); border-radius: .5em; padding: .5em .8em; color: var(--body-text-color); }
+.merc-files { display: flex; flex-wrap: wrap; gap: .5em; padding: .5em 0; }
+.merc-files a { border: 1px solid var(--border-color-primary); border-radius: .5em; padding: .5em .8em; }
+.merc-files a { color: var(--body-text-color); }
+@media (max-width: 600px) { .merc-timeline iframe { width: calc(100vw - 1em); margin-left: calc(50% - 50vw + .5em); } }
 """
 
 
@@ -84,7 +86,7 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
         )
         with gr.Row():
             recording = gr.File(label="Film or sound", height=150, elem_classes="merc-drop")
-            transcript = gr.File(label="Transcript, if there is one", height=150, elem_classes="merc-drop")
+            transcript = gr.File(label="Transcript (optional)", height=150, elem_classes="merc-drop")
         with gr.Row(equal_height=True):
             model = gr.Dropdown(list(runs.models), value=next(iter(runs.models)), label="Model", scale=2)
             start = gr.Button("Annotate", variant="primary", scale=1)
@@ -154,11 +156,17 @@ def timeline_html(run: Run) -> str:
 
 
 def files_html(run: Run) -> str:
-    """Links to all files."""
-    links = [(run.zip_name, f"All as {run.zip_name}")]
-    links += [(path.name, f"{path.name} ({_size(path.stat().st_size)})") for path in run.files()]
-    anchors = [f"<a href='{_address(run, name)}' download='{escape(name)}'>{escape(text)}</a>" for name, text in links]
-    return f"<div class='merc-files'>{''.join(anchors)}</div>"
+    """Links to all files, and to one that holds them."""
+    anchors = [_link(run, path.name, f"{path.name} ({_size(path.stat().st_size)})") for path in run.files()]
+    return (
+        f"<div class='merc-files'>{_link(run, run.zip_name, f'Download all: {run.zip_name}')}</div>"
+        f"<details><summary>Single files ({len(anchors)})</summary>"
+        f"<div class='merc-files'>{''.join(anchors)}</div></details>"
+    )
+
+
+def _link(run: Run, name: str, text: str) -> str:
+    return f"<a href='{_address(run, name)}' download='{escape(name)}'>{escape(text)}</a>"
 
 
 def table_rows(run: Run) -> list[list[str]]:
