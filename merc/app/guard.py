@@ -104,10 +104,10 @@ def _paths(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
 
 async def _body(receive: Receive) -> bytes | None:
     """The whole request; ``None`` if it is too large."""
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if len(body) > _QUESTION:
             return None
         if not message.get("more_body", False):

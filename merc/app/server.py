@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -135,6 +136,11 @@ def serve(settings: AppSettings) -> None:
         app = make_app(settings, runs)
         import uvicorn
 
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # pages that are open are no error
+                await super().shutdown(sockets)
+
         with _listening(settings.host, settings.port) as listener:
             port = listener.getsockname()[1]
             at = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -148,7 +154,7 @@ def serve(settings: AppSettings) -> None:
             ends = "deletes all uploads and results" if settings.work is None else f"keeps the results in {folder}"
             print(f"Ctrl-C stops the server and {ends}.", flush=True)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
     finally:
         runs.close(keep=settings.work is not None)
 

@@ -210,7 +210,7 @@ def test_at_the_end_uploads_go_and_results_stay_only_if_asked_for(runs, upload, 
 
 def said(address, path, **more):
     # As it is: httpx would take ../ out.
-    return httpx.request(more.pop("method", "GET"), httpx.URL(address).copy_with(raw_path=path.encode()), **more)
+    return httpx.get(httpx.URL(address).copy_with(raw_path=path.encode()), **more)
 
 
 def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
@@ -356,9 +356,13 @@ def test_the_command_serves_and_deletes_all_at_the_end(tmp_path):
     command = [sys.executable, "-m", "merc", "app", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, **pipes) as process:
-        address = process.stdout.readline().strip()
-        assert "<title>merc</title>" in httpx.get(address).text
-        assert list(tmp_path.glob("merc-app-*/uploads"))
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-    assert "Traceback" not in rest and not list(tmp_path.iterdir())
+        try:
+            address = process.stdout.readline().strip()
+            assert "<title>merc</title>" in httpx.get(address, timeout=60).text
+            assert list(tmp_path.glob("merc-app-*/uploads"))
+            with httpx.stream("GET", f"{address}/gradio_api/heartbeat/abc", timeout=60):  # a page that is open
+                process.send_signal(signal.SIGINT)
+                rest = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert "Traceback" not in rest and "ERROR" not in rest and not list(tmp_path.iterdir())
