@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 import merc.annotation
+import merc.app
 import merc.evaluation
 import merc.models
 import merc.pipeline.ablate
@@ -140,6 +141,7 @@ def test_there_are_commands_to_check():
     known = {
         "ablate",
         "annotate",
+        "app",
         "compare",
         "configs",
         "diarize",
@@ -211,6 +213,15 @@ def test_commands_of_pipelines_parse(words, examples, monkeypatch):
     written = yaml.safe_dump([stage.options for stage in stages])
     for source in ("root", "corpus"):
         assert (f"{{{source}}}" in written) == (options[source] is not None)
+
+
+@pytest.mark.parametrize("words", of("app"))
+def test_commands_of_the_page_parse(words, runs, monkeypatch):
+    served = []
+    monkeypatch.setattr(merc.app, "serve", served.append)
+    for folder in ("runs/video", "my-model"):
+        Path(folder).mkdir(parents=True)
+    assert main(words) == 0 and len(served) == 1
 
 
 @pytest.mark.parametrize("words", of("ablate"))

@@ -21,7 +21,7 @@ from merc.annotation.persons import PersonSearch
 from merc.annotation.teller import Teller
 from merc.annotation.video import PERSONS, TRANSCRIPT, ReadFilm, naming_of, read_film, write_results
 from merc.conversation import Corpus, CorpusError
-from merc.corpora.films import FILM_SUFFIXES
+from merc.corpora.films import FILM_SUFFIXES, SOUND_SUFFIXES
 from merc.corpora.transcripts import READERS, TranscriptOptions
 from merc.decoding import decode
 from merc.files import parse_json, write_json, write_text
@@ -29,9 +29,6 @@ from merc.labels import LabelSet
 from merc.models import Model
 from merc.rows import read_rows
 from merc.speech import Transcriber
-
-SOUND_SUFFIXES = frozenset(".aac .aif .aiff .amr .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma".split())
-"""Suffixes of the files that are taken for recordings of sound alone."""
 
 LIST_SUFFIXES = frozenset([".csv", ".tsv", ".txt"])
 """Suffixes of the files that are taken for lists of recordings."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merc.annotation.steps import tell_step
 from merc.conversation import Clip, Conversation, Corpus, Utterance, UtteranceKey
 from merc.corpora.transcripts import UNKNOWN
 from merc.encoders.inputs import SoundBatch
@@ -85,6 +86,7 @@ class PersonSearch:
         basis = _digest(conversation, stores, voice, linker)
         if kept is not None and (found := _load(Path(kept), basis, conversation)) is not None:
             return found
+        tell_step(f"people of {conversation.id}")
         lines = spoken_lines(conversation, stores, voice)
         linked = linker(lines)
         found = _by_key(conversation, linked, [*notes, *_told(lines, linked, voice is not None)])

@@ -15,6 +15,7 @@ from merc.annotation.film import PATIENCE, AnnotatedFilm
 from merc.annotation.lines import Annotation, describe
 from merc.annotation.page import EMBEDDED, as_html, page_fingerprint
 from merc.annotation.persons import FilmPersons, PersonSearch, SpeakerNaming
+from merc.annotation.steps import tell_step
 from merc.annotation.teller import Teller
 from merc.annotation.thumbnails import face_thumbnails
 from merc.conversation import Corpus, CorpusError, Utterance
@@ -177,6 +178,7 @@ def read_film(
     options: dict[str, Any] = {"labels": teller.labels, "options": reading, "duration": duration}
     if transcript is None:
         transcript = made
+        tell_step(f"transcript of {video.name}")
         corpus = transcript_corpus(transcribed(video, made, transcriber or VoiceActivity()), made, video, **options)
     else:
         corpus = read_transcript(transcript, video, **options)
@@ -221,6 +223,7 @@ def write_results(
     if film and info is not None and info.height is not None:
         annotation = replace(annotation, film=out / "annotated.mp4")
         if film_comment(out / "annotated.mp4") != fingerprint:
+            tell_step(f"film of {video.name}")
             fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
             drawn = AnnotatedFilm(lines, applied, labels)
             frames = drawn.frames(video, fps)
@@ -230,6 +233,7 @@ def write_results(
         # What the page is made of; finding faces in the film again takes time.
         made_of = hashlib.sha256(f"{fingerprint} {annotation.film} {embed} {annotation.notes}".encode()).hexdigest()
         if page_fingerprint(out / "annotation.html") != made_of:
+            tell_step(f"page of {video.name}")
             faces = face_thumbnails(lines, applied, video, faces)
             page = as_html(annotation, beside=out, faces=faces, embed=embed, fingerprint=made_of)
             write_text(out / "annotation.html", page)

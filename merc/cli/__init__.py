@@ -41,6 +41,7 @@ Models:
 A new video:
   annotate   Emotions of it:      merc annotate VIDEO --transcript FILE.srt --out runs/annotated
              Of many:             merc annotate FOLDER --out runs/annotated
+  app        In a browser:        merc app
   transcribe What is said:        merc transcribe VIDEO --out talk.srt
   diarize    Who speaks when:     merc diarize VIDEO --out talk.rttm
 
@@ -168,6 +169,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.annotate import annotate_command
 
         return annotate_command(args[1:])
+    if command == "app":
+        from merc.cli.app import app_command
+
+        return app_command(args[1:])
     if command == "transcribe":
         from merc.cli.transcribe import transcribe_command
 

@@ -17,6 +17,9 @@ FILM_SUFFIXES = frozenset(
 )
 """Suffixes of the files that are taken for films."""
 
+SOUND_SUFFIXES = frozenset(".aac .aif .aiff .amr .flac .m4a .mka .mp3 .oga .ogg .opus .wav .wma".split())
+"""Suffixes of the files that are taken for recordings of sound alone."""
+
 PEOPLE_FILE = "people.json"
 """The file of a folder that says who is in which film, where there is one."""
 
