@@ -108,7 +108,7 @@ class EncoderStudentTask(Taught, EncoderTask[ReadBatch | MediaBatch]):
         features, logits = self.encode(batch)
         there = self.present(batch)[self.modality]
         label = batch.label.masked_fill(~there, IGNORE_INDEX)
-        terms = self.taught(features, logits, label, there, lambda name: self._stored(name, batch))
+        terms = self.taught(logits, features, label, there, lambda name: self._stored(name, batch))
         return Prediction(logits, features, terms)
 
     def _stored(self, name: str, batch: ReadBatch | MediaBatch) -> tuple[Tensor, Tensor] | None:
