@@ -340,7 +340,7 @@ def random_store(path, corpus, width, kind="features"):
 
 @pytest.fixture(scope="module")
 def standins(tmp_path_factory):
-    """Encoders, by their name or the class that reads them, that are nearly empty inside and as wide as those in the configs."""
+    """Encoders, by name or by the class that reads them, nearly empty inside and as wide as those in the configs."""
     text, speech, video = (tmp_path_factory.mktemp(name) for name in ("text", "speech", "video"))
     tiny_bert(text)
     tiny_speech(speech)
@@ -369,7 +369,9 @@ def standin(configs, standins):
     for config in map(RAW.get, configs):
         encoder = config.get("model", {}).get("init_args", {}).get("encoder", {})
         names = [encoder.get("init_args", {}).get("model"), encoder.get("class_path")]
-        options |= {"model.encoder.model": standins[name] for name in names if name in standins and "model.encoder.model" not in options}
+        known = [standins[name] for name in names if name in standins]
+        if known:
+            options["model.encoder.model"] = known[0]
         if config.get("data", {}).get("class_path") == "merc.datamodules.MediaDataModule":
             options["data.workers"] = 0
     return options

@@ -103,7 +103,8 @@ class MediaDataModule(UtteranceDataModule):
         if found:
             why = ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
             rank_zero_info(
-                f"Training leaves out {found.total()} of {len(labelled)} labelled utterances, which cannot be read: {why}."
+                f"Training leaves out {found.total()} of {len(labelled)} labelled utterances, which cannot be read: "
+                f"{why}."
             )
         clips = self._clips([(key, utterance) for key, utterance in labelled if not reasons[key]])
         # One second more: a reader for which all utterances are of length 0 has them shuffled too.

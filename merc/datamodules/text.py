@@ -61,8 +61,8 @@ class TextDataModule(UtteranceDataModule):
         if not isinstance(encoder, UtteranceEncoder):
             raise TypeError(
                 f"TextDataModule needs a text encoder in the task, and {type(task).__name__} has "
-                f"{type(encoder).__name__} as its encoder: use TextEncoderTask, EncoderStudentTask or ExtractTask with a "
-                "TextEncoder, or with a subclass of merc.encoders.SentenceEncoder."
+                f"{type(encoder).__name__} as its encoder: use TextEncoderTask, EncoderStudentTask or ExtractTask with "
+                "a TextEncoder, or with a subclass of merc.encoders.SentenceEncoder."
             )
         return encoder
 

@@ -27,7 +27,9 @@ def freeze_layers(network: nn.Module, count: int) -> None:
     later = {id(p) for layer in list(stack)[count:] for p in layer.parameters()}
     # wav2vec 2.0 normalises behind its layers, or before them; in both cases this stands before them in the network.
     if getattr(getattr(network, "config", None), "do_stable_layer_norm", False):
-        later |= {id(p) for p in network.get_submodule(name.rpartition(".")[0]).get_submodule("layer_norm").parameters()}
+        later |= {
+            id(p) for p in network.get_submodule(name.rpartition(".")[0]).get_submodule("layer_norm").parameters()
+        }
     last = id(list(stack[count - 1].parameters())[-1])
     for parameter in network.parameters():  # in the order of the network
         if id(parameter) not in later:
@@ -45,7 +47,9 @@ def checkpoint_gradients(network: nn.Module) -> None:
     Raises:
         ValueError: The network does not support it.
     """
-    enable: Any = getattr(network, "gradient_checkpointing_enable", None)
+    # The second name is that of older transformers.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable: Any = next((getattr(network, name) for name in names if hasattr(network, name)), None)
     if enable is None or not getattr(network, "supports_gradient_checkpointing", False):
         raise ValueError(
             f"{type(network).__name__} supports no gradient checkpointing: set gradient_checkpointing to false."

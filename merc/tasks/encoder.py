@@ -116,9 +116,7 @@ class EncoderTask(ClassifierTask[Batch]):
     def on_predict_start(self) -> None:
         """Warn if nobody has trained the classifier."""
         if not self.origin:
-            rank_zero_warn(
-                f"{type(self).__name__} predicts without fine-tuning: pass the checkpoint with --ckpt_path."
-            )
+            rank_zero_warn(f"{type(self).__name__} predicts without fine-tuning: pass the checkpoint with --ckpt_path.")
 
     def provenance(self) -> dict[str, Any]:
         """The encoder's provenance, the data it was tuned on, and the classes of the logits."""

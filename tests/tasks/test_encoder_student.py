@@ -1,7 +1,6 @@
-"""Students that are encoders: fine-tuned from clips, taught by stores, interrupted, in half precision, up to the fusion."""
+"""Students that are encoders: tuned from clips, taught by stores, interrupted, in half precision, up to the fusion."""
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from merc.losses import DistillationLoss, DISTLoss, FeatureSimilarityLoss
 from merc.media.tracks import FaceTrack, tracks_to_rows
 from merc.store import FeatureStore, StoreError
 from merc.tasks import EncoderStudentTask, FusionTask
+from merc.weights import weights_digest
 from support.quiet_trainer import trainer_in
 from support.tiny_clips import write_clip
 from support.tiny_media import crops, keys, noises, tiny_speech, tiny_video
@@ -85,11 +85,13 @@ def corpus(tmp_path_factory):
     deaf = write_clip(folder / "deaf.mp4", 8, silent=True)
     (folder / "broken.mp4").write_text("this is no film")
     splits = {}
-    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
         talks = []
         for d in range(count):
             names = [EMOTIONS[(d + n) % 2] for n in range(3)]
-            turns = [Utterance(str(n), "AB"[n % 2], f"oh {e}", label=e, media=files[e][n % 2]) for n, e in enumerate(names)]
+            turns = [
+                Utterance(str(n), "AB"[n % 2], f"oh {e}", label=e, media=files[e][n % 2]) for n, e in enumerate(names)
+            ]
             talks.append(Conversation(str(d), tuple(turns), split))
         unread = [Utterance("deaf", "A", "oh", label="joy", media=deaf), Utterance("none", "A", "oh", label="joy")]
         unread.append(Utterance("broken", "A", "oh", label="neutral", media=str(folder / "broken.mp4")))
@@ -142,6 +144,25 @@ def batch_for(kind):
     return sounds(None, 3000, 5000, 4000) if kind == "data2vec-audio" else frames(4, 6, 2)
 
 
+class Pitch(nn.Module):
+    """A sound encoder of one's own, which learns fast what a tone is."""
+
+    dim = 16
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv1d(1, 16, 64, 16), nn.ReLU())
+
+    def forward(self, batch):
+        return torch.stack([10 * self.network(row[None]).mean(1) for row in batch.rows()])
+
+    def settings(self):
+        return {}
+
+    def provenance(self):
+        return {"encoder": "pitch", "weights": weights_digest(self)}
+
+
 # What is learned
 
 
@@ -149,27 +170,28 @@ def test_a_student_learns_from_clips_and_a_teacher(folders, corpus, teacher, tmp
     L.seed_everything(0, verbose=False)
     keep = ModelCheckpoint(tmp_path, "best", monitor="val/weighted_f1", mode="max")
     run = trainer_in(tmp_path, keep, epochs=8, gradient_clip_val=10.0)
-    run.fit(student(folders, "data2vec-audio"), datamodule=media(corpus, teacher))
+    losses = {"loss": DISTLoss(), "feature_loss": FeatureSimilarityLoss()}
+    task = EncoderStudentTask(Pitch(), optimizer=partial(torch.optim.AdamW, lr=2e-2), **losses)
+    run.fit(task, datamodule=media(corpus, teacher))
     assert {"train/ce", "train/inter", "train/intra", "train/feature"} <= run.callback_metrics.keys()
-    # 9 of 12 labelled utterances are heard; the bias says the same of the others.
+    # 6 of 9 labelled utterances are heard; the bias says the same of the others, which is right for one or two.
     assert float(keep.best_model_score) > 0.7
 
     # It loads by itself, and tests the utterances that it cannot hear too.
     task = EncoderStudentTask.load_from_checkpoint(keep.best_model_path, weights_only=True)
     trainer_in(tmp_path).test(task, datamodule=media(corpus, teacher), verbose=False)
     found = read_predictions(tmp_path / "report")
-    assert len(found.keys) == 12 and found.present["audio"].sum() == 9
+    assert len(found.keys) == 9 and found.present["audio"].sum() == 6
     unheard = [row for row, key in enumerate(found.keys) if key.dialogue == "unread"]
     assert len({tuple(found.probabilities[row].tolist()) for row in unheard}) == 1
     report = (tmp_path / "report/report.md").read_text()
     assert all(reason in report for reason in ("no sound", "no file with sound", "not media or damaged header"))
 
 
-@pytest.mark.parametrize("kind", ["timesformer", "videomae"])
-def test_a_student_learns_from_frames(folders, corpus, teacher, tmp_path, kind):
+def test_a_student_learns_from_frames(folders, corpus, teacher, tmp_path):
     L.seed_everything(0, verbose=False)
-    run = trainer_in(tmp_path, epochs=6, gradient_clip_val=10.0)
-    run.fit(student(folders, kind), datamodule=media(corpus, teacher, kind))
+    run = trainer_in(tmp_path, epochs=8, gradient_clip_val=10.0)
+    run.fit(student(folders, "videomae"), datamodule=media(corpus, teacher, "videomae"))
     assert float(run.callback_metrics["val/weighted_f1"]) > 0.7
 
 
@@ -180,12 +202,12 @@ def test_what_cannot_be_read_is_left_out_of_training_and_said(folders, corpus, t
     data.setup()
     with caplog.at_level("INFO"):
         batches = list(data.train_dataloader())
-    assert "leaves out 1 of 21 labelled utterances, which cannot be read: no file with sound (1)." in caplog.text
-    assert sum(len(batch.keys) for batch in batches) == 20
+    assert "leaves out 1 of 15 labelled utterances, which cannot be read: no file with sound (1)." in caplog.text
+    assert sum(len(batch.keys) for batch in batches) == 14
     unread = {key.utterance: why for batch in batches for key, why in batch.missing.items()}
     assert unread == {"deaf": "no sound", "broken": "not media or damaged header"}  # that only decoding shows
-    assert len(batches) == 4 and max(len(batch.keys) for batch in batches) == 5
-    assert sum(len(batch.keys) for batch in data.val_dataloader()) == 12
+    assert len(batches) == 3 and max(len(batch.keys) for batch in batches) == 5
+    assert sum(len(batch.keys) for batch in data.val_dataloader()) == 9
 
 
 def test_unread_utterances_change_neither_loss_nor_gradients(folders):
@@ -225,7 +247,10 @@ def slow_telme(task, batch, logits_t, hidden_t):
     s, t = F.normalize(hidden, dim=1), F.normalize(hidden_t, dim=1)
     feature = 0.0
     for row in t:
-        p, q = torch.stack([row @ other for other in t]).softmax(0), torch.stack([row @ other for other in s]).softmax(0)
+        p, q = (
+            torch.stack([row @ other for other in t]).softmax(0),
+            torch.stack([row @ other for other in s]).softmax(0),
+        )
         feature = feature + (p * (p / q).log()).sum() / len(t)
     return ce + inter + intra + feature
 
@@ -264,9 +289,9 @@ def test_a_teacher_that_does_not_fit_is_refused(folders, corpus, teacher, tmp_pa
     wide = FeatureStore.write(tmp_path / "wide", all_keys(corpus), torch.ones(len(all_keys(corpus)), 9))
     with pytest.raises(StoreError, match="width 9, expected 16"):
         fit({"teacher": teacher / "logits", "teacher_hidden": wide.path})
-    other = FeatureStore.write(tmp_path / "other", keys(2), torch.ones(2, 16))
+    other = FeatureStore.write(tmp_path / "other", [UtteranceKey("val", "9", "9")], torch.ones(1, 16))
     with pytest.raises(StoreError, match="no utterance of corpus 'toned'"):
-        fit({"teacher_hidden": other.path})
+        fit({"teacher": teacher / "logits", "teacher_hidden": other.path})
     with pytest.raises(TypeError, match="expects a UtteranceDataModule, found ConversationDataModule"):
         task = student(folders, "data2vec-audio")
         trainer_in(tmp_path).fit(task, datamodule=ConversationDataModule(corpus, {"text": teacher / "features"}))
@@ -277,10 +302,10 @@ def test_a_teacher_of_any_modality_needs_no_stores(folders, corpus, tmp_path):
     L.seed_everything(0, verbose=False)
     alone = student(folders, "data2vec-audio", loss=DISTLoss(alpha=0.0), feature_loss=None)
     data = media(corpus, None, stores={})
-    trainer_in(tmp_path).fit(alone, datamodule=data)
+    trainer_in(tmp_path, limit_train_batches=1).fit(alone, datamodule=data)
     export(alone, data, tmp_path / "audio")
     stores = {"teacher": tmp_path / "audio/logits", "teacher_hidden": tmp_path / "audio/features"}
-    run = trainer_in(tmp_path, epochs=2)
+    run = trainer_in(tmp_path)
     run.fit(student(folders, "bert"), datamodule=TextDataModule(corpus, batch_size=8, stores=stores))
     assert {"train/ce", "train/inter", "train/intra", "train/feature"} <= run.callback_metrics.keys()
 
@@ -383,7 +408,7 @@ def test_bfloat16_autocast_trains(folders, corpus, teacher, tmp_path, kind):
 
 class Unplugged(Callback):
     def on_after_backward(self, trainer, pl_module):
-        if trainer.global_step == 6:
+        if trainer.global_step == 4:
             raise RuntimeError("unplugged")
 
 
@@ -392,9 +417,9 @@ def test_interrupted_and_resumed_it_equals_an_uninterrupted_one(folders, corpus,
     def fit(out, *callbacks, start=None):
         L.seed_everything(0, verbose=False)
         last = ModelCheckpoint(out, filename="last", enable_version_counter=False)
-        style = {"epochs": 2, "val_check_interval": 2, "precision": precision}
+        style = {"epochs": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "precision": precision}
         task = student(folders, "data2vec-audio", gradient_checkpointing=True, dropout=0.1)
-        data = media(corpus, teacher, workers=1)
+        data = media(corpus, teacher)
         trainer_in(out, last, *callbacks, **style).fit(task, datamodule=data, ckpt_path=start, weights_only=True)
         return torch.load(out / "last.ckpt", weights_only=True)
 
@@ -403,8 +428,8 @@ def test_interrupted_and_resumed_it_equals_an_uninterrupted_one(folders, corpus,
         fit(tmp_path / "cut", Unplugged())
     shutil.copy(tmp_path / "cut/last.ckpt", tmp_path / "start.ckpt")
     resumed = fit(tmp_path / "cut", start=tmp_path / "start.ckpt")
-    assert resumed["global_step"] == whole["global_step"] == 8
-    assert resumed["merc"]["origin"]["resumed_at"] == [6]
+    assert resumed["global_step"] == whole["global_step"] == 6
+    assert resumed["merc"]["origin"]["resumed_at"] == [4]
     assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
 
 
@@ -451,7 +476,9 @@ def test_whole_frames_are_spread_over_the_clip(corpus, tmp_path):
     from merc.media.crops import resample
 
     [chunk] = read_frames(Clip(long))
-    expected = resample(chunk.images[[7, 22, 37, 52]][..., 8:56], torch.tensor([[0.0, 0, 48, 48]]).expand(4, 4), (24, 24))
+    expected = resample(
+        chunk.images[[7, 22, 37, 52]][..., 8:56], torch.tensor([[0.0, 0, 48, 48]]).expand(4, 4), (24, 24)
+    )
     assert (seen.float() - expected).abs().max() <= 1
     short = reader.read(None, Utterance("0", "A", video=Clip(long, 2.36, 2.4)))
     assert len(short) >= 1
@@ -462,13 +489,11 @@ def test_a_student_of_the_speakers_face_is_trained_where_it_is_seen(folders, cor
     box = torch.tensor([[4.0, 8, 24, 28]]).expand(8, 4)
     names = all_keys(corpus)
     rows = [tracks_to_rows([FaceTrack(0, box, 0.9)] if key.utterance != "2" else []) for key in names]
-    FeatureStore.write(
-        tmp_path / "faces", names, torch.cat(rows), kind="faces", lengths=[len(row) for row in rows]
-    )
+    FeatureStore.write(tmp_path / "faces", names, torch.cat(rows), kind="faces", lengths=[len(row) for row in rows])
     reader = FaceReader(tmp_path / "faces")
     with caplog.at_level("INFO"):
         trainer_in(tmp_path).fit(student(folders, "timesformer"), datamodule=media(corpus, teacher, reader=reader))
-    assert "speaker not visible (6)" in caplog.text
+    assert "speaker not visible (4)" in caplog.text
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="real clips of talking faces are in ../shared/data/clips")
@@ -476,10 +501,7 @@ def test_a_student_of_the_speakers_face_is_trained_where_it_is_seen(folders, cor
 def test_real_clips(folders, tmp_path, kind):
     """Real sound and frames, end to end, under bf16: train, checkpoint, export."""
     files = sorted(str(path) for path in CLIPS.glob("grid_*.mpg"))[:6]
-    turns = [
-        Utterance(str(n), "A", "set red at b", label=EMOTIONS[n % 2], sound=Clip(f, 0.5, 1.5), video=Clip(f, 0.5, 1.5))
-        for n, f in enumerate(files)
-    ]
+    turns = [Utterance(str(n), "A", "set red at b", label=EMOTIONS[n % 2], media=f) for n, f in enumerate(files)]
     corpus = Corpus("real", MELD, {s: [Conversation("0", tuple(turns), s)] for s in ("train", "val", "test")})
     task = student(folders, kind, loss=DistillationLoss(alpha=1.0), feature_loss=None, frozen_layers=1)
     before = [p.detach().clone() for p in task.encoder.parameters()]
