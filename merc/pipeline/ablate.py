@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -43,6 +44,7 @@ from merc.pipeline.read import read_pipeline
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, Stage, StageRun, substitute
 from merc.tasks.base import EmotionTask
+from merc.tasks.encoder import EncoderTask
 
 _ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "workers"}
 """Options that say how to train, and not what."""
@@ -337,6 +339,8 @@ class _Planner:
             raise PipelineError(
                 f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
             )
+        if any(issubclass(resolve_name(c["model"]["class_path"]), EncoderTask) for c in (ours, theirs)):
+            return "data"  # to make one takes the weights of its encoder
         full, row = self._make(name), self._make(name, options)
         if not all(isinstance(m.model, EmotionTask) and hasattr(m.data, "graphs") for m in (full, row)):
             return "data"  # a stage that makes features: what it makes is the data of those behind it
