@@ -32,6 +32,7 @@ All stages:
   ablate     What each part adds: merc ablate demo/simulated.yaml --out runs/ablations --seeds 3
   compare    Head to head:        merc compare runs/simulated runs/other/lfvd theirs.csv --out runs/compared
   ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
+  tsne       Draw vectors:        merc tsne runs/simulated/seed-0/fusion/hidden --corpus corpus.json --out points.png
 
 Models:
   export     Make a model:        merc export runs/text --out my-model
@@ -158,6 +159,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.ensemble import ensemble_command
 
         return ensemble_command(args[1:])
+    if command == "tsne":
+        from merc.cli.tsne import tsne_command
+
+        return tsne_command(args[1:])
     if command == "annotate":
         from merc.cli.annotate import annotate_command
 

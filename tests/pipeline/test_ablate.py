@@ -43,7 +43,9 @@ def test_every_row_is_of_a_table_and_says_what_the_paper_says():
         found = [name.split("/")[1] for name in own]
         assert {table: found.count(table) for table in found} == tables
         for name, row in own.items():
-            assert row.paper == paper and row.table == name.split("/")[1].replace("table", "Table ").replace("figure", "Figure ")
+            assert row.paper == paper and row.table == name.split("/")[1].replace("table", "Table ").replace(
+                "figure", "Figure "
+            )
             drawn = row.table.startswith("Figure")  # bars without numbers
             assert {corpus: number.full for corpus, number in row.reported.items()} == ({} if drawn else full)
             assert all(number.difference < 0 for number in row.reported.values())
