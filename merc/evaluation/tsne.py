@@ -24,8 +24,9 @@ def tsne(vectors: Tensor, perplexity: float = 30.0, iterations: int = 750) -> Te
         q_{ij} \propto (1 + \|y_i - y_j\|^2)^{-1}
 
     The sum of :math:`p_{ij} \log(p_{ij} / q_{ij})` is minimised by gradient descent with momentum, from the two main
-    axes of the vectors. It is exact: time and memory grow with N², which suits some thousand vectors. There is nothing
-    random in it. Distances between far clusters, and their sizes, mean nothing.
+    axes of the vectors. It is exact: time and memory grow with N², and 2,610 vectors, as many as MELD has for testing,
+    take half a minute of one core. There is nothing random in it. Distances between far clusters, and their sizes, mean
+    nothing.
 
     Args:
         vectors: ``(N, d)``.
@@ -63,7 +64,8 @@ def tsne(vectors: Tensor, perplexity: float = 30.0, iterations: int = 750) -> Te
         gains = torch.where(slope.sign() == step.sign(), gains * 0.8, gains + 0.2).clamp(min=0.01)
         step = (0.5 if early else 0.8) * step - rate * gains * slope
         points = points + step
-    return (points - points.mean(0)).float()
+    centred: Tensor = points - points.mean(0)
+    return centred.float()
 
 
 def affinities(squared: Tensor, perplexity: float) -> Tensor:
