@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from merc.pipeline.run import run_pipeline as run
     from merc.store import FeatureStore
     from merc.tasks import (
+        EncoderStudentTask,
         ExtractTask,
         FacesTask,
         FusionTask,
@@ -58,6 +59,7 @@ __all__ = [
     "ConversationBatch",
     "ConversationDataModule",
     "Corpus",
+    "EncoderStudentTask",
     "ExtractTask",
     "FacesTask",
     "FeatureStore",
@@ -106,6 +108,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.pipeline.run": ["run_pipeline as run"],
         "merc.store": ["FeatureStore"],
         "merc.tasks": [
+            "EncoderStudentTask",
             "ExtractTask",
             "FacesTask",
             "FusionTask",

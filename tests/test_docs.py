@@ -155,6 +155,7 @@ def test_there_are_commands_to_check():
         "search",
         "test",
         "transcribe",
+        "tsne",
     }
     assert {words[0] for _, words in COMMANDS} == known
 
@@ -270,6 +271,12 @@ def test_commands_of_comparisons_parse(words, monkeypatch):
 
     monkeypatch.setattr(merc.evaluation, "read_systems", read)
     assert main(words) == 1 and len(asked) == 1
+
+
+@pytest.mark.parametrize("words", of("tsne"))
+def test_commands_that_draw_parse(words, capsys):
+    assert main(words) == 1  # the stores are those of the reader
+    assert f"No feature store at {words[1]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", of("export"))

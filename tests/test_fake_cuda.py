@@ -4,16 +4,21 @@ import pytest
 import torch
 from torch import nn
 
+from merc.conversation import UtteranceKey
+from merc.datamodules import DataFacts, MediaBatch
 from merc.datamodules.lipsync import LipSyncBatch
+from merc.encoders import AudioEncoder, FaceBatch, SoundBatch, VisualEncoder
 from merc.evaluation import EmotionMetrics
 from merc.labels import IEMOCAP4
-from merc.losses import FusionLoss, SyncLoss
+from merc.losses import DISTLoss, FusionLoss, SyncLoss
 from merc.media import FaceTrack, Frames
 from merc.speaker import ActiveSpeakerNet, LipSyncNet, PooledLipSyncNet, SyncAugmentation, SyncScorer, score_tracks
 from merc.speaker.base import MouthTrack
+from merc.tasks import EncoderStudentTask
 from support.every_loss import LOSSES, total, unit_vectors
 from support.networks import NETWORKS, batch_of_three, loss
 from support.pretend_device import DEVICE, PretendDevice, move
+from support.tiny_media import SPEECH, crops, keys, noises, tiny_speech, tiny_video
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +80,22 @@ def test_the_projection_of_the_contrastive_loss():
     terms = fusion_loss(logits, (torch.arange(6) % 3).to(DEVICE), embeddings)
     sum(terms.values()).backward()
     assert all(p.grad.device == DEVICE for p in fusion_loss.parameters())
+
+
+@pytest.mark.parametrize("kind", ["data2vec-audio", "wav2vec2-group", "timesformer", "videomae"])
+def test_a_tuned_encoder(kind, tmp_path):
+    heard = kind in SPEECH
+    with torch.utils._python_dispatch._disable_current_modes():  # saved and loaded as on any machine
+        encoder = AudioEncoder(tiny_speech(tmp_path, kind)) if heard else VisualEncoder(tiny_video(tmp_path, kind))
+        loss = DISTLoss(alpha=0.0)
+        task = EncoderStudentTask(encoder, loss=loss)
+        task.build(DataFacts({}, tuple(IEMOCAP4.names), (1,) * 4, ()))
+    read = SoundBatch.pad(keys(2), noises(3000, 5000)) if heard else FaceBatch.pad(keys(2), crops(4, 6))
+    batch = MediaBatch(read, {UtteranceKey("train", "1", "0"): "no sound"}, torch.tensor([0, 1, 2])).to(DEVICE)
+    prediction = move(task).train().step(batch)
+    prediction.loss.backward()
+    assert prediction.logits.device == prediction.loss.device == DEVICE
+    assert all(p.grad.device == DEVICE for p in task.parameters())
 
 
 def test_lips_and_sound():

@@ -33,6 +33,7 @@ All stages:
   search     Better options:      merc search demo/simulated.yaml --space search/training.yaml --out runs/search
   compare    Head to head:        merc compare runs/simulated runs/other/lfvd theirs.csv --out runs/compared
   ensemble   Average systems:     merc ensemble runs/seed-0/lfvd runs/seed-0/fusion --out runs/together
+  tsne       Draw vectors:        merc tsne runs/simulated/seed-0/fusion/hidden --corpus corpus.json --out points.png
 
 Models:
   export     Make a model:        merc export runs/text --out my-model
@@ -165,6 +166,10 @@ def _dispatch(command: str, args: list[str]) -> int:
         from merc.cli.ensemble import ensemble_command
 
         return ensemble_command(args[1:])
+    if command == "tsne":
+        from merc.cli.tsne import tsne_command
+
+        return tsne_command(args[1:])
     if command == "annotate":
         from merc.cli.annotate import annotate_command
 

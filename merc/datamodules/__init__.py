@@ -5,13 +5,15 @@ from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncDataModule, LipSyncSource
 from merc.datamodules.media import MediaBatch, MediaDataModule
-from merc.datamodules.readers import FaceReader, Reader, SoundReader, TrackReader
+from merc.datamodules.readers import FaceReader, FrameReader, Reader, SoundReader, TrackReader
 from merc.datamodules.text import TextDataModule
+from merc.datamodules.utterances import UtteranceDataModule
 
 __all__ = [
     "ConversationDataModule",
     "DataFacts",
     "FaceReader",
+    "FrameReader",
     "JointDataModule",
     "LipSyncDataModule",
     "LipSyncSource",
@@ -21,4 +23,5 @@ __all__ = [
     "SoundReader",
     "TextDataModule",
     "TrackReader",
+    "UtteranceDataModule",
 ]

@@ -208,6 +208,38 @@ class UtteranceBatches(EpochBatches):
         return batches
 
 
+class ShuffledBuckets(EpochBatches):
+    """Batches of a fixed size and of similar length, drawn again in every epoch.
+
+    Inputs are sorted by length with some noise, cut into batches, and the batches are shuffled.
+
+    Args:
+        lengths: Length of every input, above 0: tokens or seconds.
+        batch_size: Inputs per batch.
+        noise: By how much, as a share of the length, neighbours in length may be mixed.
+        trainer: As for :class:`merc.datamodules.batches.SharedBatches`.
+    """
+
+    def __init__(
+        self, lengths: Sequence[float], batch_size: int, noise: float = 0.2, trainer: Trainer | None = None
+    ) -> None:
+        super().__init__(trainer)
+        self.lengths = torch.tensor(lengths, dtype=torch.float)
+        self.batch_size = batch_size
+        self.noise = noise
+
+    @property
+    def total(self) -> int:
+        """Number of batches of all processes."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def draw(self, generator: torch.Generator) -> list[list[int]]:
+        """The batches of one epoch."""
+        noise = self.noise * torch.rand(len(self.lengths), generator=generator)
+        batches = torch.split((self.lengths * (1 + noise)).argsort(), self.batch_size)
+        return [batches[index].tolist() for index in torch.randperm(len(batches), generator=generator).tolist()]
+
+
 class TrainingLoader(DataLoader[Batch_co]):
     """A DataLoader with which Lightning can go on in the middle of an epoch.
 

@@ -15,6 +15,7 @@ from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
 from merc.datamodules.batches import PlannedBatches, Repeated, TrainingLoader, UtteranceBatches
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
+from merc.datamodules.utterances import open_stores
 from merc.graphs import GraphBuilder
 from merc.labels import IGNORE_INDEX, LabelSet
 from merc.store import FeatureStore, Kind, StoreError, difference, identity
@@ -90,18 +91,9 @@ class ConversationDataModule(L.LightningDataModule):
         """
         if self.stores or hasattr(self, "corpus"):
             return
-        corpus = self._corpus
-        self.corpus = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
-        keys = {key for split in self.corpus for c in self.corpus[split] for key in c.keys}
-        for name, store in self._stores.items():
-            opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
-            if not any(key in keys for key in (*opened.keys, *opened.missing)):
-                example = next(iter(opened.keys), None)
-                raise StoreError(
-                    f"{opened.path} has no utterance of corpus {self.corpus.name!r}: expected keys such as "
-                    f"{next(iter(keys), None)}, found {example}. Give the store of this corpus."
-                )
-            self.stores[name] = opened
+        corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)
+        self.stores = open_stores(corpus, self._stores)
+        self.corpus = corpus
 
     def require(
         self, name: str, *, kind: Kind | None = None, dim: int | None = None, classes: Sequence[str] | None = None

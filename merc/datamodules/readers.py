@@ -19,6 +19,7 @@ from merc.encoders.visual import evenly
 from merc.media.ahead import ahead
 from merc.media.crops import crop_faces, track_crops
 from merc.media.decode import Frames, MediaError, frames_at, probe, read_frames
+from merc.media.rates import FRAME_RATE
 from merc.media.sound import LogMel, read_sound
 from merc.media.tracker import FaceTracker
 from merc.media.tracks import FaceTrack, track_of, tracks_to_rows
@@ -41,6 +42,13 @@ class Reader(ABC):
     @abstractmethod
     def seconds(self, utterance: Utterance) -> float:
         """How much there is to read, as far as that shows without decoding; batches are of similar lengths."""
+
+    def check(self, key: UtteranceKey, utterance: Utterance) -> None:  # noqa: B027 - some can only try
+        """Refuse an utterance as :meth:`read` would, as far as that shows without decoding: training leaves it out.
+
+        Raises:
+            MediaError: There is nothing to be had.
+        """
 
     @abstractmethod
     def read(self, key: UtteranceKey, utterance: Utterance) -> Any:  # noqa: ANN401 - what collate takes
@@ -74,6 +82,10 @@ class SoundReader(Reader):
     def seconds(self, utterance: Utterance) -> float:
         """The length of the sound."""
         return _seconds(utterance.sound, utterance, self.max_seconds)
+
+    def check(self, key: UtteranceKey, utterance: Utterance) -> None:
+        """Refuse an utterance without a file."""
+        _there(utterance.sound, "sound")
 
     def read(self, key: UtteranceKey, utterance: Utterance) -> Tensor:
         """The samples ``(S,)``."""
@@ -132,18 +144,16 @@ class FaceReader(Reader):
         if speaker != FIRST_FACE:
             self.speaker = FeatureStore(speaker)
             self.speaker.require(kind="speaker")
-        encoder = getattr(task, "encoder", None)
-        self.frames = self.frames or getattr(encoder, "frames", None)
-        self.size = self.size or getattr(encoder, "size", None)
-        if not self.frames or not self.size:
-            raise ValueError(
-                f"How many frames of which size FaceReader is to cut, {type(encoder).__name__} does not tell: give "
-                "frames and size."
-            )
+        self.frames, self.size = _frames_of(self, task)
 
     def seconds(self, utterance: Utterance) -> float:
         """Nothing: all utterances give as many frames."""
         return 0.0
+
+    def check(self, key: UtteranceKey, utterance: Utterance) -> None:
+        """Refuse an utterance without a file, and one whose speaker is not visible."""
+        self._chosen(key)
+        _there(utterance.picture, "video")
 
     def read(self, key: UtteranceKey, utterance: Utterance) -> Tensor:
         """The frames ``(T, 3, size, size)`` uint8."""
@@ -189,6 +199,91 @@ class FaceReader(Reader):
             "size": self.size,
             "margin": self.margin,
         }
+
+
+class FrameReader(Reader):
+    """Whole frames, for a visual encoder: evenly spread over the utterance, their middle square alone.
+
+    What TelME reads (arXiv 2401.12987, section 3.2.2). To read the face of the speaker, use :class:`FaceReader`.
+
+    Args:
+        frames: Frames per utterance; a clip that is shorter gives fewer. Default: as many as the task's encoder reads.
+        size: Height and width of a frame in pixels. Default: that of the task's encoder.
+        max_seconds: How much of a clip is read at most.
+        time_limit: Seconds by which decoding may lag behind real time before the clip counts as broken.
+    """
+
+    def __init__(
+        self,
+        frames: int | None = None,
+        size: int | None = None,
+        max_seconds: float = LONGEST,
+        time_limit: float = 60.0,
+    ) -> None:
+        self.frames = frames
+        self.size = size
+        self.max_seconds = max_seconds
+        self.time_limit = time_limit
+
+    def prepare(self, task: L.LightningModule) -> None:
+        """Ask the encoder what it reads.
+
+        Raises:
+            ValueError: Number or size of the frames is neither given nor known to the encoder.
+        """
+        self.frames, self.size = _frames_of(self, task)
+
+    def seconds(self, utterance: Utterance) -> float:
+        """The length of the clip: all of it is decoded."""
+        return _seconds(utterance.picture, utterance, self.max_seconds)
+
+    def check(self, key: UtteranceKey, utterance: Utterance) -> None:
+        """Refuse an utterance without a file."""
+        _there(utterance.picture, "video")
+
+    def read(self, key: UtteranceKey, utterance: Utterance) -> Tensor:
+        """The frames ``(T, 3, size, size)`` uint8."""
+        assert self.frames is not None and self.size is not None, "prepare() comes first"
+        clip = _beginning(utterance.picture, self.max_seconds, "video")
+        end = min(clip.start + self.max_seconds if clip.end is None else clip.end, probe(clip.path).duration)
+        step = max(end - clip.start, 1 / FRAME_RATE) / self.frames
+        # A grid with a step for every wanted frame, from the middle of the first step on: no other frame is held.
+        middles = replace(clip, start=clip.start + step / 2)
+        return torch.cat(
+            [
+                crop_faces(chunk.images, _middle(chunk.images), self.size, margin=0.0)
+                for chunk in read_frames(middles, fps=1 / step, chunk=self.frames, time_limit=self.time_limit)
+            ]
+        )
+
+    def collate(self, keys: Sequence[UtteranceKey], samples: Sequence[Tensor]) -> FaceBatch:
+        """The frames side by side."""
+        return FaceBatch.pad(keys, samples)
+
+    def provenance(self) -> dict[str, Any]:
+        """How many frames and how large, and how much is read of a clip."""
+        return {name: getattr(self, name) for name in ("frames", "size", "max_seconds")}
+
+
+def _middle(images: Tensor) -> Tensor:
+    """The largest square in the middle of images ``(T, 3, H, W)``, as boxes ``(T, 4)``."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    return torch.tensor([left, top, left + side, top + side]).expand(len(images), 4)
+
+
+def _frames_of(reader: FaceReader | FrameReader, task: L.LightningModule) -> tuple[int, int]:
+    """How many frames a reader is to give, and of which size."""
+    encoder = getattr(task, "encoder", None)
+    frames = reader.frames or getattr(encoder, "frames", None)
+    size = reader.size or getattr(encoder, "size", None)
+    if not frames or not size:
+        raise ValueError(
+            f"How many frames of which size {type(reader).__name__} is to cut, {type(encoder).__name__} does not tell: "
+            "give frames and size."
+        )
+    return frames, size
 
 
 class TrackReader(Reader):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import lightning as L
 import torch
-from lightning import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import token_batches
-from merc.conversation import SPLITS, Conversation, Corpus, UtteranceKey, split_name
-from merc.datamodules.batches import EpochBatches, PlannedBatches, Repeated, SharedBatches, TrainingLoader
-from merc.datamodules.facts import DataFacts
+from merc.conversation import SPLITS, Conversation, Corpus, UtteranceKey
+from merc.datamodules.batches import PlannedBatches, Repeated, SharedBatches, ShuffledBuckets, TrainingLoader
 from merc.datamodules.resumable import ResumableBatches
+from merc.datamodules.utterances import UtteranceDataModule
 from merc.encoders.sentences import ReadBatch, ReadUtterance, UtteranceEncoder
-from merc.labels import IGNORE_INDEX, LabelSet
+from merc.labels import IGNORE_INDEX
+from merc.store import FeatureStore
 
 
-class TextDataModule(L.LightningDataModule):
+class TextDataModule(UtteranceDataModule):
     """Deals out utterances with their conversation around them, for the text encoder of the task.
 
     An utterance without text is not dealt out in prediction: its stores record it as missing.
@@ -34,6 +33,7 @@ class TextDataModule(L.LightningDataModule):
         batch_tokens: Tokens, padding included, of a batch in validation, test and prediction; words, where the encoder
             reads whole texts.
         predict_splits: Splits that prediction goes through.
+        stores: Feature stores of a teacher, for :class:`merc.tasks.EncoderStudentTask`.
     """
 
     def __init__(
@@ -42,26 +42,12 @@ class TextDataModule(L.LightningDataModule):
         batch_size: int = 16,
         batch_tokens: int = 4096,
         predict_splits: Sequence[str] = SPLITS,
+        stores: Mapping[str, str | Path | FeatureStore] | None = None,
     ) -> None:
-        super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
-        self._corpus = corpus
+        super().__init__(corpus, predict_splits, stores)
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
-        self.predict_splits = [split_name(split) for split in predict_splits]
-        self.corpus: Corpus
         self._inputs: dict[str, list[tuple[ReadUtterance, int]]] = {}
-
-    @property
-    def labels(self) -> LabelSet:
-        """The label set of the corpus; known after :meth:`setup`."""
-        return self.corpus.labels
-
-    @property
-    def facts(self) -> DataFacts:
-        """What a classifier must fit: the emotions, and how often each is in ``train``."""
-        self.setup()
-        return DataFacts.of(self.corpus, {})
 
     @property
     def encoder(self) -> UtteranceEncoder:
@@ -75,19 +61,10 @@ class TextDataModule(L.LightningDataModule):
         if not isinstance(encoder, UtteranceEncoder):
             raise TypeError(
                 f"TextDataModule needs a text encoder in the task, and {type(task).__name__} has "
-                f"{type(encoder).__name__} as its encoder: use TextEncoderTask or ExtractTask with a TextEncoder, "
-                "or with a subclass of merc.encoders.SentenceEncoder."
+                f"{type(encoder).__name__} as its encoder: use TextEncoderTask, EncoderStudentTask or ExtractTask with "
+                "a TextEncoder, or with a subclass of merc.encoders.SentenceEncoder."
             )
         return encoder
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open the corpus, once.
-
-        Raises:
-            FileNotFoundError: The corpus is not there.
-        """
-        if not hasattr(self, "corpus"):
-            self.corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)
 
     def inputs(self, split: str) -> list[tuple[ReadUtterance, int]]:
         """Every utterance of a split as token ids, with its label id; tokenised on first use and kept.
@@ -165,35 +142,3 @@ class _Batches(Dataset[ReadBatch]):
         labels = [IGNORE_INDEX if isinstance(indices, Repeated) else label for _, label in chosen]
         batch.label = torch.tensor(labels)
         return batch
-
-
-class ShuffledBuckets(EpochBatches):
-    """Batches of a fixed size and of similar length, drawn again in every epoch.
-
-    Inputs are sorted by length with some noise, cut into batches, and the batches are shuffled.
-
-    Args:
-        lengths: Tokens of every input.
-        batch_size: Inputs per batch.
-        noise: By how much, as a share of the length, neighbours in length may be mixed.
-        trainer: As for :class:`merc.datamodules.batches.SharedBatches`.
-    """
-
-    def __init__(
-        self, lengths: Sequence[int], batch_size: int, noise: float = 0.2, trainer: Trainer | None = None
-    ) -> None:
-        super().__init__(trainer)
-        self.lengths = torch.tensor(lengths, dtype=torch.float)
-        self.batch_size = batch_size
-        self.noise = noise
-
-    @property
-    def total(self) -> int:
-        """Number of batches of all processes."""
-        return -(-len(self.lengths) // self.batch_size)
-
-    def draw(self, generator: torch.Generator) -> list[list[int]]:
-        """The batches of one epoch."""
-        noise = self.noise * torch.rand(len(self.lengths), generator=generator)
-        batches = torch.split((self.lengths * (1 + noise)).argsort(), self.batch_size)
-        return [batches[index].tolist() for index in torch.randperm(len(batches), generator=generator).tolist()]

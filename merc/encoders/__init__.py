@@ -8,6 +8,7 @@ from merc.encoders.opensmile import OpenSmileEncoder
 from merc.encoders.prosody import ProsodyEncoder
 from merc.encoders.sentences import Sentence, SentenceBatch, SentenceEncoder, UtteranceEncoder
 from merc.encoders.text import TextBatch, TextEncoder, TextInput
+from merc.encoders.tuning import checkpoint_gradients, freeze_layers
 from merc.encoders.visual import VisualEncoder
 from merc.encoders.voice import VoiceEncoder, VoiceModel, XVectorEncoder
 
@@ -31,4 +32,6 @@ __all__ = [
     "VoiceEncoder",
     "VoiceModel",
     "XVectorEncoder",
+    "checkpoint_gradients",
+    "freeze_layers",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class AudioEncoder(nn.Module):
         model: Name on the Hugging Face hub, a local folder, or ``package:folder`` for a folder inside an
             installed Python package. Folders need no network.
         max_seconds: Length of the longest piece, in seconds; time and memory of attention grow with its square.
+        pooling: ``mean`` over time, or the ``first`` frame, as in the public code of TelME (arXiv 2401.12987), where
+            fine-tuning gathers in it what attention finds in the others.
 
     Attributes:
         dim: Width of the vectors.
@@ -54,10 +56,11 @@ class AudioEncoder(nn.Module):
         >>> vectors = encoder(SoundBatch.pad(keys, sounds))  # doctest: +SKIP
     """
 
-    def __init__(self, model: str, max_seconds: float = 30.0) -> None:
+    def __init__(self, model: str, max_seconds: float = 30.0, pooling: Literal["mean", "first"] = "mean") -> None:
         super().__init__()
         self.model = model
         self.max_seconds = max_seconds
+        self.pooling: Literal["mean", "first"] = pooling
         settings, self.network = load_pretrained(
             model, "Audio encoder", "preprocessor_config.json", read_sound_settings
         )
@@ -94,7 +97,8 @@ class AudioEncoder(nn.Module):
         frames = self._frames([piece for row in pieces for piece in row])
         vectors, start = [], 0
         for row in pieces:
-            vectors.append(torch.cat(frames[start : start + len(row)]).mean(0))
+            own = torch.cat(frames[start : start + len(row)])
+            vectors.append(own.mean(0) if self.pooling == "mean" else own[0])
             start += len(row)
         return torch.stack(vectors)
 
@@ -129,7 +133,7 @@ class AudioEncoder(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """The options that determine the meaning of a vector, as plain values, without the location of the model."""
-        return {"normalize": self.normalize, "max_seconds": self.max_seconds}
+        return {"normalize": self.normalize, "max_seconds": self.max_seconds, "pooling": self.pooling}
 
     def provenance(self) -> dict[str, Any]:
         """The model, a digest of its current weights and the settings, for the provenance of a store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class VisualEncoder(nn.Module):
         frames: Number of frames that the network reads. Default: that of its training.
         size: Height and width that it reads, in pixels. Default: those of its training. TimeSformer and similar models
             interpolate their position embeddings to other values; VideoMAE refuses them.
+        pooling: ``mean`` over the tokens, or the ``first`` token, which in TimeSformer stands for the whole clip: so in
+            the public code of TelME (arXiv 2401.12987).
 
     Attributes:
         dim: Width of the vectors.
@@ -46,9 +48,16 @@ class VisualEncoder(nn.Module):
         >>> vectors = encoder(FaceBatch.pad(keys, clips))  # doctest: +SKIP
     """
 
-    def __init__(self, model: str, frames: int | None = None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        frames: int | None = None,
+        size: int | None = None,
+        pooling: Literal["mean", "first"] = "mean",
+    ) -> None:
         super().__init__()
         self.model = model
+        self.pooling: Literal["mean", "first"] = pooling
         settings, self.network = load_pretrained(
             model, "Visual encoder", "preprocessor_config.json", read_image_settings
         )
@@ -99,7 +108,7 @@ class VisualEncoder(nn.Module):
         mean, std = (torch.tensor(x, device=clips.device).view(3, 1, 1) for x in (self.pixel_mean, self.pixel_std))
         pixels = (resize(clips, self.size) - mean) / std
         hidden: Tensor = self.network(pixel_values=pixels.to(self.network.dtype)).last_hidden_state
-        return hidden.float().mean(1)
+        return hidden.float().mean(1) if self.pooling == "mean" else hidden[:, 0].float()
 
     def settings(self) -> dict[str, Any]:
         """The options that determine the meaning of a vector, as plain values, without the location of the model."""
@@ -108,6 +117,7 @@ class VisualEncoder(nn.Module):
             "size": self.size,
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
+            "pooling": self.pooling,
         }
 
     def provenance(self) -> dict[str, Any]:

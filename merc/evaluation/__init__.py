@@ -16,10 +16,11 @@ from merc.evaluation.folds import compare_folds
 from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, SystemScores, compare_systems, holm
 from merc.evaluation.ledger import Opening, describe_ledger, read_ledger, record_opening
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
-from merc.evaluation.plots import confusion_figure
+from merc.evaluation.plots import confusion_figure, points_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
 from merc.evaluation.systems import System, read_other_predictions, read_systems
+from merc.evaluation.tsne import draw_store, tsne
 from merc.evaluation.uncertainty import (
     Abstention,
     Calibration,
@@ -66,12 +67,14 @@ __all__ = [
     "confusion_figure",
     "confusion_matrix",
     "describe_ledger",
+    "draw_store",
     "ensemble",
     "ensemble_logits",
     "ensemble_systems",
     "fit_temperature",
     "holm",
     "paired_bootstrap",
+    "points_figure",
     "pooled",
     "read_ledger",
     "read_other_predictions",
@@ -81,6 +84,7 @@ __all__ = [
     "scores",
     "stored_predictions",
     "terminal_tables",
+    "tsne",
     "weighted_f1",
     "with_temperature",
     "without_modality",

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from merc.labels import LabelSet
+from merc.labels import IGNORE_INDEX, LabelSet
 
 
 def confusion_figure(confusion: Tensor, labels: LabelSet, title: str = "") -> Figure:
@@ -195,4 +195,33 @@ def uncertainty_figure(
     right.plot(coverage, risk, color="C0")
     right.set(xlabel="share of utterances answered", ylabel="share of wrong answers", xlim=(0, 1), title="Abstention")
     right.set_ylim(bottom=0)
+    return figure
+
+
+def points_figure(points: Tensor, label: Tensor, labels: LabelSet, title: str = "") -> Figure:
+    """Draw utterances as points, coloured by their label.
+
+    Args:
+        points: ``(N, 2)``, for example of :func:`merc.evaluation.tsne`.
+        label: ``(N,)`` label ids; unlabelled utterances, -100, are grey.
+        labels: Names of the classes, listed in the column order of the published tables.
+        title: Printed above.
+
+    Returns:
+        A figure on an Agg canvas.
+    """
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (index, name) in enumerate(
+        [(IGNORE_INDEX, "unlabelled"), *((i, labels.names[i]) for i in labels.report_ids)]
+    ):
+        own = points[label == index].numpy()
+        if len(own):
+            colour = "lightgrey" if index == IGNORE_INDEX else f"C{number - 1}"
+            axes.scatter(own[:, 0], own[:, 1], s=8, color=colour, label=f"{name} ({len(own)})", linewidths=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title)
+    figure.legend(loc="outside right upper", markerscale=2, frameon=False)
     return figure

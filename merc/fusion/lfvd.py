@@ -187,6 +187,10 @@ class LFVDFusion(FusionHead):
 
     4. A linear classifier (eq. 18).
 
+    Other fusions in place of eq. 14-17, which Figure 2 compares: the ``sum`` has all weights 1; ``concatenation`` maps
+    all modalities side by side to ``dim``; ``gate`` has for every modality and dimension a weight
+    :math:`\sigma(W^a [x^l; x^a])` that sees representations, not distributions.
+
     The ``losses`` are ``self`` (eq. 10, with two modalities or more), ``full`` (eq. 11) and ``distillation`` (eq. 13);
     their weights are :math:`\gamma_1, \gamma_2, \gamma_3`.
 
@@ -204,8 +208,9 @@ class LFVDFusion(FusionHead):
         lfa: Language-focused augmented transformer (ablation: off, which removes the atmosphere too).
         atmosphere: The conversation's emotional atmosphere (ablation: off).
         contrastive: The terms ``self`` and ``full`` (ablation: off).
-        weighted_fusion: Weights of eq. 14-16 (ablation: off, a plain sum).
-        distillation: The term ``distillation`` (ablation: off; without weights too, there are no Gaussians).
+        fusion: ``variational``, the weights of eq. 14-16; or ``sum`` (ablation: without CMVD-Fusion),
+            ``concatenation`` or ``gate``.
+        distillation: The term ``distillation`` (ablation: off; with another fusion too, there are no Gaussians).
         residual: Residual of eq. 6: the ``auxiliary`` modality, as printed, or the ``dominant`` one, the query.
         temperature: Temperature of both contrastive terms.
         dropout: Probability.
@@ -226,7 +231,7 @@ class LFVDFusion(FusionHead):
         lfa: bool = True,
         atmosphere: bool = True,
         contrastive: bool = True,
-        weighted_fusion: bool = True,
+        fusion: Literal["variational", "sum", "concatenation", "gate"] = "variational",
         distillation: bool = True,
         residual: Literal["auxiliary", "dominant"] = "auxiliary",
         temperature: float = 0.5,
@@ -241,6 +246,8 @@ class LFVDFusion(FusionHead):
             raise ValueError(f"dim must be even and divisible by attention_heads, got {dim} and {attention_heads}.")
         if residual not in ("auxiliary", "dominant"):
             raise ValueError(f"residual must be 'auxiliary' or 'dominant', got {residual!r}.")
+        if fusion not in ("variational", "sum", "concatenation", "gate"):
+            raise ValueError(f"fusion must be 'variational', 'sum', 'concatenation' or 'gate', got {fusion!r}.")
         names = list(dims)
         self.dominant = dominant
         self.context = nn.ModuleDict(
@@ -252,8 +259,12 @@ class LFVDFusion(FusionHead):
         self.self_contrast = ModalityContrastiveLoss(temperature) if contrastive and len(names) > 1 else None
         self.full_contrast = EmotionContrastiveLoss(temperature) if contrastive else None
         self.distill = VariationalDistillationLoss(dominant) if distillation else None
-        self.weighted = weighted_fusion and len(names) > 1
-        uncertain = names if self.weighted or distillation else []
+        self.fusion = fusion if len(names) > 1 else "sum"
+        auxiliary = [name for name in names if name != dominant]
+        gated = auxiliary if self.fusion == "gate" else []
+        self.gate = nn.ModuleDict({name: nn.Linear(2 * dim, dim) for name in gated})
+        self.join = nn.Linear(len(names) * dim, dim) if self.fusion == "concatenation" else None
+        uncertain = names if self.fusion == "variational" or distillation else []
         self.gaussian = nn.ModuleDict({name: GaussianEncoder(dim) for name in uncertain})
         self.dropout = Dropout(dropout)
         self.classify = nn.Linear(dim, num_classes)
@@ -278,15 +289,18 @@ class LFVDFusion(FusionHead):
     def _fused(
         self, hidden: Mapping[str, Tensor], gaussians: Mapping[str, Gaussian], present: Mapping[str, Tensor]
     ) -> Tensor:
-        """Eq. 14-17."""
+        """Eq. 14-17, or one of the other fusions."""
         fused = hidden[self.dominant]
-        for name, x in hidden.items():
-            if name == self.dominant:
-                continue
-            share = present[name][:, None].to(x.dtype)
-            if self.weighted:
+        shared = {name: x * present[name][:, None] for name, x in hidden.items() if name != self.dominant}
+        if self.join is not None:
+            joined: Tensor = self.join(torch.cat([fused, *shared.values()], dim=-1))
+            return joined
+        for name, x in shared.items():
+            if self.fusion == "variational":
                 ours, theirs = gaussians[self.dominant], gaussians[name]
                 gap = (ours.divergence(theirs) + theirs.divergence(ours)).mean(-1, keepdim=True)
-                share = share * torch.sigmoid(gap / 2).to(x.dtype)
-            fused = fused + share * x
+                x = x * torch.sigmoid(gap / 2).to(x.dtype)
+            elif self.fusion == "gate":
+                x = x * torch.sigmoid(self.gate[name](torch.cat([hidden[self.dominant], hidden[name]], dim=-1)))
+            fused = fused + x
         return fused

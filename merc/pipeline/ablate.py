@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -40,6 +41,7 @@ from merc.pipeline.read import read_stack
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, StageRun
 from merc.tasks.base import EmotionTask
+from merc.tasks.encoder import EncoderTask
 
 _ONLY_HOW = {"optimizer", "lr_scheduler", "batch_size", "eval_batch_size", "workers"}
 """Options that say how to train, and not what."""
@@ -320,6 +322,8 @@ class _Planner:
             raise PipelineError(
                 f"{', '.join(options)} of {name} changes neither parameters nor loss nor data, only how it is trained"
             )
+        if any(issubclass(resolve_name(c["model"]["class_path"]), EncoderTask) for c in (ours, theirs)):
+            return "data"  # to make one takes the weights of its encoder
         full, row = self._configured.make(name), self._configured.make(name, options)
         stores = ours["data"]["init_args"].get("stores", {})
         batches = []

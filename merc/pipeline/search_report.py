@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from merc.configs.lookup import CONFIGS, find_config
 from merc.evaluation.ledger import describe_ledger, read_ledger
 from merc.evaluation.plots import history_figure, shares_figure
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import markdown_table
 from merc.files import write_aside, write_text
 from merc.pipeline.kinds import NetworkStage
 from merc.pipeline.study import STAGES, Search, counts, state_of

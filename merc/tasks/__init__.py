@@ -1,5 +1,6 @@
 """LightningModules: what trains and runs the networks."""
 
+from merc.tasks.encoder_student import EncoderStudentTask
 from merc.tasks.export import export_lipsync
 from merc.tasks.extract import ExtractTask
 from merc.tasks.faces import FacesTask
@@ -11,6 +12,7 @@ from merc.tasks.teacher import TeacherTask
 from merc.tasks.text_encoder import TextEncoderTask
 
 __all__ = [
+    "EncoderStudentTask",
     "ExtractTask",
     "FacesTask",
     "FusionTask",

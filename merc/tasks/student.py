@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 
 from merc.batch import ConversationBatch
 from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
+from merc.datamodules.utterances import UtteranceDataModule
 from merc.graphs import GraphEncoder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
 from merc.tasks.base import EmotionTask
@@ -17,7 +20,61 @@ from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
 
 
-class StudentTask(EmotionTask):
+class Taught:
+    """What students share: losses on the labels, and on what is stored of a teacher."""
+
+    loss: DistillationLoss | StudentLoss
+    feature_loss: FeatureSimilarityLoss | None
+    teacher: str
+    teacher_hidden: str
+
+    @property
+    @abstractmethod
+    def hidden_dim(self) -> int:
+        """Width of the hidden states, which those of the teacher must have too."""
+
+    def require_teacher(self, data: ConversationDataModule | UtteranceDataModule) -> None:
+        """Check that the stores have of the teacher what the losses need.
+
+        Raises:
+            StoreError: They have not, or the logits are of other emotions.
+        """
+        if self.loss.needs_teacher:
+            data.require(self.teacher, kind="logits", dim=len(data.labels), classes=data.labels.names)
+        if self.feature_loss is not None and self.feature_loss.needs_teacher:
+            data.require(self.teacher_hidden, dim=self.hidden_dim)
+
+    def taught(
+        self,
+        logits: Tensor,
+        hidden: Tensor,
+        label: Tensor,
+        present: Tensor,
+        stored: Callable[[str], tuple[Tensor, Tensor] | None],
+        everywhere: bool = False,
+    ) -> dict[str, Tensor]:
+        """The terms of the losses for which the teacher is at hand.
+
+        Args:
+            logits: ``(N, C)`` of the student.
+            hidden: ``(N, d)`` of the student.
+            label: ``(N,)`` label ids, -100 for unlabelled.
+            present: ``(N,)`` whether the student reads anything of an utterance.
+            stored: By name, what a store of the teacher has of the utterances: features and presence.
+            everywhere: Whether the teacher's logits count also where the student reads nothing.
+        """
+        terms = {}
+        teacher, known = stored(self.teacher) or (None, None)
+        if teacher is not None or not self.loss.needs_teacher:
+            terms = self.loss(logits, label, teacher, known if everywhere or known is None else known & present)
+        teacher_hidden, known = stored(self.teacher_hidden) or (None, None)
+        if self.feature_loss is not None and teacher_hidden is not None and known is not None:
+            # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
+            terms |= self.feature_loss(hidden, teacher_hidden, known & present)
+        return terms
+
+
+class StudentTask(Taught, EmotionTask):
     """Trains a graph encoder on labels and on a teacher (eq. 10 of arXiv 2511.13731, eq. 6 of arXiv 2401.12987).
 
     The teacher's logits, and its hidden states if a loss compares them, come from feature stores, written once
@@ -73,28 +130,19 @@ class StudentTask(EmotionTask):
         if stage in ("fit", "validate"):
             self.require_teacher(self.data)
 
-    def require_teacher(self, data: ConversationDataModule) -> None:
-        """Check that the stores have of the teacher what the losses need.
-
-        Raises:
-            StoreError: They have not, or the logits are of other emotions.
-        """
-        if self.loss.needs_teacher:
-            data.require(self.teacher, kind="logits", dim=len(data.labels), classes=data.labels.names)
-        if self.feature_loss is not None and self.feature_loss.needs_teacher:
-            data.require(self.teacher_hidden, dim=self.network.hidden_dim)
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the network's hidden states."""
+        return self.network.hidden_dim
 
     def step(self, batch: ConversationBatch) -> Prediction:
         """Encode the conversations; the terms are those of the losses for which the teacher is at hand."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
-        terms = {}
-        teacher = batch.features.get(self.teacher)
-        if teacher is not None or not self.loss.needs_teacher:
-            terms = self.loss(logits, batch.label, teacher, batch.present.get(self.teacher))
-        teacher_hidden = batch.features.get(self.teacher_hidden)
-        if self.feature_loss is not None and teacher_hidden is not None:
-            # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
-            both = batch.present[self.teacher_hidden] & batch.present[name]
-            terms |= self.feature_loss(hidden, teacher_hidden, both)
+
+        def stored(name: str) -> tuple[Tensor, Tensor] | None:
+            return (batch.features[name], batch.present[name]) if name in batch.features else None
+
+        # A graph encoder has something to say of every utterance, by those around it.
+        terms = self.taught(logits, hidden, batch.label, batch.present[name], stored, everywhere=True)
         return Prediction(logits, hidden, terms)

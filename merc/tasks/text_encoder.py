@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
-from merc.datamodules.facts import DataFacts
 from merc.datamodules.text import TextDataModule
 from merc.encoders.sentences import ReadBatch, SentenceEncoder
 from merc.encoders.text import TextEncoder
-from merc.evaluation import StoreInfo
-from merc.tasks.classifier import ClassifierTask, Prediction
+from merc.tasks.classifier import Prediction
+from merc.tasks.encoder import EncoderTask
 from merc.tasks.schedules import WarmupLinearLR
 from merc.tasks.trainer import datamodule_of
 
 
-class TextEncoderTask(ClassifierTask[ReadBatch]):
+class TextEncoderTask(EncoderTask[ReadBatch]):
     """Fine-tunes a text encoder with a linear classifier on its vectors (arXiv 2511.13731, section 3.3.1).
 
     Validation, test and report are those of every task (:class:`merc.tasks.classifier.ClassifierTask`). Prediction
@@ -35,6 +31,10 @@ class TextEncoderTask(ClassifierTask[ReadBatch]):
         optimizer: Makes the optimizer from the parameters. Default: AdamW with learning rate 2e-5.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`); ``None`` for a
             constant learning rate. Default: linear warm-up over a tenth of all steps, then linear decay to 0.
+        head_lr: Learning rate of the classifier. Default: that of the encoder.
+        frozen_layers: The first layers of the encoder that are not tuned, with all before them
+            (:func:`merc.encoders.freeze_layers`).
+        gradient_checkpointing: Trade time for memory (:func:`merc.encoders.checkpoint_gradients`).
     """
 
     def __init__(
@@ -44,10 +44,13 @@ class TextEncoderTask(ClassifierTask[ReadBatch]):
         dropout: float = 0.1,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5),
         lr_scheduler: LRSchedulerCallable | None = lambda optimizer: WarmupLinearLR(optimizer, warmup=0.1),
+        head_lr: float | None = None,
+        frozen_layers: int = 0,
+        gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
-        self.encoder = encoder
-        self.dropout = dropout
+        super().__init__(
+            encoder, "text", dropout, optimizer, lr_scheduler, head_lr, frozen_layers, gradient_checkpointing
+        )
         self.loss = loss or nn.CrossEntropyLoss()
 
     @property
@@ -59,51 +62,7 @@ class TextEncoderTask(ClassifierTask[ReadBatch]):
         """
         return datamodule_of(self, TextDataModule)
 
-    def build_network(self, facts: DataFacts) -> None:
-        """Make the classifier for the emotions of the data."""
-        self.classifier = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.encoder.dim, facts.num_classes))
-
-    def settings(self) -> dict[str, Any]:
-        """What the encoder reads, and how."""
-        return self.encoder.settings()
-
-    def present(self, batch: ReadBatch) -> dict[str, Tensor]:
-        """Every utterance has a text."""
-        return {"text": torch.ones_like(batch.label, dtype=torch.bool)}
-
-    def stores(self) -> dict[str, StoreInfo]:
-        """The encoder in the place of a store, for the report."""
-        provenance = self.provenance()
-        return {"text": StoreInfo(str(provenance.get("encoder", type(self.encoder).__name__)), provenance)}
-
-    def forward(self, batch: ReadBatch) -> Tensor:
-        """Logits ``(B, C)``."""
-        return self._encode(batch)[1]
-
-    def _encode(self, batch: ReadBatch) -> tuple[Tensor, Tensor]:
-        features = self.encoder(batch)
-        return features, self.classifier(features).float()
-
     def step(self, batch: ReadBatch) -> Prediction:
         """Encode and classify; the only term is that of the loss."""
-        features, logits = self._encode(batch)
+        features, logits = self.encode(batch)
         return Prediction(logits, features, {"ce": self.loss(logits, batch.label)})
-
-    def predict_step(self, batch: ReadBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """The keys, vectors and logits of a batch."""
-        features, logits = self._encode(batch)
-        return {"keys": batch.keys, "features": features, "logits": logits}
-
-    def on_predict_start(self) -> None:
-        """Warn if nobody has trained the classifier."""
-        if not self.origin:
-            rank_zero_warn("TextEncoderTask predicts without fine-tuning: pass the checkpoint with --ckpt_path.")
-
-    def provenance(self) -> dict[str, Any]:
-        """The encoder's provenance, the data it was tuned on, and the classes of the logits."""
-        return {
-            "task": type(self).__name__,
-            **self.encoder.provenance(),
-            "trained_on": self.origin.get("trained_on", "nothing (frozen)"),
-            "classes": self.classes,
-        }

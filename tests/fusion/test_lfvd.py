@@ -144,11 +144,11 @@ def slow_divergence(p, q):
     return kl_divergence(Normal(*p), Normal(*q)).mean()
 
 
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("kind", ["variational", "sum", "concatenation", "gate"])
 @torch.no_grad()
-def test_fusion_and_classifier(batch, weighted):
-    """Equations 12 and 14 to 18, one utterance after the other."""
-    made = head(weighted_fusion=weighted)
+def test_fusion_and_classifier(batch, kind):
+    """Equations 12 and 14 to 18, and the other fusions of Figure 2, one utterance after the other."""
+    made = head(fusion=kind)
     hidden = made.augment(hidden_of(made, batch), batch.present, batch)
     out = made(batch)
     for i in range(batch.num_utterances):
@@ -156,15 +156,28 @@ def test_fusion_and_classifier(batch, weighted):
         for name, x in hidden.items():
             layer = made.gaussian[name]
             q[name] = (layer.mean(x[i]), F.softplus(layer.scale(x[i])) + 1e-3)
-        fused = hidden["text"][i]
-        for name in ("audio", "visual"):
-            apart = slow_divergence(q["text"], q[name]) + slow_divergence(q[name], q["text"])
-            weight = torch.sigmoid(apart / 2) if weighted else 1.0
-            assert not weighted or 0.5 < weight < 0.95
+        text, fused, row = hidden["text"][i], hidden["text"][i], [hidden["text"][i]]
+        for name in (name for name in hidden if name != "text"):
+            x, weight = hidden[name][i], 1.0
+            if kind == "variational":
+                apart = slow_divergence(q["text"], q[name]) + slow_divergence(q[name], q["text"])
+                weight = torch.sigmoid(apart / 2)
+                assert 0.5 < weight < 0.95
+            if kind == "gate":
+                linear = made.gate[name]
+                weight = 1 / (1 + (-(linear.weight @ torch.cat([text, x]) + linear.bias)).exp())
             if batch.present[name][i]:
-                fused = fused + weight * hidden[name][i]
+                fused = fused + weight * x
+            row.append(x if batch.present[name][i] else torch.zeros_like(x))
+        if kind == "concatenation":
+            fused = made.join.weight @ torch.cat(row) + made.join.bias
         torch.testing.assert_close(out.embeddings[i], fused, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(out.logits[i], made.classify(fused), atol=1e-4, rtol=1e-4)
+
+
+def test_an_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="fusion must be 'variational', 'sum', 'concatenation' or 'gate', got 'cat'"):
+        head(fusion="cat")
 
 
 @torch.no_grad()
@@ -186,8 +199,8 @@ SWITCHES = {
     "without LFA": ({"lfa": False}, ALL, {"augment"}),
     "without atmosphere": ({"atmosphere": False}, ALL, {"augment"}),
     "without contrast": ({"contrastive": False}, {"distillation"}, set()),
-    "without CMVD": ({"weighted_fusion": False, "distillation": False}, {"self", "full"}, {"gaussian"}),
-    "without weights": ({"weighted_fusion": False}, ALL, set()),
+    "without CMVD": ({"fusion": "sum", "distillation": False}, {"self", "full"}, {"gaussian"}),
+    "without weights": ({"fusion": "sum"}, ALL, set()),
     "without distillation": ({"distillation": False}, {"self", "full"}, set()),
 }
 

@@ -21,7 +21,7 @@ from merc import __version__
 from merc.batch import token_batches
 from merc.callbacks import StoreWriterCallback
 from merc.datamodules import DataFacts, TextDataModule
-from merc.datamodules.text import ShuffledBuckets
+from merc.datamodules.batches import ShuffledBuckets
 from merc.encoders import SentenceEncoder, TextEncoder
 from merc.evaluation import read_predictions
 from merc.store import FeatureStore, StoreWriter

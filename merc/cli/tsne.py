@@ -1,0 +1,34 @@
+"""``merc tsne``: the vectors of a feature store as points in a plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse.typing import PositiveFloat
+
+from merc.pipeline.problems import ShortParser
+
+
+def tsne_command(args: list[str]) -> int:
+    """Parse the arguments of ``merc tsne`` and draw; returns the exit status."""
+    parser = ShortParser(
+        prog="merc tsne",
+        description="Draw the vectors of a feature store as points in a plane, by t-SNE, coloured by emotion: the "
+        "`hidden` or `features` of `merc predict` or `merc run`.",
+    )
+    parser.add_argument("store", type=Path, help="folder of the store")
+    parser.add_argument("--corpus", type=Path, required=True, help="corpus.json, whose labels give the colours")
+    parser.add_argument("--out", type=Path, required=True, help="the figure: .png, .svg or .pdf")
+    parser.add_argument("--split", type=str, default="test", help="split whose utterances are drawn")
+    parser.add_argument("--perplexity", type=PositiveFloat, default=30.0, help="about how many neighbours count")
+    given = parser.parse_args(args)
+
+    from merc.conversation import Corpus
+    from merc.evaluation import draw_store
+    from merc.store import FeatureStore
+
+    count = draw_store(
+        FeatureStore(given.store), Corpus.load(given.corpus), given.out, split=given.split, perplexity=given.perplexity
+    )
+    print(f"{given.out}: {count} utterances of {given.split}")
+    return 0
