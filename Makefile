@@ -62,5 +62,5 @@ $(VENV)/base.stamp: pyproject.toml
 
 $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@echo "Installing the development tools into $(VENV), once."
-	@set -o pipefail; $(PIP) -e '.[media,onnx,search,app,dev]' | $(PROGRESS)
+	@set -o pipefail; $(PIP) -e '.[media,onnx,search,app,plots,dev]' | $(PROGRESS)
 	@touch $@

@@ -1,15 +1,15 @@
-"""t-SNE against its definition, and the figure of a store."""
+"""t-SNE, and the figure of a store."""
 
-import math
+import sys
 
 import pytest
 import torch
-from scipy.optimize import brentq
+
+pytest.importorskip("sklearn", reason="t-SNE needs scikit-learn: pip install 'merc[plots]'")
 
 from merc.cli import main
 from merc.conversation import Conversation, Corpus, Utterance
 from merc.evaluation import draw_store, points_figure, tsne
-from merc.evaluation.tsne import affinities, gradient
 from merc.labels import MELD
 from merc.store import FeatureStore
 
@@ -21,52 +21,23 @@ def clusters(count=20, groups=3):
     )
 
 
-def divergence(p, points):
-    """The sum of p log(p / q), pair by pair."""
-    pairs = [(i, j) for i in range(len(points)) for j in range(len(points)) if i != j]
-    q = torch.stack([1 / (1 + (points[i] - points[j]).square().sum()) for i, j in pairs])
-    p = torch.stack([p[i, j] for i, j in pairs])
-    return (p * (p / (q / q.sum())).log()).sum()
-
-
-def test_affinities_have_the_perplexity_asked_for():
-    """Each row by itself: the width of its Gaussian is a root of entropy minus the one asked for."""
-    x = torch.randn(12, 3, dtype=torch.double)
-    rows = torch.zeros(12, 12, dtype=torch.double)
-    for i in range(12):
-        others = [j for j in range(12) if j != i]
-        squared = (x[others] - x[i]).square().sum(1)
-
-        def near(precision, squared=squared):
-            return (-precision * squared).softmax(0)
-
-        def missing(precision):
-            return float(-(near(precision) * near(precision).log()).sum() - math.log(4.0))
-
-        rows[i, others] = near(brentq(missing, 1e-3, 20.0, xtol=1e-12))
-    found = affinities(torch.cdist(x, x).square(), 4.0)
-    torch.testing.assert_close(found, (rows + rows.T) / 24)
-    assert found.sum() == pytest.approx(1)
-
-
-def test_the_gradient_is_that_of_the_divergence():
-    x, points = torch.randn(7, 4, dtype=torch.double), torch.randn(7, 2, dtype=torch.double, requires_grad=True)
-    p = affinities(torch.cdist(x, x).square(), 3.0)
-    (expected,) = torch.autograd.grad(divergence(p, points), points)
-    torch.testing.assert_close(gradient(p, points.detach()), expected)
-
-
 def test_clusters_stay_apart_and_it_is_the_same_every_time():
     vectors, group = clusters()
-    points = tsne(vectors, perplexity=10, iterations=500)
+    points = tsne(vectors, perplexity=10)
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
     assert (group[nearest] == group).all()
     centres = torch.stack([points[group == g].mean(0) for g in range(3)])
     spread = max(float((points[group == g] - centres[g]).norm(dim=1).mean()) for g in range(3))
     assert torch.pdist(centres).min() > 3 * spread
-    assert torch.equal(points, tsne(vectors, perplexity=10, iterations=500))
+    assert torch.equal(points, tsne(vectors, perplexity=10))
     with pytest.raises(ValueError, match="t-SNE of 5 vectors needs a perplexity of at least 1 and below 5, found 30"):
         tsne(vectors[:5])
+
+
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(ImportError, match=r"pip install 'merc\[plots\]'"):
+        tsne(torch.randn(40, 3))
 
 
 def test_a_store_is_drawn(tmp_path, capsys):
