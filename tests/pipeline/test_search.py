@@ -407,11 +407,12 @@ def test_two_processes_share_the_trials(place):
     assert min(trial.datetime_complete for trial in trials) > trials[1].datetime_start  # at the same time
 
 
-@pytest.mark.slow
-def test_the_study_may_be_a_database(place):
-    assert search("--trials", "1", "--study", "sqlite:///study.db") == 0
-    assert (place / "study.db").is_file() and not (place / "out/study.log").exists()
-    assert len(table(place / "out")) == 1
+def test_the_study_may_be_a_database(two, tmp_path):
+    shared = replace(two[0], storage=f"sqlite:///{tmp_path / 'study.db'}")
+    shared.join()
+    (first, _), (second, _) = taken = [_Worker(shared, None)._take() for _ in range(2)]
+    assert first.params == shared.recipe != second.params and len(taken) == 2
+    assert (tmp_path / "study.db").is_file()
 
 
 # The command line
