@@ -20,8 +20,8 @@ from merc.labels import IEMOCAP6, MELD, LabelSet, MergeRule, UnknownLabelError
 class JsonLayout:
     """What the JSON files of a system hold: for each split a list of dialogues, each a list of utterances.
 
-    An utterance is an object with ``text``, ``speaker``, perhaps ``label``, and ``cls``: the vector of a RoBERTa that was
-    fine-tuned on the corpus, or a list of vectors of text, sound and face.
+    An utterance is an object with ``text``, ``speaker``, perhaps ``label``, and ``cls``: the vector of a RoBERTa that
+    was fine-tuned on the corpus, or a list of vectors of text, sound and face.
 
     Args:
         name: Name of the layout.
@@ -145,8 +145,8 @@ def _dialogues(file: Path) -> Iterator[list[dict[str, Any]]]:
     for number, talk in enumerate(value):
         if not isinstance(talk, list) or not talk or not all(isinstance(u, dict) and _NEEDED <= u.keys() for u in talk):
             raise CorpusError(
-                f"{file}, dialogue {number}: expected a list of objects with {', '.join(sorted(_NEEDED))}. Is it the file "
-                "with features (.json.feature), not the transcripts?"
+                f"{file}, dialogue {number}: expected a list of objects with {', '.join(sorted(_NEEDED))}. Is it the "
+                "file with features (.json.feature), not the transcripts?"
             )
         yield talk
 

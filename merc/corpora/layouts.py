@@ -76,8 +76,10 @@ class PickleLayout:
             if role in _LOOKS and not looks_like(role, element, self.corpus):
                 return f"element {position} is {describe(element)}, expected {role} of {self.corpus}"
             if role in ("labels", "scores") and self.corpus == "mosei" and _are_binary(element) != (role == "labels"):
-                expected = "0 and 1" if role == "labels" else "numbers from -3 to 3"
-                return f"element {position} holds {'only' if role == 'scores' else 'more than'} 0 and 1, expected {expected}"
+                found, expected = "only 0 and 1", "numbers from -3 to 3"
+                if role == "labels":
+                    found, expected = "other labels than 0 and 1", "negative 0 and positive 1"
+                return f"element {position} holds {found}, expected {expected}"
         return None
 
 

@@ -238,7 +238,7 @@ class _Importer:
             for name, conversation in zip(names, conversations[split], strict=True)
         }
         roles = {"text" if role == "roberta1" else role: role for role in FEATURES if role in self.parts}
-        return FeaturedCorpus(corpus, {name: self._table(role, keys) for name, role in roles.items() if name in wanted})
+        return FeaturedCorpus(corpus, {name: self._table(roles[name], keys) for name in wanted})
 
     def _check_alignment(self) -> None:
         """Refuse files whose rows are not of the same utterances: they are joined by position."""
@@ -500,6 +500,4 @@ def _order(name: str) -> tuple[int, str]:
 
 def _class_of(sentiment: float) -> int:
     """Which of the seven classes a sentiment is of; positive ones are open below, negative ones above."""
-    return (
-        3 + (sentiment > 0) + (sentiment > 1) + (sentiment > 2) - (sentiment < 0) - (sentiment < -1) - (sentiment < -2)
-    )
+    return 3 + sum(sentiment > bound for bound in (0, 1, 2)) - sum(sentiment < bound for bound in (0, -1, -2))

@@ -1,4 +1,4 @@
-"""JSON features of DAG-ERC and MultiDAG+CL, written as their makers write them: no ids, labels and speakers as names."""
+"""JSON features of DAG-ERC and MultiDAG+CL, as their makers write them: no ids, names for labels and speakers."""
 
 import json
 

@@ -327,7 +327,7 @@ def test_m3net_needs_both_files(tmp_path):
         import_pickle(folder / "MELD_features_raw1.pkl", layout="sdt-meld")
     other, _ = write(tmp_path, "bclstm-meld")
     other.rename(folder / "meld_features_roberta.pkl")
-    with pytest.raises(CorpusError, match="is not what layout m3net-meld has beside MELD_features_raw1.pkl"):
+    with pytest.raises(CorpusError, match=r"not what layout m3net-meld has beside MELD_features_raw1\.pkl"):
         import_pickle(folder, layout="m3net-meld")
     (folder / "meld_features_roberta.pkl").unlink()
     with pytest.raises(FileNotFoundError, match=r"meld_features_roberta\.pkl"):
@@ -423,7 +423,7 @@ def test_a_validation_that_cannot_be(tmp_path):
     path, _ = write(tmp_path, "sdt-meld")
     with pytest.raises(CorpusError, match="Validation dialogues test/0 are not among the 5 that are not test"):
         import_pickle(path, layout="sdt-meld", validation=["test/0"])
-    with pytest.raises(ValueError, match="fraction is 1.0, expected one between 0 and 1"):
+    with pytest.raises(ValueError, match=r"fraction is 1\.0, expected one between 0 and 1"):
         import_pickle(path, layout="sdt-meld", validation=1.0)
     with pytest.raises(ValueError, match="'dev': expected usual, a fraction or dialogue ids"):
         import_pickle(path, layout="sdt-meld", validation="dev")

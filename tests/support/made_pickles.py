@@ -14,9 +14,9 @@ IEMOCAP_SPLITS = {
     "test": ["Ses05F_impro01"],
 }
 MOSEI_SPLITS = {
-    "train": ["--qXJuDtHPw", "0-3g5yACw", "7"],
-    "val": ["_aZDaIfGfPo"],
-    "test": ["zk2jTlAtvSU", "9K5mYSaoBL4"],
+    "train": ["--aBcDeFgH", "0-3hIjKlM", "7"],
+    "val": ["_nOpQrStUv"],
+    "test": ["wXyZaBcD", "9KeFgHiJ"],
 }
 SPLITS = {"meld": MELD_SPLITS, "iemocap": IEMOCAP_SPLITS, "mosei": MOSEI_SPLITS}
 
