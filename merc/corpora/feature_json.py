@@ -106,7 +106,6 @@ def read_feature_json(
         *(["Labels as found, in alphabetical order."] if layout.labels is None else []),
     ]
     protocol = f"{layout.name} JSON: its own train, validation and test dialogues"
-    protocol += "" if rule is None else f"; labels {rule.name}"
     corpus = Corpus(layout.corpus, labels if rule is None else rule.target, conversations, protocol, tuple(notes))
     about = "RoBERTa fine-tuned on the labels of train"
     provenance = {

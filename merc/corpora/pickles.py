@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,8 @@ def import_pickle(
     else:
         featured = _read_pickles(Path(file), LAYOUTS[layout], wanted, merge)
     corpus = featured.corpus if validation == "usual" else _with_validation(featured.corpus, validation, seed)
+    if merge is not None:
+        corpus = replace(corpus, protocol=f"{corpus.protocol}; labels {merge}")
     train = {key for conversation in corpus["train"] for key in conversation.keys}
     tables = {
         name: table.standardized(train) if name in standardize else table for name, table in featured.features.items()
@@ -218,12 +221,9 @@ class _Importer:
             self.sources["audio"] = path
         self._check_alignment()
         self.labels, self.rule = self._merging(merge)
-        self.merge = merge
 
     def run(self, wanted: Sequence[str]) -> FeaturedCorpus:
         splits, protocol = self._splits()
-        if self.merge is not None:
-            protocol += f"; labels {self.merge}"
         offsets = self.layout.corpus == "meld" and all(_is_of(split, names) for split, names in splits.items())
         conversations = {
             split: [self._conversation(name, *self._place(split, name, offsets)) for name in names]

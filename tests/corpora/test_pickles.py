@@ -351,6 +351,8 @@ def test_a_four_way_file_needs_its_merge_rule(tmp_path):
     for merge in (None, "six"):
         with pytest.raises(CorpusError, match=rf"a four-way file.* --merge excited-dropped .* this one has {happy}\."):
             import_pickle(path, layout="cogmen-iemocap", merge=merge)
+    drawn = import_pickle(path, layout="cogmen-iemocap", merge="excited-dropped", validation=0.5).corpus
+    assert drawn.protocol.endswith("(seed 0); labels excited-dropped")
     corpus = import_pickle(path, layout="cogmen-iemocap", merge="excited-dropped").corpus
     assert corpus.labels == IEMOCAP4
     assert corpus.protocol.endswith("labels excited-dropped")
