@@ -58,7 +58,7 @@ def import_table(
     loaded = Corpus.load(corpus)
     keys = numbers.KeyColumns(key, pattern, partition, dialogue, utterance)
     features = numbers.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
-    store = features.save(out)
+    store = features.save(out, loaded)
     console = _console()
     _print_store(console, Path(out).name, store)
     for note in features.provenance["notes"]:
@@ -101,7 +101,7 @@ def import_evidence(
     table = evidence_table(
         FeatureStore(features), loaded, append=append, standardize=standardize, noisy_labels=noisy_labels
     )
-    store = table.save(out)
+    store = table.save(out, loaded)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
@@ -116,7 +116,8 @@ def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> 
         out: Folder of the new store.
         features: A feature store, of a text encoder for example, that stands in front of the numbers.
     """
-    store = writing_table(Corpus.load(corpus), None if features is None else FeatureStore(features)).save(out)
+    loaded = Corpus.load(corpus)
+    store = writing_table(loaded, None if features is None else FeatureStore(features)).save(out, loaded)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")

@@ -86,21 +86,15 @@ class ConversationDataModule(L.LightningDataModule):
 
         Raises:
             FileNotFoundError: The corpus or a store is not there.
-            StoreError: A store is damaged or has no utterance of this corpus.
+            StoreError: A store is damaged, has no utterance of this corpus, or uses the keys of another one.
         """
         if self.stores or hasattr(self, "corpus"):
             return
         corpus = self._corpus
         self.corpus = corpus if isinstance(corpus, Corpus) else Corpus.load(corpus)
-        keys = {key for split in self.corpus for c in self.corpus[split] for key in c.keys}
         for name, store in self._stores.items():
             opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
-            if not any(key in keys for key in (*opened.keys, *opened.missing)):
-                example = next(iter(opened.keys), None)
-                raise StoreError(
-                    f"{opened.path} has no utterance of corpus {self.corpus.name!r}: expected keys such as "
-                    f"{next(iter(keys), None)}, found {example}. Give the store of this corpus."
-                )
+            opened.require_corpus(self.corpus)
             self.stores[name] = opened
 
     def require(
