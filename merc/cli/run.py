@@ -54,9 +54,7 @@ def run_options(given: Namespace) -> dict[str, Any]:
     return {"out": given.out, "root": given.root, "corpus": given.corpus, "seeds": list(seeds), "jobs": given.jobs}
 
 
-def split_import_options(
-    args: Sequence[str], parser: ArgumentParser
-) -> tuple[list[str], dict[str, str | list[str]]]:
+def split_import_options(args: Sequence[str], parser: ArgumentParser) -> tuple[list[str], dict[str, str | list[str]]]:
     """Separate the options that a parser does not know, with their values: one word, or a list of several.
 
     Whether the import of the pipeline knows them, and what their types are, is checked with its other options.

@@ -74,6 +74,8 @@ def test_two_sources_of_meld_are_not_mixed(tmp_path):
         import_pickle(path, layout=layout).save(tmp_path / layout)
     stores = {"text": tmp_path / "cosmic-meld/features/text", "audio": tmp_path / "sdt-meld/features/audio"}
     data = ConversationDataModule(tmp_path / "sdt-meld/corpus.json", stores)
-    with pytest.raises(StoreError, match=r"cosmic-meld/features/text uses the keys of another corpus .* 0, 2.* here, 0, 1"):
+    with pytest.raises(
+        StoreError, match=r"cosmic-meld/features/text uses the keys of another corpus .* 0, 2.* here, 0, 1"
+    ):
         data.setup()
     ConversationDataModule(tmp_path / "sdt-meld/corpus.json", {"audio": stores["audio"]}).setup()
