@@ -157,7 +157,7 @@ def _read_pickles(file: Path, layout: PickleLayout, wanted: Sequence[str], merge
 
 def _with_validation(corpus: Corpus, validation: float | str | Sequence[str], seed: int) -> Corpus:
     """The corpus with other validation dialogues: keys of utterances stay."""
-    rest = [*corpus["train"], *(corpus["val"] if "val" in corpus else ())]
+    rest = sorted([*corpus["train"], *corpus["val"]], key=lambda c: (c.partition, _order(c.id)))
     ids = [conversation.id for conversation in rest]
     repeated = len(set(ids)) < len(ids)
     names = [f"{c.partition}/{c.id}" if repeated else c.id for c in rest]

@@ -21,8 +21,8 @@ FILE_PATTERN = r"(?:(?P<partition>[A-Za-z]+)[_-])?dia(?P<dialogue>\d+)_utt(?P<ut
 def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PATTERN) -> FeatureTable:
     """Read a folder of ``.npy`` files as features of a corpus.
 
-    A file holds a vector, or a row for every frame, of which the mean is taken. Its name is the id of an utterance, such
-    as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be named after partitions.
+    A file holds a vector, or a row for every frame, of which the mean is taken. Its name is the id of an utterance,
+    such as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be named after partitions.
 
     Args:
         folder: The folder; folders inside it are searched too.
@@ -63,9 +63,9 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
             places[key] = file
     if not places:
         raise CorpusError(
-            f"No file in {folder} is of an utterance of corpus {corpus.name!r}: the first is {files[0].name}, the first "
-            f"utterance is {next(iter(order), None)}. Pass --pattern, a regular expression for the names with the groups "
-            "dialogue and utterance."
+            f"No file in {folder} is of an utterance of corpus {corpus.name!r}: the first is {files[0].name}, the "
+            f"first utterance is {next(iter(order), None)}. Pass --pattern, a regular expression for the names with "
+            "the groups dialogue and utterance."
         )
     missing: dict[UtteranceKey, str] = {}
     rows: list[np.ndarray[Any, Any]] = []

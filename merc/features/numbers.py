@@ -261,7 +261,7 @@ def _of_name(table: CsvFile, keys: KeyColumns) -> tuple[str | None, str, str]:
     if match is None:
         raise CorpusError(
             f"{table.path} has a row for every frame, as OpenFace writes it, and its name does not say of which "
-            f"utterance: expected a file for every clip, named like dia0_utt0.csv. Pass a pattern that matches your names."
+            "utterance: expected a file for every clip, named like dia0_utt0.csv. Pass a pattern that matches yours."
         )
     found = match.groupdict()
     return found.get("partition"), found["dialogue"], found["utterance"]

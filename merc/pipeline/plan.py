@@ -65,7 +65,8 @@ class Pipeline:
         tested = [stage.name for stage in self.stages if stage.tested]
         if untested := [name for name in self.compare if name not in tested]:
             raise PipelineError(
-                f"`compare` names {', '.join(untested)}: expected stages that are tested ({', '.join(tested) or 'none'})."
+                f"`compare` names {', '.join(untested)}: expected stages that are tested "
+                f"({', '.join(tested) or 'there is none'})."
             )
 
 

@@ -134,17 +134,16 @@ def with_import_options(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipel
     if not options:
         return pipeline
     given = ", ".join(f"--{name}" for name in options)
-    for number, stage in enumerate(pipeline.stages):
-        if isinstance(stage.kind, ImportStage) and stage.kind.brings_corpus(stage):
-            break
-    else:
+    takers = [i for i, s in enumerate(pipeline.stages) if isinstance(s.kind, ImportStage) and s.kind.brings_corpus(s)]
+    if not takers:
         raise PipelineError(f"Unknown option {given}: no stage of this pipeline imports a corpus that could take it.")
     if "seed" in options:
         raise PipelineError(
             "Unknown option --seed: expected --seeds N, which trains N seeds, and --first_seed, from which they count."
         )
-    changed = replace(stage, options={**stage.options, **options})
-    return Pipeline([*pipeline.stages[:number], changed, *pipeline.stages[number + 1 :]], pipeline.compare)
+    stages = list(pipeline.stages)
+    stages[takers[0]] = replace(stages[takers[0]], options={**stages[takers[0]].options, **options})
+    return Pipeline(stages, pipeline.compare)
 
 
 def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds

@@ -224,8 +224,8 @@ class FeatureStore:
                 raise StoreError(
                     f"{self.path} uses the keys of another corpus than this {corpus.name!r}, and would fit it in part "
                     f"only: dialogue {conversation.partition}/{conversation.id} has the utterances "
-                    f"{_some(here)} here, {_some(there)} in the store. Give the corpus that was imported with the store, "
-                    "or make the store for this one."
+                    f"{_some(here)} here, {_some(there)} in the store. Give the corpus that was imported with the "
+                    "store, or make the store for this one."
                 )
 
     def why_missing(self, keys: Iterable[UtteranceKey]) -> dict[UtteranceKey, str]:

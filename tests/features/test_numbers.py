@@ -226,7 +226,7 @@ def test_what_opensmile_and_openface_write(tmp_path):
     table = import_table([CASE / "smilextract_train.csv"], TALKS, standardize=False)
     assert table.provenance["columns"] == ["F0_sma", "energy"]
     assert table.features[0].tolist() == pytest.approx([-0.006, 0.768])
-    with pytest.raises(CorpusError, match="a row for every frame, as OpenFace .* named like dia0_utt0.csv"):
+    with pytest.raises(CorpusError, match=r"a row for every frame, as OpenFace .* named like dia0_utt0\.csv"):
         import_table([CASE / "openface_train.csv"], TALKS)
     clip = tmp_path / "dia1_utt0.csv"
     clip.write_text((CASE / "openface_train.csv").read_text())

@@ -43,7 +43,7 @@ def test_positions_are_refused_wherever_ids_have_gaps(tmp_path_factory, ids, mis
     if positions == ids:
         store.require_corpus(corpus_of(positions))
         return
-    with pytest.raises(StoreError, match="uses the keys of another corpus|has no utterance of corpus"):
+    with pytest.raises(StoreError, match=r"uses the keys of another corpus|has no utterance of corpus"):
         store.require_corpus(corpus_of(positions))
 
 
