@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from merc import __version__
-from merc.conversation import UtteranceKey
+from merc.conversation import Corpus, UtteranceKey
 from merc.store import Kind, Sequences, StoreWriter
 
 
@@ -103,10 +103,12 @@ class StoreWriterCallback(Callback):
         # Process 0 first: it holds the locks, so that the others see what it has seen, and nobody else writes.
         if not trainer.is_global_zero:
             trainer.strategy.barrier("merc: the stores are locked")
+        corpus = getattr(getattr(trainer, "datamodule", None), "corpus", None)
         for name, folder in self.outputs.items():
             self._writers[name] = StoreWriter(
                 folder,
                 kind=_kind(name),  # type: ignore[arg-type]
+                corpus=corpus.digest if isinstance(corpus, Corpus) else None,
                 provenance=provenance,
                 # When to write is decided below, at the end of a batch and for all stores together.
                 shard_rows=sys.maxsize,

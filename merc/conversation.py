@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -244,6 +245,12 @@ class Corpus(Mapping[str, list[Conversation]]):
     def __len__(self) -> int:
         """Number of splits."""
         return len(self.splits)
+
+    @property
+    def digest(self) -> str:
+        """A digest of the keys of all utterances, whatever their split: stores record whose keys they use."""
+        keys = sorted(key for split in self.values() for conversation in split for key in conversation.keys)
+        return hashlib.sha256("\n".join(map(repr, map(tuple, keys))).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write the corpus to one JSON file, whole or not at all."""

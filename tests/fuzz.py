@@ -29,7 +29,8 @@ import torch
 
 from merc.conversation import Clip, Conversation, Corpus, CorpusError, Utterance
 from merc.corpora import read_csv, read_transcript
-from merc.corpora.pickles import LAYOUTS, import_pickle
+from merc.corpora.layouts import LAYOUTS
+from merc.corpora.pickles import import_pickle
 from merc.corpora.unpickle import load_pickle
 from merc.features.numbers import import_table
 from merc.labels import MELD

@@ -3,7 +3,7 @@
 import pytest
 
 from merc.cli import main
-from merc.corpora.pickles import LAYOUTS
+from merc.corpora.layouts import LAYOUTS
 from support.made_pickles import write
 
 AUDIO = {"meld": 300, "iemocap": 1582}

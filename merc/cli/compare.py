@@ -44,18 +44,13 @@ def compare_command(args: list[str]) -> int:
         parser.error("--utterances needs --out, the folder of the figures")
     from rich.console import Console  # as in merc.cli.run
 
-    from merc.evaluation import compare_systems, read_systems, terminal_tables, write_comparison
+    from merc.evaluation import compare_systems, print_comparison, read_systems, write_comparison
     from merc.evaluation.utterance_figure import write_utterances
 
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)
     console = Console()
-    for table in terminal_tables(found):
-        console.print(table)
-    console.print("p: corrected over all pairs (Holm). Visible: the smallest difference that these data can show.")
-    console.print(found.power_statement(), markup=False, highlight=False)
-    for note in dict.fromkeys(found.notes):
-        console.print(f"- {note}", markup=False, highlight=False)
+    print_comparison(found, console)
     if given.out is not None:
         console.print(f"Report: {write_comparison(found, given.out)}", markup=False)
     for file in write_utterances(given.utterances, systems, given.out, given.corpus) if given.utterances else ():

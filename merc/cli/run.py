@@ -19,14 +19,16 @@ def run_command(args: list[str]) -> int:
         prog="merc run",
         description="Run the stages of a pipeline in order. Stages that are finished and unchanged are skipped, an "
         "interrupted one is resumed: after an interruption give the same command again. Options --trainer.* are "
-        "Lightning's, and go to every stage that trains.",
+        "Lightning's, and go to every stage that trains. All other options are those of the import that brings the "
+        "corpus, such as --file and --layout of `merc import pickle`.",
     )
     parser.add_argument("pipeline", help="config of the pipeline: a file, or a short name such as demo/simulated.yaml")
     add_run_options(parser)
+    own, imports = split_import_options(own, parser)
     given = parser.parse_args(own)
     from merc.pipeline.run import run_pipeline  # PyTorch takes seconds to import: --help needs none of it
 
-    run_pipeline(given.pipeline, trainer_options=extra, **run_options(given))
+    run_pipeline(given.pipeline, trainer_options=extra, imports=imports, **run_options(given))
     return 0
 
 
@@ -53,6 +55,28 @@ def run_options(given: Namespace) -> dict[str, Any]:
     """The parsed options of :func:`add_run_options`, as arguments of :func:`merc.pipeline.run.run_pipeline`."""
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     return {"out": given.out, "root": given.root, "corpus": given.corpus, "seeds": list(seeds), "jobs": given.jobs}
+
+
+def split_import_options(args: Sequence[str], parser: ArgumentParser) -> tuple[list[str], dict[str, str | list[str]]]:
+    """Separate the options that a parser does not know, with their values: one word, or a list of several.
+
+    Whether the import of the pipeline knows them, and what their types are, is checked with its other options.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    own: list[str] = []
+    found: dict[str, list[str]] = {}
+    words = own
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if arg.startswith("-"):
+            words = own if name in known or not name.startswith("--") else found.setdefault(name[2:], [])
+        if words is own:
+            own.append(arg)
+        elif not arg.startswith("-"):
+            words.append(arg)
+        elif equals:
+            words.append(value)
+    return own, {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def split_trainer_options(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from merc.corpora.films import read_films
     from merc.corpora.folds import read_folds
     from merc.corpora.iemocap import read_iemocap, speaker_half
+    from merc.corpora.layouts import LAYOUTS
     from merc.corpora.meld import read_meld
-    from merc.corpora.pickles import LAYOUTS, import_pickle
+    from merc.corpora.pickles import import_pickle
     from merc.corpora.rendered import RenderConfig, render
     from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
     from merc.corpora.transcripts import TranscriptColumns, TranscriptOptions, read_transcript
@@ -52,7 +53,8 @@ __getattr__, __dir__ = lazy_names(
         "merc.corpora.folds": ["read_folds"],
         "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
         "merc.corpora.meld": ["read_meld"],
-        "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],
+        "merc.corpora.layouts": ["LAYOUTS"],
+        "merc.corpora.pickles": ["import_pickle"],
         "merc.corpora.rendered": ["RenderConfig", "render"],
         "merc.corpora.simulated": ["SimulatedCorpus", "SimulationConfig", "simulate"],
         "merc.corpora.transcripts": ["TranscriptColumns", "TranscriptOptions", "read_transcript"],

@@ -18,8 +18,9 @@ from merc.corpora.doctor import Report
 from merc.corpora.rendered import RenderConfig, render
 from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
 from merc.features import numbers
+from merc.features.arrays import FILE_PATTERN, import_arrays
 from merc.features.evidence import evidence_table
-from merc.features.table import FeaturedCorpus
+from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.features.writing import writing_table
 from merc.store import FeatureStore
 
@@ -39,6 +40,7 @@ def import_table(
     values: list[str] | None = None,
     standardize: bool = True,
     bound: float | None = 10.0,
+    frames: Literal["mean", "mean-std"] | None = None,
 ) -> None:
     """Import a table of numbers as a feature store of a corpus.
 
@@ -54,11 +56,37 @@ def import_table(
         values: Columns of numbers. Default: all others.
         standardize: Scale by mean and standard deviation of the train split.
         bound: Largest absolute standardized value; null for none.
+        frames: What to make of several rows of an utterance, such as those of OpenFace: mean, or mean-std.
     """
     loaded = Corpus.load(corpus)
     keys = numbers.KeyColumns(key, pattern, partition, dialogue, utterance)
-    features = numbers.import_table(files, loaded, keys=keys, values=values, standardize=standardize, bound=bound)
-    store = features.save(out)
+    features = numbers.import_table(
+        files, loaded, keys=keys, values=values, standardize=standardize, bound=bound, frames=frames
+    )
+    _save_numbers(features, loaded, out)
+
+
+def import_npy(
+    folder: Path, *, corpus: Path, out: Path, pattern: str = FILE_PATTERN, standardize: bool = False
+) -> None:
+    """Import a folder of .npy files, one an utterance, as a feature store of a corpus.
+
+    Args:
+        folder: Folder of the files; those of frames are averaged.
+        corpus: An imported corpus: its folder, or its corpus.json.
+        out: Folder of the store, for example OUT/features/audio.
+        pattern: Regular expression for names without .npy, with the groups dialogue, utterance and perhaps partition.
+        standardize: Scale by mean and standard deviation of the train split.
+    """
+    loaded = Corpus.load(corpus)
+    features = import_arrays(folder, loaded, pattern=pattern)
+    if standardize:
+        features = features.standardized({key for c in loaded["train"] for key in c.keys})
+    _save_numbers(features, loaded, out)
+
+
+def _save_numbers(features: FeatureTable, corpus: Corpus, out: Path) -> None:
+    store = features.save(out, corpus)
     console = _console()
     _print_store(console, Path(out).name, store)
     for note in features.provenance["notes"]:
@@ -101,7 +129,7 @@ def import_evidence(
     table = evidence_table(
         FeatureStore(features), loaded, append=append, standardize=standardize, noisy_labels=noisy_labels
     )
-    store = table.save(out)
+    store = table.save(out, loaded)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
@@ -116,7 +144,8 @@ def import_writing(corpus: Path, *, out: Path, features: Path | None = None) -> 
         out: Folder of the new store.
         features: A feature store, of a text encoder for example, that stands in front of the numbers.
     """
-    store = writing_table(Corpus.load(corpus), None if features is None else FeatureStore(features)).save(out)
+    loaded = Corpus.load(corpus)
+    store = writing_table(loaded, None if features is None else FeatureStore(features)).save(out, loaded)
     console = _console()
     _print_store(console, Path(out).name, store)
     console.print(f"Wrote {out}")
@@ -197,6 +226,7 @@ IMPORTS: Mapping[str, str] = {
     "folds": "merc.corpora.read_folds",
     "pickle": "merc.corpora.import_pickle",
     "table": "merc.corpora.commands.import_table",
+    "npy": "merc.corpora.commands.import_npy",
     "evidence": "merc.corpora.commands.import_evidence",
     "writing": "merc.corpora.commands.import_writing",
     "simulated": "merc.corpora.commands.import_simulated",

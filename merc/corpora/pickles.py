@@ -1,11 +1,12 @@
-"""Community feature pickles: the files that published systems train on, by layout."""
+"""Community feature files: what published systems train on, by layout."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,87 +14,59 @@ import numpy as np
 import torch
 
 from merc.conversation import Conversation, Corpus, CorpusError, Utterance, UtteranceKey
+from merc.corpora.feature_json import JSON_LAYOUTS, layouts_of, read_feature_json
 from merc.corpora.iemocap import USUAL_VALIDATION, draw
+from merc.corpora.layouts import (
+    ALIASES,
+    FEATURES,
+    LAYOUTS,
+    ROBERTA,
+    PickleLayout,
+    describe,
+    describe_all,
+    fitting,
+    is_number,
+    looks_like,
+    text_of,
+)
 from merc.corpora.unpickle import load_pickle
 from merc.features.table import FeaturedCorpus, FeatureTable
-from merc.labels import IEMOCAP6, MELD, LabelSet
+from merc.labels import IEMOCAP4, LabelSet, MergeRule, merge_rule
 
-_ROBERTA = ("roberta1", "roberta2", "roberta3", "roberta4")
-_FEATURES = ("text", "audio", "visual", *_ROBERTA)
 _MELD_VAL, _MELD_TEST, _MELD_END = 1039, 1153, 1433
+_NAMES = ("text", "audio", "visual", *ROBERTA[1:])
 
 
-@dataclass(frozen=True)
-class PickleLayout:
-    """What the elements of a community pickle are.
-
-    Args:
-        name: Name of the layout, after the system that made it known, and the corpus.
-        corpus: ``meld`` or ``iemocap``.
-        elements: Role of every element. ``unverified`` is ignored; a role with a question mark is used
-            if it looks like it.
-        files: Features that lie in files of their own, beside ``main``.
-        main: The file that holds ``elements``, if there are several.
-    """
-
-    name: str
-    corpus: Literal["meld", "iemocap"]
-    elements: tuple[str, ...]
-    files: Mapping[str, str] = field(default_factory=dict)
-    main: str | None = None
-
-    @property
-    def labels(self) -> LabelSet:
-        """The label set, whose ids are those of the pickles."""
-        return MELD if self.corpus == "meld" else IEMOCAP6
-
-    def misfit(self, value: object) -> str | None:
-        """Why ``value`` is not of this layout, or ``None`` if it looks as if it were."""
-        if not isinstance(value, list | tuple) or len(value) != len(self.elements):
-            return f"expected a list of {len(self.elements)}"
-        for position, (role, element) in enumerate(zip(self.elements, value, strict=True)):
-            if role in _LOOKS and not _looks_like(role, element, self.corpus):
-                return f"element {position} is {_describe(element)}, expected {role} of {self.corpus}"
-        return None
-
-
-_COMMON = ("ids", "speakers", "labels")
-_SPLIT = ("sentences", "train", "test")
-_SPEAKERS = ("ids?", "speakers", "labels", *("unverified",) * 3, "sentences?", "train", "test")
-_MULTIEMO = {"text": "TextFeatures.pkl", "audio": "AudioFeatures.pkl", "visual": "VisualFeatures.pkl"}
-
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        PickleLayout("mmgcn-iemocap", "iemocap", (*_COMMON, "text", "audio", "visual", *_SPLIT)),
-        PickleLayout("mmgcn-meld", "meld", (*_COMMON, "text", "audio", "visual", *_SPLIT, "unverified")),
-        PickleLayout("bclstm-meld", "meld", (*_COMMON, "text", "audio", *_SPLIT, "sentiment")),
-        PickleLayout("sdt-iemocap", "iemocap", (*_COMMON, *_ROBERTA, "audio", "visual", *_SPLIT)),
-        PickleLayout("sdt-meld", "meld", (*_COMMON, *_ROBERTA, "audio", "visual", *_SPLIT, "unverified")),
-        PickleLayout("cosmic-iemocap", "iemocap", ("speakers", "labels", *_ROBERTA, *_SPLIT, "val")),
-        PickleLayout("cosmic-meld", "meld", ("speakers", "labels", "sentiment", *_ROBERTA, *_SPLIT, "val")),
-        PickleLayout("multiemo-iemocap", "iemocap", _SPEAKERS, _MULTIEMO, "Speakers.pkl"),
-        PickleLayout("multiemo-meld", "meld", (*_SPEAKERS, "unverified"), _MULTIEMO, "Speakers.pkl"),
-    )
-}
-"""The layouts by name: MMGCN and MM-DFN, bc-LSTM, SDT (also M3NET, CMATH, LFVD), COSMIC, MultiEMO."""
-
-
-def import_pickle(file: str | Path, *, layout: str, standardize: Sequence[str] = ("audio", "visual")) -> FeaturedCorpus:
-    """Read a community feature pickle.
+def import_pickle(
+    file: str | Path,
+    *,
+    layout: str,
+    features: Sequence[str] | None = None,
+    standardize: Sequence[str] = ("audio", "visual"),
+    validation: Literal["usual"] | float | Sequence[str] = "usual",
+    seed: int = 0,
+    merge: Literal["six", "excited-as-happy", "excited-dropped"] | None = None,
+) -> FeaturedCorpus:
+    """Read community features: a pickle, several that belong together, or JSON.
 
     Labels are mapped by name and ids are sorted, so that the result depends on no hash seed. Rows of
     zeros or with NaN, which these files hold where a clip was missing or broken, become missing
     utterances. Layouts without a validation split get one: in IEMOCAP the usual validation dialogues,
     in MELD the dialogues of dev, which such files count as train and number from 1039 on; if there are
-    none, a tenth of train in the order of a hash. The protocol says which.
+    none, a tenth of train in the order of a hash. The protocol says which. Files that belong together are joined by
+    the position of the utterance in its dialogue, after their labels have proved that these are the same utterances.
 
     Args:
-        file: The pickle; for MultiEMO the folder with its four files.
-        layout: A name of :data:`LAYOUTS`.
+        file: The file; for layouts of several files the folder that holds them.
+        layout: A name of :data:`LAYOUTS`, :data:`ALIASES` or :data:`JSON_LAYOUTS`.
+        features: The features to import, each of which the file must have. Default: all that it has.
         standardize: Features, of those that the file has, whose columns get mean 0 and standard deviation 1 over
             train: openSMILE's are in hertz, decibels and counts, and a network, or the error of a reconstruction,
             would see the largest alone. Vectors of text encoders have one scale and stay as they are.
+        validation: ``usual`` as above, a fraction in (0, 1) of the dialogues that are not test, or dialogue ids.
+        seed: Decides dialogues that are drawn by a fraction.
+        merge: For IEMOCAP: six emotions, or four with excited merged into happy or dropped. A file that holds four
+            only needs this: it cannot say what became of the excited utterances. Default: six.
 
     Returns:
         Corpus and features: ``text``, ``audio``, ``visual`` as far as the file has them. ``text`` is
@@ -104,55 +77,127 @@ def import_pickle(file: str | Path, *, layout: str, standardize: Sequence[str] =
         UnsafePickleError: The pickle asks for more than arrays and containers.
         CorpusError: The file is damaged or of another layout; the message says what it looks like and
             which layouts would fit.
-        ValueError: There is no such layout, or there are no such features in any.
+        ValueError: There is no such layout, or there are no such features in it.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"Unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}.")
-    names = ("text", "audio", "visual", *_ROBERTA[1:])
-    if unknown := set(standardize) - set(names):
-        raise ValueError(f"Unknown features {sorted(unknown)} to standardize: expected some of {', '.join(names)}.")
-    chosen = LAYOUTS[layout]
-    main = Path(file)
-    if chosen.main is not None:
-        folder = main if main.is_dir() else main.parent
-        main = folder / chosen.main
-    value = load_pickle(main)
-    if why := chosen.misfit(value):
-        fitting = [name for name, other in LAYOUTS.items() if other.misfit(value) is None]
-        raise CorpusError(
-            f"{main} is not of layout {layout}: {why}. It is {_describe_all(value)}. "
-            f"Layouts that fit: {', '.join(fitting) or 'none'}."
+    layout = ALIASES.get(layout, layout)
+    known = LAYOUTS | JSON_LAYOUTS
+    if layout not in known:
+        raise ValueError(f"Unknown layout {layout!r}: expected one of {', '.join([*known, *ALIASES])}.")
+    if unknown := set(standardize) - set(_NAMES):
+        raise ValueError(f"Unknown features {sorted(unknown)} to standardize: expected some of {', '.join(_NAMES)}.")
+    has = known[layout].features
+    if lacking := [name for name in features or () if name not in has]:
+        others = [name for name, other in known.items() if set(features or ()) <= set(other.features)]
+        raise ValueError(
+            f"Files of layout {layout} have no {' and no '.join(lacking)}: expected some of {', '.join(has)}. "
+            + (f"Layouts that have {', '.join(features or ())}: {', '.join(others)}." if others else "")
         )
-    parts = dict(zip(chosen.elements, value, strict=True))
+    if merge is not None and known[layout].corpus != "iemocap":
+        raise ValueError(f"Emotions are merged in IEMOCAP only: layout {layout} takes no merge rule.")
+    wanted = has if features is None else tuple(features)
+    if layout in JSON_LAYOUTS:
+        rule = None if merge is None else merge_rule(merge)
+        featured = read_feature_json(Path(file), JSON_LAYOUTS[layout], wanted, rule)
+    else:
+        featured = _read_pickles(Path(file), LAYOUTS[layout], wanted, merge)
+    corpus = featured.corpus if validation == "usual" else _with_validation(featured.corpus, validation, seed)
+    if merge is not None:
+        corpus = replace(corpus, protocol=f"{corpus.protocol}; labels {merge}")
+    train = {key for conversation in corpus["train"] for key in conversation.keys}
+    tables = {
+        name: table.standardized(train) if name in standardize else table for name, table in featured.features.items()
+    }
+    return FeaturedCorpus(corpus, tables)
+
+
+def _read_pickles(file: Path, layout: PickleLayout, wanted: Sequence[str], merge: str | None) -> FeaturedCorpus:
+    """Corpus and features of one file, or of several that belong together."""
+    if layout.main is None and file.is_dir():
+        whole = [name for name, other in LAYOUTS.items() if other.main and (file / other.main).is_file()]
+        whole += layouts_of(file)
+        raise CorpusError(
+            f"{file} is a folder, but a layout {layout.name} is one file: give that file."
+            + (f" Layouts that this folder may have: {', '.join(whole)}." if whole else "")
+        )
+    main = file if layout.main is None else (file if file.is_dir() else file.parent) / layout.main
+    value = load_pickle(main)
+    if why := layout.misfit(value):
+        raise CorpusError(
+            f"{main} is not of layout {layout.name}: {why}. It is {describe_all(value)}. "
+            f"Layouts that fit: {', '.join(fitting(value, main.parent)) or 'none'}."
+        )
+    parts = dict(zip(layout.elements, value, strict=True))
     sources = dict.fromkeys(parts, main)
-    for role, name in chosen.files.items():
-        sources[role] = main.parent / name
-        parts[role] = load_pickle(sources[role])
-        if not _looks_like(role, parts[role], chosen.corpus):
-            raise CorpusError(f"{sources[role]} is {_describe(parts[role])}, expected {role} of {chosen.corpus}.")
+    for name, roles in layout.files.items():
+        source = main.parent / name
+        value = load_pickle(source)
+        if isinstance(roles, str):
+            if not looks_like(roles, value, layout.corpus):
+                raise CorpusError(f"{source} is {describe(value)}, expected {roles} of {layout.corpus}.")
+            found = {roles: value}
+        else:
+            if why := layout.misfit(value, roles):
+                raise CorpusError(
+                    f"{source} is not what layout {layout.name} has beside {main.name}: {why}. It is "
+                    f"{describe_all(value)}. Give a folder with both files."
+                )
+            found = dict(zip(roles, value, strict=True))
+        parts |= found
+        sources |= dict.fromkeys(found, source)
     try:
-        featured = _Importer(chosen, main, parts, sources).run()
+        return _Importer(layout, main, parts, sources, merge).run(wanted)
     except CorpusError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise CorpusError(
-            f"{main} looks like {layout} at its first dialogue, but not throughout ({type(error).__name__}: {error}). "
-            "Download it again."
+            f"{main} looks like {layout.name} at its first dialogue, but not throughout "
+            f"({type(error).__name__}: {error}). Download it again."
         ) from error
-    train = {key for conversation in featured.corpus["train"] for key in conversation.keys}
-    tables = {
-        name: table.standardized(train) if name in standardize else table for name, table in featured.features.items()
+
+
+def _with_validation(corpus: Corpus, validation: float | str | Sequence[str], seed: int) -> Corpus:
+    """The corpus with other validation dialogues: keys of utterances stay."""
+    rest = sorted([*corpus["train"], *corpus["val"]], key=lambda c: (c.partition, _order(c.id)))
+    ids = [conversation.id for conversation in rest]
+    repeated = len(set(ids)) < len(ids)
+    names = [f"{c.partition}/{c.id}" if repeated else c.id for c in rest]
+    if isinstance(validation, float | int):
+        if not 0 < validation < 1:
+            raise ValueError(f"The validation fraction is {validation}, expected one between 0 and 1.")
+        chosen = draw(sorted(names), max(1, math.floor(validation * len(names))), seed)
+        rule = f"{validation:.0%} of the other dialogues drawn as validation (seed {seed})"
+    elif isinstance(validation, str):
+        raise ValueError(f"Unknown validation {validation!r}: expected usual, a fraction or dialogue ids.")
+    else:
+        chosen, rule = list(validation), f"{len(validation)} validation dialogues as given"
+    if wrong := sorted(set(chosen) - set(names)):
+        raise CorpusError(
+            f"Validation dialogues {', '.join(wrong)} are not among the {len(names)} that are not test: expected ids "
+            f"such as {names[0]}."
+        )
+    splits = {
+        "train": [c for c, name in zip(rest, names, strict=True) if name not in chosen],
+        "val": [c for c, name in zip(rest, names, strict=True) if name in chosen],
+        "test": corpus["test"],
     }
-    return FeaturedCorpus(featured.corpus, tables)
+    protocol = f"{corpus.protocol.split(':')[0]}: its own test dialogues; {rule}"
+    return Corpus(corpus.name, corpus.labels, splits, protocol, corpus.notes)
 
 
 class _Importer:
-    """Turns the named parts of a pickle into conversations and tables."""
+    """Turns the named parts of pickles into conversations and tables."""
 
-    def __init__(self, layout: PickleLayout, path: Path, parts: Mapping[str, Any], sources: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        layout: PickleLayout,
+        path: Path,
+        parts: Mapping[str, Any],
+        sources: Mapping[str, Path],
+        merge: str | None,
+    ) -> None:
         self.layout = layout
         self.path = path
-        self.sources = sources
+        self.sources = dict(sources)
         # Keys become text at once: files mix int, numpy integers and strings for the same dialogue.
         self.parts = {
             role: _by_name(part, role, sources[role]) if isinstance(part, dict) else part
@@ -160,31 +205,83 @@ class _Importer:
         }
         self.notes: list[str] = []
         for role in ("ids", "sentences"):
-            if role not in parts and _looks_like(role, parts.get(f"{role}?"), layout.corpus):
+            if role not in parts and looks_like(role, parts.get(f"{role}?"), layout.corpus):
                 self.parts[role] = self.parts[f"{role}?"]
+        if "scores" in self.parts:
+            self.parts["labels"] = self._classes(self.parts["scores"])
+        if "words" in self.parts:
+            self.parts["sentences"] = {
+                name: [" ".join(map(text_of, words)) for words in rows] for name, rows in self.parts["words"].items()
+            }
+        if "audio frames" in self.parts:
+            self.parts["audio"] = {
+                name: [np.asarray(frames, np.float64).mean(0) for frames in rows]
+                for name, rows in self.parts["audio frames"].items()
+            }
+            self.sources["audio"] = path
+        self._check_alignment()
+        self.labels, self.rule = self._merging(merge)
 
-    def run(self) -> FeaturedCorpus:
+    def run(self, wanted: Sequence[str]) -> FeaturedCorpus:
         splits, protocol = self._splits()
-        offsets = self.layout.corpus == "meld" and all(
-            _follows_offsets(split, names) for split, names in splits.items()
-        )
-        places: dict[str, tuple[str, str]] = {}
-        conversations: dict[str, list[Conversation]] = {}
-        for split, names in splits.items():
-            for name in names:
-                places[name] = self._place(split, name, offsets)
-            conversations[split] = [self._conversation(name, *places[name]) for name in names]
+        offsets = self.layout.corpus == "meld" and all(_is_of(split, names) for split, names in splits.items())
+        conversations = {
+            split: [self._conversation(name, *self._place(split, name, offsets)) for name in names]
+            for split, names in splits.items()
+        }
         self._note_origin(splits, offsets)
-        corpus = Corpus(self.layout.corpus, self.layout.labels, conversations, protocol, tuple(self.notes))
+        labels = self.labels if self.rule is None else self.rule.target
+        corpus = Corpus(self.layout.corpus, labels, conversations, protocol, tuple(self.notes))
         keys = {
             name: conversation.keys
             for split, names in splits.items()
             for name, conversation in zip(names, conversations[split], strict=True)
         }
-        features = {
-            "text" if role == "roberta1" else role: self._table(role, keys) for role in _FEATURES if role in self.parts
+        roles = {"text" if role == "roberta1" else role: role for role in FEATURES if role in self.parts}
+        return FeaturedCorpus(corpus, {name: self._table(roles[name], keys) for name in wanted})
+
+    def _check_alignment(self) -> None:
+        """Refuse files whose rows are not of the same utterances: they are joined by position."""
+        for name, labels in self.parts.get("labels again", {}).items():
+            mine = self.parts["labels"].get(name)
+            if mine is not None and list(map(_whole, mine)) != list(map(_whole, labels)):
+                raise CorpusError(
+                    f"{self.sources['labels again']} has other labels in dialogue {name!r} than {self.path}: expected "
+                    "the same ones, for these files are joined by the position of utterances. Take both files from one "
+                    "release."
+                )
+
+    def _merging(self, merge: str | None) -> tuple[LabelSet, MergeRule | None]:
+        """What label ids mean, and the rule to apply to that: a file may hold four emotions already."""
+        rule = None if merge is None else merge_rule(merge)
+        every = self.parts["labels"]
+        ids = [_whole(label) for labels in every.values() for label in labels]
+        if self.layout.corpus != "iemocap" or not all(index in range(len(IEMOCAP4)) for index in ids):
+            return self.layout.labels, rule
+        if rule is None or rule.target != IEMOCAP4:
+            happy = sum(_whole(label) == 0 for name in every if name.startswith("Ses05") for label in every[name])
+            raise CorpusError(
+                f"{self.path} holds the label ids 0 to 3 only: it is a four-way file, and what became of the excited "
+                "utterances decides which scores it can be compared with. Expected --merge excited-dropped (the usual "
+                "files have 144 happy utterances in session 5 then) or --merge excited-as-happy (443); this one has "
+                f"{happy}."
+            )
+        self.notes.append("The file holds four emotions: whoever made it merged or dropped the others.")
+        return IEMOCAP4, None
+
+    def _classes(self, scores: Mapping[str, Any]) -> dict[str, list[int]]:
+        """The classes of sentiments from -3 to 3, as COGMEN and GraphSmile cut them."""
+        values = {
+            name: [float(np.ravel(np.asarray(score, np.float64))[0]) for score in rows] for name, rows in scores.items()
         }
-        return FeaturedCorpus(corpus, features)
+        flat = [value for rows in values.values() for value in rows]
+        if wrong := [value for value in flat if not -3 <= value <= 3]:
+            raise CorpusError(f"{self.path} holds the sentiment {wrong[0]}, expected numbers from -3 to 3: damaged?")
+        self.notes.append(
+            "The file holds sentiments from -3 to 3. Classes are: below -2, below -1, below 0, 0, up to 1, up to 2, "
+            "above 2, as COGMEN and GraphSmile have them, which is not rounding."
+        )
+        return {name: [_class_of(value) for value in rows] for name, rows in values.items()}
 
     def _splits(self) -> tuple[dict[str, list[str]], str]:
         """Sorted dialogue names of every split, and how they came about."""
@@ -214,7 +311,7 @@ class _Importer:
                     usual,
                     f"{len(usual)} of the {len(USUAL_VALIDATION)} usual validation dialogues taken out of train",
                 )
-        elif _follows_offsets("train", [name for name in train if int(name) < _MELD_VAL]):
+        elif self.layout.corpus == "meld" and _is_of("train", [name for name in train if int(name) < _MELD_VAL]):
             dev = {name for name in train if _MELD_VAL <= int(name) < _MELD_TEST}
             if dev:
                 return dev, f"validation is MELD's dev, the {len(dev)} train dialogues numbered from {_MELD_VAL} on"
@@ -225,14 +322,16 @@ class _Importer:
         """Partition and dialogue id."""
         if self.layout.corpus == "iemocap":
             return f"session{name[4]}", name
-        start = {"train": 0, "val": _MELD_VAL, "test": _MELD_TEST}[split] if offsets else 0
-        return split, str(int(name) - start)
+        if not offsets:
+            return split, name
+        return split, str(int(name) - {"train": 0, "val": _MELD_VAL, "test": _MELD_TEST}[split])
 
     def _conversation(self, name: str, partition: str, dialogue: str) -> Conversation:
         labels = self.parts["labels"][name]
         columns: dict[str, Sequence[Any]] = {"labels": labels}
         for role in ("speakers", "sentences", "ids"):
-            columns[role] = self.parts[role].get(name, ()) if role in self.parts else ("",) * len(labels)
+            empty = "speaker" if role == "speakers" else ""
+            columns[role] = self.parts[role].get(name, ()) if role in self.parts else (empty,) * len(labels)
             if len(columns[role]) != len(labels):
                 raise CorpusError(
                     f"{self.path}: dialogue {name!r} has {len(labels)} labels but {len(columns[role])} {role}: damaged?"
@@ -241,7 +340,7 @@ class _Importer:
             Utterance(
                 id=self._utterance_id(ids, index) if "ids" in self.parts else str(index),
                 speaker=self._speaker(name, speaker),
-                text=_text(sentence),
+                text=text_of(sentence),
                 label=self._label(name, label),
             )
             for index, (ids, speaker, sentence, label) in enumerate(
@@ -252,22 +351,22 @@ class _Importer:
 
     def _utterance_id(self, found: object, index: int) -> str:
         """The id as the corpus's own reader spells it: MELD's files hold ``3`` or ``dia0_utt3``."""
-        name = _text(found)
+        name = text_of(found)
         match = re.fullmatch(r"(?:.*utt)?(\d+)", name) if self.layout.corpus == "meld" else None
         return str(int(match[1])) if match else name
 
-    def _label(self, dialogue: str, label: object) -> str:
-        names = self.layout.labels.names
+    def _label(self, dialogue: str, label: object) -> str | None:
+        names = self.labels.names
         index = _whole(label)
         if index is None or not 0 <= index < len(names):
             raise CorpusError(
                 f"{self.path}: dialogue {dialogue!r} has label id {label}, expected 0 to {len(names) - 1} "
                 f"({', '.join(names)})."
             )
-        return names[index]
+        return names[index] if self.rule is None else self.rule.apply(names[index])
 
     def _speaker(self, dialogue: str, speaker: object) -> str:
-        name = _text(speaker)
+        name = text_of(speaker)
         if not isinstance(speaker, str | bytes):
             vector = np.asarray(speaker).ravel()
             if vector.size > 1 and np.count_nonzero(vector) != 1:
@@ -287,7 +386,7 @@ class _Importer:
             self.notes.append(f"{unused} dialogues of the file are in none of its splits and were left out.")
         if self.layout.corpus == "iemocap":
             self.notes.append("Labels are those of the community pickles; a fresh parse of EmoEvaluation differs.")
-        elif not offsets:
+        elif self.layout.corpus == "meld" and not offsets:
             self.notes.append("Dialogue numbers are the file's own: they do not follow MELD's 0, 1039 and 1153.")
         if "ids" not in self.parts:
             self.notes.append(
@@ -360,27 +459,23 @@ _KNOWN = {
 
 def _about(layout: PickleLayout, role: str, width: int) -> str:
     """What is known of where these features come from; above all, whether they have seen labels."""
-    if role in _ROBERTA:  # COSMIC's script stores hidden states -1 to -4 of one checkpoint
-        layer = _ROBERTA.index(role) + 1
+    if role in ROBERTA:  # COSMIC's script stores hidden states -1 to -4 of one checkpoint
+        layer = ROBERTA.index(role) + 1
         return f"RoBERTa fine-tuned on the labels of train, hidden state {layer} from the top"
-    if layout.files and role == "text":
-        return "EmoBERTa fine-tuned on emotion labels"
+    if layout.text is not None and role == "text":
+        return layout.text
     return _KNOWN.get((layout.corpus, role, width), "unknown: the file does not say which encoder made them")
 
 
-def _follows_offsets(split: str, names: Iterable[str]) -> bool:
+def _is_of(split: str, names: Iterable[str]) -> bool:
     """Whether dialogue numbers are train = d, dev = 1039 + d, test = 1153 + d; train has no dialogue 60."""
     first, end = {"train": (0, _MELD_VAL), "val": (_MELD_VAL, _MELD_TEST), "test": (_MELD_TEST, _MELD_END)}[split]
     return all(first <= int(name) < end and int(name) != 60 for name in names)
 
 
-def _text(value: object) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
-
-
 def _name(key: object) -> str:
     """A dialogue's name: text, without the blanks or the leading zeros of numbers."""
-    name = _text(key).strip()
+    name = text_of(key).strip()
     return str(int(name)) if re.fullmatch(r"[0-9]+", name) else name
 
 
@@ -396,69 +491,13 @@ def _by_name(part: Mapping[Any, Any], role: str, source: Path) -> dict[str, Any]
 
 def _whole(value: Any) -> int | None:  # noqa: ANN401 - anything that a file holds
     """A whole number, also if it is written as 2.0; ``None`` for anything else."""
-    return int(value) if _is_number(value) and float(value).is_integer() else None
+    return int(value) if is_number(value) and float(value).is_integer() else None
 
 
 def _order(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdigit() else (-1, name)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str | bytes | int | np.integer)
-
-
-def _is_sequence(value: object) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _is_vector(value: Any) -> bool:  # noqa: ANN401 - anything that a file holds
-    return _is_sequence(value) and len(value) > 0 and _is_number(value[0])
-
-
-_LOOKS: dict[str, Callable[[Any], bool]] = {
-    "ids": _is_name,
-    "speakers": lambda item: isinstance(item, str) or _is_number(item) or _is_vector(item),
-    "labels": _is_number,
-    "sentiment": _is_number,
-    "sentences": lambda item: isinstance(item, str | bytes),
-    **dict.fromkeys(_FEATURES, _is_vector),
-    **dict.fromkeys(("train", "val", "test"), _is_name),
-}
-"""What one entry of an element looks like: of one utterance, or of one dialogue id in a split."""
-
-
-def _looks_like(role: str, element: Any, corpus: str) -> bool:  # noqa: ANN401 - anything that a file holds
-    if role in ("train", "val", "test"):
-        if not isinstance(element, set | frozenset) and not _is_sequence(element):
-            return False
-        return all(_is_name(name) and _of_corpus(name, corpus) for name in element)
-    if not isinstance(element, dict) or not element or not all(_of_corpus(key, corpus) for key in element):
-        return False
-    first = next(iter(element.values()))
-    return _is_sequence(first) and all(map(_LOOKS[role], first))
-
-
-def _of_corpus(name: object, corpus: str) -> bool:
-    return re.fullmatch(r"Ses0[1-5][FM].*" if corpus == "iemocap" else r"\s*[0-9]+\s*", _text(name)) is not None
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, dict) and value:
-        key, first = next(iter(value.items()))
-        return f"a dict of {len(value)} ({key!r}: {_describe(first)})"
-    if isinstance(value, np.ndarray):
-        return f"an array {value.shape} of {value.dtype}"
-    if isinstance(value, list | tuple | set | frozenset | dict):
-        inner = f" ({type(next(iter(value))).__name__})" if value else ""
-        return f"a {type(value).__name__} of {len(value)}{inner}"
-    return f"a {type(value).__name__}"
-
-
-def _describe_all(value: object) -> str:
-    if not isinstance(value, list | tuple):
-        return _describe(value)
-    return f"a {type(value).__name__} of {len(value)}: " + "; ".join(map(_describe, value))
+def _class_of(sentiment: float) -> int:
+    """Which of the seven classes a sentiment is of; positive ones are open below, negative ones above."""
+    return 3 + sum(sentiment > bound for bound in (0, 1, 2)) - sum(sentiment < bound for bound in (0, -1, -2))

@@ -87,7 +87,7 @@ class ConversationDataModule(L.LightningDataModule):
 
         Raises:
             FileNotFoundError: The corpus or a store is not there.
-            StoreError: A store is damaged or has no utterance of this corpus.
+            StoreError: A store is damaged, has no utterance of this corpus, or uses the keys of another one.
         """
         if self.stores or hasattr(self, "corpus"):
             return

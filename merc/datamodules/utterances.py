@@ -102,17 +102,10 @@ def open_stores(corpus: Corpus, stores: Mapping[str, str | Path | FeatureStore])
 
     Raises:
         FileNotFoundError: A store is not there.
-        StoreError: A store is damaged or has no utterance of this corpus.
+        StoreError: A store is damaged, has no utterance of this corpus, or uses the keys of another one.
     """
-    keys = {key for split in corpus for c in corpus[split] for key in c.keys} if stores else set()
     opened = {}
     for name, given in stores.items():
-        store = given if isinstance(given, FeatureStore) else FeatureStore(given)
-        if not any(key in keys for key in (*store.keys, *store.missing)):
-            example = next(iter(store.keys), None)
-            raise StoreError(
-                f"{store.path} has no utterance of corpus {corpus.name!r}: expected keys such as "
-                f"{next(iter(keys), None)}, found {example}. Give the store of this corpus."
-            )
-        opened[name] = store
+        opened[name] = given if isinstance(given, FeatureStore) else FeatureStore(given)
+        opened[name].require_corpus(corpus)
     return opened

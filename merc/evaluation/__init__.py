@@ -10,7 +10,7 @@ from merc.evaluation.comparison import (
     paired_bootstrap,
     pooled,
 )
-from merc.evaluation.comparison_report import terminal_tables, write_comparison
+from merc.evaluation.comparison_report import print_comparison, terminal_tables, write_comparison
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
 from merc.evaluation.folds import compare_folds
 from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, SystemScores, compare_systems, holm
@@ -76,6 +76,7 @@ __all__ = [
     "paired_bootstrap",
     "points_figure",
     "pooled",
+    "print_comparison",
     "read_ledger",
     "read_other_predictions",
     "read_predictions",

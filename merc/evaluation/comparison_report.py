@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, RunsTest
@@ -47,6 +48,21 @@ def terminal_tables(found: HeadToHead) -> list[Table]:
     systems = Table(title=found.data or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     header, rows = _systems(found, classes=False)
     return [_filled(systems, header, rows), _filled(_plain_table(), *_terminal_pairs(found))]
+
+
+def print_comparison(found: HeadToHead, console: Console) -> None:
+    """Print the systems, the pairs, what the data can show, and the notes.
+
+    Args:
+        found: The comparison.
+        console: Where to.
+    """
+    for table in terminal_tables(found):
+        console.print(table)
+    console.print("p: corrected over all pairs (Holm). Visible: the smallest difference that these data can show.")
+    console.print(found.power_statement(), markup=False, highlight=False)
+    for note in dict.fromkeys(found.notes):
+        console.print(f"- {note}", markup=False, highlight=False)
 
 
 def _plain_table() -> Table:

@@ -248,6 +248,7 @@ def evidence_table(
         ValueError: An emotion has fewer than two training utterances.
     """
     store.require(kind="features")
+    store.require_corpus(corpus)
     source, labelled = fitted_on or (store, corpus)
     train, fitted = fit_evidence(source, labelled, standardize=standardize, noisy_labels=noisy_labels)
     keys = [key for split in corpus.values() for c in split for key in c.keys]

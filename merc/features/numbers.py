@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import fmean, median, pstdev
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class KeyColumns:
                 "utterance": row.cells[self.utterance],
             }
         else:
-            cell = row.cells[self.key or table.columns[0]]
+            cell = row.cells[self.key or table.columns[0]].strip("'")  # SMILExtract quotes names
             match = re.fullmatch(self.pattern, cell)
             if match is None:
                 raise CorpusError(
@@ -95,8 +95,13 @@ def import_table(
     values: Sequence[str] | None = None,
     standardize: bool = True,
     bound: float | None = 10.0,
+    frames: Literal["mean", "mean-std"] | None = None,
 ) -> FeatureTable:
     """Read columns of numbers as features of a corpus.
+
+    Columns in which no cell is a number, such as file, start and end of openSMILE, are left out, and so are the frame
+    times of openSMILE and what OpenFace says of its frames beside the face. A table of OpenFace has a row for every
+    frame, and the name of its file says the utterance; frames without a face are left out.
 
     Empty cells are never read as zeros. A column with empty cells is filled with its median over the train split, and
     a column ``<name>_empty`` of zeros and ones is appended, which marks the empty cells. A row without any number is
@@ -117,6 +122,8 @@ def import_table(
         values: Columns of numbers, in this order. Default: all columns that are not part of the key.
         standardize: Scale by the statistics of the train split.
         bound: Largest absolute standardized value; ``None`` for no bound.
+        frames: What to make of several rows of an utterance: ``mean``, or mean and standard deviation of every column.
+            Without it they are refused.
 
     Returns:
         Features ``(N, d)`` in the order of the corpus: the columns and their indicators.
@@ -133,8 +140,13 @@ def import_table(
     if "train" not in corpus:
         raise CorpusError(f"Corpus {corpus.name!r} has no train split, which is needed for the statistics.")
     order = [key for split in corpus.values() for conversation in split for key in conversation.keys]
-    finder = _KeyFinder(order)
-    tables, columns, rows = _collect(files, finder, keys, values)
+    finder = KeyFinder(order)
+    tables, columns, collected, skipped = _collect(files, finder, keys, values, frames is not None)
+    rows = {key: found[0] for key, found in collected.items()} if frames is None else {}
+    if frames is not None:
+        rows = {key: _aggregated(found, frames) for key, found in collected.items()}
+        if frames == "mean-std":
+            columns = [f"{column}_mean" for column in columns] + [f"{column}_std" for column in columns]
     if not columns:
         raise CorpusError("There are no columns of numbers, expected at least one beside the key. Check the files.")
     extra = [key for key in rows if key not in finder.known]
@@ -149,6 +161,8 @@ def import_table(
     train = {key for conversation in corpus["train"] for key in conversation.keys}
     features, statistics = _to_tensor([rows[key] for key in present], columns, [key in train for key in present])
     notes = [note for table in tables for note in table.notes]
+    if skipped:
+        notes.append(f"Columns that are no features were left out: {', '.join(skipped)}.")
     if extra:
         notes.append(f"{len(extra)} rows belong to utterances that are not in the corpus: {_some(extra)}.")
     if standardize:
@@ -179,20 +193,28 @@ def import_table(
 
 def _collect(
     files: Sequence[str | Path] | Mapping[str, str | Path],
-    finder: _KeyFinder,
+    finder: KeyFinder,
     keys: KeyColumns,
     values: Sequence[str] | None,
-) -> tuple[list[CsvFile], list[str], dict[UtteranceKey, list[float | None]]]:
-    """Read the files: their contents, the columns of numbers that they share, and the numbers per utterance."""
+    several: bool,
+) -> tuple[list[CsvFile], list[str], dict[UtteranceKey, list[list[float | None]]], list[str]]:
+    """Read the files: contents, the columns of numbers that they share, rows per utterance, and columns left out."""
     tables: list[CsvFile] = []
     columns: list[str] = []
-    rows: dict[UtteranceKey, list[float | None]] = {}
-    places: dict[UtteranceKey, str] = {}
+    skipped: list[str] = []
+    rows: dict[UtteranceKey, list[list[float | None]]] = {}
+    places: dict[UtteranceKey, tuple[Path, str]] = {}
     for given, path in files.items() if isinstance(files, Mapping) else [(None, path) for path in files]:
         named = (*(values or ()), keys.key, keys.partition, keys.dialogue, keys.utterance)
         table = read_rows(path, [column for column in named if column])
         tables.append(table)
-        found = list(values) if values else [column for column in table.columns if column not in keys.used(table)]
+        of_frames = set(table.columns) >= {"frame", "timestamp"}  # of OpenFace, where no column names the utterance
+        used = (
+            set(table.columns) & _NO_FACE if of_frames else {*keys.used(table), *(set(table.columns) & {"frameTime"})}
+        )
+        others = [column for column in table.columns if column not in used]
+        found = list(values) if values else [column for column in others if not _is_text(table, column)]
+        skipped += [column for column in table.columns if column not in (*found, *skipped, table.columns[0])]
         if columns and found != columns:
             raise CorpusError(
                 f"{path} has the columns {found}, {tables[0].path} has {columns}. Expected the same columns."
@@ -201,13 +223,57 @@ def _collect(
         partition = finder.partition_of(table.path) if given is None else finder.canonical(given)
         for row in table.rows:
             where = f"{table.path}, line {row.line}"
-            said, dialogue, utterance = keys.find(table, row)
+            if of_frames and row.cells.get("success", "1") == "0":
+                continue
+            said, dialogue, utterance = _of_name(table, keys) if of_frames else keys.find(table, row)
             key = finder.find(partition if said is None else finder.canonical(said), dialogue, utterance, where)
-            if key in places:
-                raise CorpusError(f"{where}: {key} already has a row in {places[key]}. Expected one row per utterance.")
-            places[key] = where
-            rows[key] = [_number(row.cells[column], column, where) for column in columns]
-    return tables, columns, rows
+            if key in places and not (several and places[key][0] == table.path):
+                advice = "" if several else " If they are frames, pass --frames mean or --frames mean-std."
+                raise CorpusError(
+                    f"{where}: {key} already has a row in {places[key][1]}. Expected one row per utterance.{advice}"
+                )
+            places.setdefault(key, (table.path, where))
+            rows.setdefault(key, []).append([_number(row.cells[column], column, where) for column in columns])
+    return tables, columns, rows, skipped
+
+
+_NO_FACE = {"frame", "face_id", "timestamp", "confidence", "success"}
+"""Columns of OpenFace that count frames and say how sure it is."""
+
+
+def _is_text(table: CsvFile, column: str) -> bool:
+    """Whether a column has words in its cells, and no number."""
+    cells = [cell for row in table.rows if (cell := row.cells[column])]
+    return bool(cells) and not any(map(_is_number, cells))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _of_name(table: CsvFile, keys: KeyColumns) -> tuple[str | None, str, str]:
+    """Partition, dialogue and utterance that the name of a file of frames says."""
+    match = re.fullmatch(keys.pattern, table.path.name)
+    if match is None:
+        raise CorpusError(
+            f"{table.path} has a row for every frame, as OpenFace writes it, and its name does not say of which "
+            "utterance: expected a file for every clip, named like dia0_utt0.csv. Pass a pattern that matches yours."
+        )
+    found = match.groupdict()
+    return found.get("partition"), found["dialogue"], found["utterance"]
+
+
+def _aggregated(rows: Sequence[Sequence[float | None]], frames: str) -> list[float | None]:
+    """One row of several: the mean of every column over the rows that have it, and perhaps the standard deviation."""
+    columns = [[cell for cell in cells if cell is not None] for cells in zip(*rows, strict=True)]
+    means = [fmean(cells) if cells else None for cells in columns]
+    if frames == "mean":
+        return means
+    return [*means, *(pstdev(cells) if cells else None for cells in columns)]
 
 
 def _to_tensor(
@@ -238,8 +304,8 @@ def _to_tensor(
     return torch.tensor(filled + indicators, dtype=torch.float64).T.contiguous(), entries
 
 
-class _KeyFinder:
-    """Completes the ids in a row to the key of an utterance."""
+class KeyFinder:
+    """Completes the ids in a row, or in the name of a file, to the key of an utterance."""
 
     def __init__(self, order: Sequence[UtteranceKey]) -> None:
         self.known = set(order)
@@ -256,8 +322,8 @@ class _KeyFinder:
             return name
 
     def partition_of(self, path: Path) -> str | None:
-        """The partition in the name of a file, if the corpus has it."""
-        words = map(self.canonical, re.split(r"[^a-z0-9]+", path.stem.lower()))
+        """The partition in the name of a file, or that its folder is named after, if the corpus has it."""
+        words = map(self.canonical, [*re.split(r"[^a-z0-9]+", path.stem.lower()), path.parent.name])
         return next((word for word in words if word in self.partitions), None)
 
     def find(self, partition: str | None, dialogue: str, utterance: str, where: str) -> UtteranceKey:

@@ -82,14 +82,20 @@ class FeatureTable:
         bounded = features.clamp(-bound, bound).to(self.features.dtype)
         return replace(self, features=bounded, provenance={**self.provenance, "standardized": note})
 
-    def save(self, path: str | Path) -> FeatureStore:
+    def save(self, path: str | Path, corpus: Corpus | None = None) -> FeatureStore:
         """Write the table as a feature store and open it.
 
         Args:
             path: Folder of the store. An existing store is replaced when the new one is complete.
+            corpus: The corpus whose utterances these are: the store will be refused with the keys of another one.
         """
         return FeatureStore.write(
-            path, self.keys, self.features, missing=dict(self.missing), provenance=dict(self.provenance)
+            path,
+            self.keys,
+            self.features,
+            corpus=None if corpus is None else corpus.digest,
+            missing=dict(self.missing),
+            provenance=dict(self.provenance),
         )
 
 
@@ -141,5 +147,5 @@ class FeaturedCorpus:
         out.mkdir(parents=True, exist_ok=True)
         (out / CORPUS_FILE).unlink(missing_ok=True)
         for name, table in self.features.items():
-            table.save(out / "features" / name)
+            table.save(out / "features" / name, self.corpus)
         self.corpus.save(out / CORPUS_FILE)

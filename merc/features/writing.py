@@ -67,6 +67,7 @@ def writing_table(corpus: Corpus, store: FeatureStore | None = None) -> FeatureT
     provenance: dict[str, object] = {"source": "writing", "columns": list(WRITING)}
     if store is not None:
         store.require(kind="features")
+        store.require_corpus(corpus)
     wordless = {key: "no words" for key, text in texts.items() if not text.strip()}
     keys = [key for key in texts if key not in wordless and (store is None or key in store)]
     rows = torch.tensor([measure_writing(texts[key]) for key in keys]).reshape(-1, len(WRITING))

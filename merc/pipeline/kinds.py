@@ -118,6 +118,8 @@ class FunctionStage(StageKind):
             return parser, parser.parse_object(deepcopy(run.stage.options))  # which it fills with paths, in place
         except ArgumentError as error:
             text = explain(str(error), parser)
+            if "arguments are required" in text and self.brings_corpus(run.stage):
+                text += " Give them to `merc run` as options: --NAME VALUE."
             raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {text}") from error
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:

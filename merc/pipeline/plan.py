@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ class Pipeline:
 
     Args:
         stages: The stages; one may refer to the folders of those before it.
+        compare: Names of tested stages that are compared head to head when all is finished.
 
     Raises:
-        PipelineError: Two stages share a name, or one refers to a stage that does not come before it.
+        PipelineError: Two stages share a name, one refers to a stage that does not come before it, or one that is not
+            tested is to be compared.
     """
 
     stages: list[Stage]
+    compare: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check names and references, and decide what runs once."""
@@ -59,6 +62,12 @@ class Pipeline:
             if stage.command == "ensemble":
                 _check_members(stage, [known[name] for name in needed - _GIVEN])
         object.__setattr__(self, "stages", list(known.values()))
+        tested = [stage.name for stage in self.stages if stage.tested]
+        if untested := [name for name in self.compare if name not in tested]:
+            raise PipelineError(
+                f"`compare` names {', '.join(untested)}: expected stages that are tested "
+                f"({', '.join(tested) or 'there is none'})."
+            )
 
 
 def _check_members(stage: Stage, members: Sequence[Stage]) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from merc.configs.lookup import CONFIGS, find_config
+from merc.configs.lookup import CONFIGS, find_config, shipped_configs
+from merc.pipeline.kinds import ImportStage
 from merc.pipeline.plan import Pipeline
 from merc.pipeline.stage import PipelineError, Stage, references
 
-_KEYS = ("base", "corpus", "stages", "without")
+_KEYS = ("base", "compare", "corpus", "stages", "without")
 
 
 def read_pipeline(name: str | Path) -> Pipeline:
@@ -28,6 +31,7 @@ def read_pipeline(name: str | Path) -> Pipeline:
       new stages come before the first one that refers to them, or at the end. A stage with ``replace: true`` takes
       nothing from that of the base.
     - ``without: [NAME, ...]``: stages of the base that are left out.
+    - ``compare: [NAME, ...]``: tested stages that are compared head to head when all is finished.
 
     In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs, files and
     folders with relative paths are those beside the pipeline, if they are there; a folder is known by a ``/`` in its
@@ -45,10 +49,11 @@ def read_pipeline(name: str | Path) -> Pipeline:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Pipeline, "pipeline")
     try:
-        stages = _spelled_out(_merged(path, ()))
-        parser.parse_object({"pipeline": {"stages": deepcopy(stages)}})
+        merged = _merged(path, ())
+        stages, compare = _spelled_out(merged), merged.get("compare", [])
+        parser.parse_object({"pipeline": {"stages": deepcopy(stages), "compare": compare}})
         # Not made by the parser, which would make an object of every class that an option names, for example a scorer.
-        pipeline = Pipeline([Stage(**stage) for stage in stages])
+        pipeline = Pipeline([Stage(**stage) for stage in stages], list(compare))
     except PipelineError:
         raise
     except Exception as error:  # jsonargparse wraps what it finds in classes of its own
@@ -87,6 +92,8 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise PipelineError(f"{path} is based on itself: {' -> '.join(map(str, [*seen, path]))}.")
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(raw, dict) and {"model", "data", "trainer"} & raw.keys():
+        raise PipelineError(_not_a_pipeline(path))
     if not isinstance(raw, dict) or not isinstance(raw.get("stages", []), list):
         raise PipelineError(f"{path} is not a pipeline: expected the key `stages` with a list of stages.")
     if unknown := sorted(raw.keys() - set(_KEYS)):
@@ -113,7 +120,50 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         stages[stage["name"]] = merged
     corpus = raw.get("corpus", base.get("corpus"))
     first = [stages.pop(corpus)] if corpus in stages else []
-    return {"corpus": corpus, "stages": _in_order([*first, *stages.values()])}
+    compare = [name for name in base.get("compare", []) if name in stages or name == corpus]
+    return {
+        "corpus": corpus,
+        "compare": raw.get("compare", compare),
+        "stages": _in_order([*first, *stages.values()]),
+    }
+
+
+def _not_a_pipeline(path: Path) -> str:
+    """What to do with the config of one network or corpus."""
+    name = path.relative_to(CONFIGS).as_posix() if path.is_relative_to(CONFIGS) else str(path)
+    using = [p for p in shipped_configs() if re.search(rf"\b{re.escape(name)}\b", (CONFIGS / p).read_text("utf-8"))]
+    pipelines = [p for p in using if re.search("^(stages|base):", (CONFIGS / p).read_text("utf-8"), re.MULTILINE)]
+    trained = f" Pipelines that train it: {', '.join(pipelines)}." if pipelines else ""
+    return (
+        f"{name} is the config of a network or its data, not a pipeline: expected a list of stages. Train it with "
+        f"`merc fit --config {name}` and a corpus, such as --config corpora/meld_sdt.yaml, once for every "
+        f"--seed_everything.{trained}"
+    )
+
+
+def with_import_options(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
+    """A pipeline whose import of the corpus has further options: those that ``merc run`` is given by name.
+
+    Args:
+        pipeline: The pipeline.
+        options: Options of the first stage that imports conversations, for example ``file`` and ``layout``.
+
+    Raises:
+        PipelineError: No stage imports a corpus, or an option is not one of its own.
+    """
+    if not options:
+        return pipeline
+    given = ", ".join(f"--{name}" for name in options)
+    takers = [i for i, s in enumerate(pipeline.stages) if isinstance(s.kind, ImportStage) and s.kind.brings_corpus(s)]
+    if not takers:
+        raise PipelineError(f"Unknown option {given}: no stage of this pipeline imports a corpus that could take it.")
+    if "seed" in options:
+        raise PipelineError(
+            "Unknown option --seed: expected --seeds N, which trains N seeds, and --first_seed, from which they count."
+        )
+    stages = list(pipeline.stages)
+    stages[takers[0]] = replace(stages[takers[0]], options={**stages[takers[0]].options, **options})
+    return Pipeline(stages, pipeline.compare)
 
 
 def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - whatever the file holds

@@ -13,14 +13,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from merc.evaluation import compare_folds, compare_seeds
+from merc.evaluation import (
+    compare_folds,
+    compare_seeds,
+    compare_systems,
+    print_comparison,
+    read_systems,
+    write_comparison,
+)
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
 from merc.evaluation.published import paper_latex, paper_markdown
 from merc.evaluation.run_page import SeedRun, write_run_page
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
-from merc.pipeline.read import read_pipeline
+from merc.pipeline.read import read_pipeline, with_import_options
 from merc.pipeline.stage import StageRun
 
 
@@ -33,6 +40,7 @@ def run_pipeline(
     seeds: Sequence[int] = (0,),
     trainer_options: Sequence[str] = (),
     jobs: int = 1,
+    imports: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run a pipeline from Python; ``merc run`` does the same.
 
@@ -44,6 +52,7 @@ def run_pipeline(
         seeds: The seeds; every stage that depends on the seed runs once for each.
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
         jobs: How many seeds to train at the same time, each in a process of its own.
+        imports: Further options of the import that brings the corpus, such as ``file``, ``layout`` and ``validation``.
 
     Returns:
         The report over all stages and seeds, or ``out`` if no stage is tested.
@@ -54,7 +63,8 @@ def run_pipeline(
             root or corpus. Nothing has run then.
     """
     sources = sources_of(root, corpus)
-    return run_stages(read_pipeline(pipeline), out, sources, seeds, trainer_options, Console(), jobs)
+    full = with_import_options(read_pipeline(pipeline), imports or {})
+    return run_stages(full, out, sources, seeds, trainer_options, Console(), jobs)
 
 
 def sources_of(root: str | Path | None, corpus: str | Path | None) -> dict[str, str]:
@@ -86,7 +96,13 @@ def run_stages(
             chains = {f"seed {seed}": [run for run in runs if run.stage.once or run.seed == seed] for seed in seeds}
             run_in_parallel(chains, trainer_options, console, jobs)
     record.save()
-    return _summarise(runs, Path(out), console)
+    report = _summarise(runs, Path(out), console)
+    if pipeline.compare:
+        tested = [f"{run.stage.name}={run.folder}" for run in runs if run.stage.name in pipeline.compare]
+        found = compare_systems(read_systems(tested))
+        print_comparison(found, console)
+        console.print(f"Comparison: {write_comparison(found, Path(out) / 'compare')}", markup=False)
+    return report
 
 
 def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:

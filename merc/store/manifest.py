@@ -192,8 +192,13 @@ def _is_dtype(value: object) -> bool:
     return isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype == torch.uint8)
 
 
+def _is_digest(value: object) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None)
+
+
 _MEMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value in get_args(Kind), f"one of {', '.join(get_args(Kind))}"),
+    "corpus": (_is_digest, "the digest of a corpus, or null"),
     "dim": (count_like, "a width"),
     "dtype": (_is_dtype, "a floating-point type or uint8"),
     "provenance": (lambda value: isinstance(value, dict), "an object"),

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from merc.conversation import UtteranceKey
+from merc.conversation import Corpus, UtteranceKey
 from merc.store.kinds import SEQUENCES, Kind, StoreError
 from merc.store.manifest import AGAIN, digest_of, file_digest, read_manifest, refuse_link, replaced_since
 from merc.store.writer import StoreWriter
@@ -58,6 +58,8 @@ class FeatureStore:
     def _open(self, verify: bool) -> None:
         """Take the manifest's word, and open the shards."""
         self.kind: Kind = self.manifest["kind"]
+        self.corpus: str | None = self.manifest.get("corpus")
+        """The digest of the corpus whose keys the store uses, if it is known."""
         self.dim: int = self.manifest["dim"]
         self.dtype: torch.dtype = getattr(torch, self.manifest["dtype"])
         self.provenance: dict[str, Any] = self.manifest["provenance"]
@@ -190,6 +192,42 @@ class FeatureStore:
             features.index_copy_(0, places, shard.index_select(0, rows[places] - start))
         return features, present
 
+    def require_corpus(self, corpus: Corpus) -> None:
+        """Refuse to be read with another corpus than that whose keys the store uses.
+
+        Corpora of one name may count utterances by position or by id, or dialogues in another order. Keys that are the
+        same by accident would give some utterances the vectors of others. A part of the corpus will do, in whole
+        dialogues. A store that does not say whose keys it uses is taken if it has any utterance of the corpus.
+
+        Args:
+            corpus: The corpus that the store is read with.
+
+        Raises:
+            StoreError: The store has no utterance of the corpus, or uses the keys of another one.
+        """
+        held: dict[tuple[str, str], set[str]] = {}
+        for key in (*self.keys, *self.missing):
+            held.setdefault(key[:2], set()).add(key.utterance)
+        conversations = [conversation for split in corpus.values() for conversation in split]
+        if not any(key.utterance in held.get(key[:2], ()) for c in conversations for key in c.keys):
+            raise StoreError(
+                f"{self.path} has no utterance of corpus {corpus.name!r}: expected keys such as "
+                f"{next((key for c in conversations for key in c.keys), None)}, found {next(iter(self.keys), None)}. "
+                "Give the store of this corpus."
+            )
+        if self.corpus is None or self.corpus == corpus.digest:
+            return
+        for conversation in conversations:
+            here = {key.utterance for key in conversation.keys}
+            there = held.get((conversation.partition, conversation.id), set())
+            if here != there:
+                raise StoreError(
+                    f"{self.path} uses the keys of another corpus than this {corpus.name!r}, and would fit it in part "
+                    f"only: dialogue {conversation.partition}/{conversation.id} has the utterances "
+                    f"{_some(here)} here, {_some(there)} in the store. Give the corpus that was imported with the "
+                    "store, or make the store for this one."
+                )
+
     def why_missing(self, keys: Iterable[UtteranceKey]) -> dict[UtteranceKey, str]:
         """The utterances among ``keys`` that the store lacks, each with its reason."""
         return {key: self.missing.get(key, "not in the store") for key in keys if key not in self._row}
@@ -234,6 +272,7 @@ class FeatureStore:
         features: Tensor,
         *,
         kind: Kind = "features",
+        corpus: str | None = None,
         lengths: Sequence[int] | Tensor | None = None,
         missing: Mapping[UtteranceKey, str] | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -245,6 +284,7 @@ class FeatureStore:
             keys: N utterances.
             features: ``(N, d)``, finite; for sequences the rows of all utterances, one after the other.
             kind: What the rows are.
+            corpus: The digest of the corpus whose keys these are, if it is known.
             lengths: For sequences, how many rows each utterance has.
             missing: Utterances that could not be had, with reasons.
             provenance: Encoder, weights, labels, splits: plain JSON values.
@@ -254,12 +294,24 @@ class FeatureStore:
         """
         rows, size = max(len(keys), 1), max(features.nbytes, 1)
         with StoreWriter(
-            path, kind=kind, provenance=provenance, resume=False, shard_rows=rows, shard_bytes=size
+            path,
+            kind=kind,
+            corpus=corpus,
+            provenance=provenance,
+            resume=False,
+            shard_rows=rows,
+            shard_bytes=size,
         ) as writer:
             for key, reason in (missing or {}).items():
                 writer.skip(key, reason)
             writer.add(keys, features, lengths)
         return cls(path, verify=False)
+
+
+def _some(names: set[str], most: int = 12) -> str:
+    """The names in order, not all of very many."""
+    ordered = sorted(names, key=lambda name: (len(name), name))
+    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "") or "none"
 
 
 def _take(shard: Tensor, rows: Tensor) -> Tensor:

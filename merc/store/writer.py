@@ -69,6 +69,7 @@ class StoreWriter:
     Args:
         path: Folder of the store.
         kind: What the rows are.
+        corpus: :attr:`merc.conversation.Corpus.digest` of the corpus whose keys the store uses, if it is known.
         provenance: Where the rows come from; also decides whether older shards fit.
         shard_rows: Utterances per shard.
         shard_bytes: Bytes after which a shard is closed though it has fewer utterances.
@@ -89,6 +90,7 @@ class StoreWriter:
         path: str | Path,
         *,
         kind: Kind = "features",
+        corpus: str | None = None,
         provenance: Mapping[str, Any] | None = None,
         shard_rows: int = 4096,
         shard_bytes: int = 2**26,
@@ -97,6 +99,7 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         self.kind: Kind = kind
+        self.corpus = corpus
         try:
             self.provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -329,6 +332,7 @@ class StoreWriter:
             "format": FORMAT,
             "version": VERSION_OF_SEQUENCES if sequences else VERSION,
             "kind": self.kind,
+            "corpus": self.corpus,
             "dim": self.dim or 0,
             "dtype": str(self.dtype or torch.float32).removeprefix("torch."),
             "provenance": self.provenance,

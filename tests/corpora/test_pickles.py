@@ -5,16 +5,21 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merc.conversation import Corpus, CorpusError
 from merc.corpora.iemocap import USUAL_VALIDATION
-from merc.corpora.pickles import LAYOUTS, import_pickle
+from merc.corpora.layouts import ALIASES, LAYOUTS, MOSEI2, MOSEI7
+from merc.corpora.pickles import _order, import_pickle
 from merc.corpora.unpickle import UnsafePickleError
-from merc.labels import IEMOCAP6, MELD
+from merc.labels import IEMOCAP4, IEMOCAP6, MELD
 from merc.store import FeatureStore
 from support.made_pickles import IEMOCAP_SPLITS, SPLITS, WIDTHS, write
+
+LABELS = {"meld": MELD, "iemocap": IEMOCAP6, "mosei": MOSEI2}
+ROLES = {*WIDTHS, "audio frames"}
+SINGLE = [name for name, layout in LAYOUTS.items() if not layout.files]
 
 
 @pytest.mark.parametrize("splits_as", [list, set, tuple, lambda names: np.array(list(names))])
@@ -25,27 +30,40 @@ def test_every_layout(tmp_path, layout, protocol, splits_as):
     chosen = LAYOUTS[layout]
     featured = import_pickle(path, layout=layout, standardize=())
     corpus = featured.corpus
-    labels = MELD if chosen.corpus == "meld" else IEMOCAP6
-    assert corpus.labels == labels
+    labels = corpus.labels
+    assert labels == (LABELS[chosen.corpus] if "scores" not in parts else MOSEI7)
     with_ids = {"ids", "ids?"} & set(chosen.elements)
     start = {"train": 0, "val": 1039, "test": 1153}
-    for split, names in SPLITS[chosen.corpus].items():
+    splits = SPLITS[chosen.corpus]
+    if chosen.corpus == "mosei" and "val" not in parts:
+        assert len(corpus["val"]) == 1
+        drawn = corpus["val"][0].id
+        rest = {*splits["train"], *splits["val"]}
+        splits = {"train": sorted(rest - {drawn}, key=_order), "val": [drawn], "test": splits["test"]}
+    for split, names in splits.items():
+        names = sorted(names) if chosen.corpus != "mosei" else sorted(names, key=_order)
         assert len(corpus[split]) == len(names)
-        for name, conversation in zip(sorted(names), corpus[split], strict=True):
+        for name, conversation in zip(names, corpus[split], strict=True):
             if chosen.corpus == "meld":
                 assert (conversation.partition, conversation.id) == (split, str(name - start[split]))
-            else:
+            elif chosen.corpus == "iemocap":
                 assert (conversation.partition, conversation.id) == (f"session{name[4]}", name)
-            assert [labels.index(u.label) for u in conversation.utterances] == parts["labels"][name]
-            assert conversation.speaker_ids == [i % 2 for i in range(len(conversation))]
+            elif split != "val":  # without dev, which dialogues are val is drawn
+                assert (conversation.partition, conversation.id) == (split, name)
+            if "scores" not in parts:
+                assert [labels.index(u.label) for u in conversation.utterances] == parts["labels"][name]
+            speakers = [i % 2 if "speakers" in parts else 0 for i in range(len(conversation))]
+            assert conversation.speaker_ids == speakers
             assert conversation.utterances[0].text == "Caf\xe9 0"
             wanted = parts["ids" if "ids" in parts else "ids?"][name] if with_ids else range(len(conversation))
             assert [u.id for u in conversation.utterances] == [str(i) for i in wanted]
-            for role in set(WIDTHS) & set(parts):
-                table = featured.features["text" if role == "roberta1" else role]
+            for role in ROLES & set(parts):
+                table = featured.features["text" if role == "roberta1" else role.split()[0]]
                 rows = [list(table.keys).index(key) for key in conversation.keys]
-                np.testing.assert_array_equal(table.features[rows], np.array(parts[role][name]))
-    assert len(featured.features) == len(set(WIDTHS) & set(parts))
+                wanted_rows = [v.mean(0) for v in parts[role][name]] if "frames" in role else parts[role][name]
+                np.testing.assert_array_equal(table.features[rows], np.array(wanted_rows))
+    assert set(featured.features) == set(chosen.features)
+    assert set(chosen.features) == {"text" if role == "roberta1" else role.split()[0] for role in ROLES & set(parts)}
 
 
 def test_sound_and_faces_are_standardized_over_train_and_text_is_not(tmp_path):
@@ -167,8 +185,8 @@ def test_rows_without_information_become_missing_not_zeros(tmp_path):
     assert not set(features["audio"].missing) & set(features["audio"].keys)
 
 
-@pytest.mark.parametrize("other", [name for name in LAYOUTS if "multiemo" not in name])
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if "multiemo" not in name])
+@pytest.mark.parametrize("other", SINGLE)
+@pytest.mark.parametrize("layout", SINGLE)
 def test_a_wrong_layout_says_what_would_fit(tmp_path, layout, other):
     path, _ = write(tmp_path, layout)
     if layout == other:
@@ -250,7 +268,7 @@ def test_damage_is_told_with_its_dialogue(tmp_path, change, message):
         lambda inner: st.lists(inner, max_size=10) | st.dictionaries(st.integers(0, 3), inner, max_size=3),
         max_leaves=30,
     ),
-    layout=st.sampled_from(sorted(name for name in LAYOUTS if "multiemo" not in name)),
+    layout=st.sampled_from(sorted(SINGLE)),
 )
 def test_anything_else_is_refused(tmp_path_factory, value, layout):
     path = tmp_path_factory.mktemp("p") / "x.pkl"
@@ -268,3 +286,154 @@ def test_a_layout_that_hides_code_is_refused(tmp_path):
     path, _ = write(tmp_path, "sdt-meld", change=lambda parts: parts["sentences"].update({0: [Evil()]}))
     with pytest.raises(UnsafePickleError, match=r"asks for builtins\.eval"):
         import_pickle(path, layout="sdt-meld")
+
+
+def test_m3net_joins_two_files_by_position_and_keeps_the_ids(tmp_path):
+    folder, parts = write(tmp_path, "m3net-meld")
+    featured = import_pickle(folder / "MELD_features_raw1.pkl", layout="m3net-meld", standardize=())
+    (first, *_) = featured.corpus["train"]
+    assert [u.id for u in first.utterances] == ["0", "2", "4", "6"][: len(first)]  # with gaps, as in MELD
+    for index, key in enumerate(first.keys):
+        for role in ("roberta1", "audio"):
+            table = featured.features["text" if role == "roberta1" else role]
+            row = list(table.keys).index(key)
+            np.testing.assert_array_equal(table.features[row], parts[role][0][index])
+    assert featured.features["text"].provenance["file"] == "meld_features_roberta.pkl"
+
+
+@pytest.mark.parametrize("layout", ["m3net-meld", "m3net-iemocap"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_files_with_other_rows_are_refused_whatever_differs(tmp_path_factory, layout, data):
+    def disagree(parts):
+        name = data.draw(st.sampled_from(sorted(parts["labels again"], key=str)))
+        rows = parts["labels again"][name]
+        index = data.draw(st.integers(0, len(rows) - 1))
+        if data.draw(st.booleans()):
+            rows[index] = (rows[index] + data.draw(st.integers(1, 5))) % 6
+        else:
+            del rows[index]
+
+    folder, _ = write(tmp_path_factory.mktemp("p"), layout, change=disagree)
+    with pytest.raises(CorpusError, match=r"features_roberta\.pkl has other labels in dialogue"):
+        import_pickle(folder, layout=layout)
+
+
+def test_m3net_needs_both_files(tmp_path):
+    folder, _ = write(tmp_path, "m3net-meld")
+    with pytest.raises(CorpusError, match=r"is a folder, but .* sdt-meld is one file.* may have: m3net-meld\."):
+        import_pickle(folder, layout="sdt-meld")
+    with pytest.raises(CorpusError, match=r"is not of layout sdt-meld: .* Layouts that fit: mmgcn-meld, m3net-meld\."):
+        import_pickle(folder / "MELD_features_raw1.pkl", layout="sdt-meld")
+    other, _ = write(tmp_path, "bclstm-meld")
+    other.rename(folder / "meld_features_roberta.pkl")
+    with pytest.raises(CorpusError, match=r"not what layout m3net-meld has beside MELD_features_raw1\.pkl"):
+        import_pickle(folder, layout="m3net-meld")
+    (folder / "meld_features_roberta.pkl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"meld_features_roberta\.pkl"):
+        import_pickle(folder, layout="m3net-meld")
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_system_has_the_layout_of_another(tmp_path, alias):
+    path, _ = write(tmp_path, ALIASES[alias])
+    assert import_pickle(path, layout=alias).corpus == import_pickle(path, layout=ALIASES[alias]).corpus
+
+
+def four_way(parts):
+    for name, rows in parts["labels"].items():
+        parts["labels"][name] = [label % 4 for label in rows]
+
+
+def test_a_four_way_file_needs_its_merge_rule(tmp_path):
+    path, parts = write(tmp_path, "mmgcn-iemocap", change=four_way)
+    happy = parts["labels"]["Ses05F_impro01"].count(0)
+    for merge in (None, "six"):
+        with pytest.raises(CorpusError, match=rf"a four-way file.* --merge excited-dropped .* this one has {happy}\."):
+            import_pickle(path, layout="cogmen-iemocap", merge=merge)
+    drawn = import_pickle(path, layout="cogmen-iemocap", merge="excited-dropped", validation=0.5).corpus
+    assert drawn.protocol.endswith("(seed 0); labels excited-dropped")
+    corpus = import_pickle(path, layout="cogmen-iemocap", merge="excited-dropped").corpus
+    assert corpus.labels == IEMOCAP4
+    assert corpus.protocol.endswith("labels excited-dropped")
+    assert any("four emotions" in note for note in corpus.notes)
+    (conversation,) = corpus["test"]
+    assert [IEMOCAP4.index(u.label) for u in conversation.utterances] == parts["labels"]["Ses05F_impro01"]
+
+
+@pytest.mark.parametrize(("merge", "excited"), [("excited-as-happy", "happy"), ("excited-dropped", None)])
+def test_six_emotions_can_be_merged(tmp_path, merge, excited):
+    path, parts = write(tmp_path, "sdt-iemocap")
+    corpus = import_pickle(path, layout="sdt-iemocap", merge=merge).corpus
+    meaning = ["happy", "sad", "neutral", "angry", excited, None]
+    for conversation in (c for split in corpus.values() for c in split):
+        assert [u.label for u in conversation.utterances] == [meaning[i] for i in parts["labels"][conversation.id]]
+    with pytest.raises(ValueError, match="merged in IEMOCAP only: layout sdt-meld"):
+        import_pickle(path, layout="sdt-meld", merge=merge)
+
+
+def test_sentiments_become_the_seven_classes_of_the_loaders(tmp_path):
+    scores = [-3, -2.1, -2, -1.5, -1, -0.1, 0, 0.1, 1, 1.1, 2, 2.1, 3]
+    expected = [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 5, 6, 6]
+
+    def set_scores(parts):
+        for value in parts.values():
+            if isinstance(value, dict):
+                for name, rows in value.items():
+                    value[name] = (list(rows) * 7)[:13]
+        parts["ids"].update({name: [f"{name}_{i}" for i in range(13)] for name in parts["ids"]})
+        parts["scores"].update(dict.fromkeys(parts["scores"], scores))
+
+    path, _ = write(tmp_path, "graphsmile-mosei", change=set_scores)
+    corpus = import_pickle(path, layout="graphsmile-mosei").corpus
+    assert [MOSEI7.index(u.label) for u in corpus["test"][0].utterances] == expected
+    assert any("sentiments from -3 to 3" in note for note in corpus.notes)
+
+    def too_far(parts):
+        next(iter(parts["scores"].values()))[0] = 3.5
+
+    path, _ = write(tmp_path, "graphsmile-mosei", change=too_far)
+    with pytest.raises(CorpusError, match=r"the sentiment 3\.5, expected numbers from -3 to 3"):
+        import_pickle(path, layout="graphsmile-mosei")
+
+
+@pytest.mark.parametrize("layout", ["sdt-meld", "mmgcn-iemocap", "cosmic-meld", "graphsmile-mosei"])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_other_validation_dialogues_change_neither_keys_nor_test(tmp_path_factory, layout, data):
+    path, _ = write(tmp_path_factory.mktemp("p"), layout)
+    usual = import_pickle(path, layout=layout, standardize=())
+    rest = [c for split in ("train", "val") for c in usual.corpus[split]]
+    by_id = data.draw(st.booleans())
+    names = [f"{c.partition}/{c.id}" if "meld" in layout else c.id for c in rest]
+    chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=len(names) - 1, unique=True))
+    validation = chosen if by_id else data.draw(st.floats(0.01, 0.8))
+    found = import_pickle(path, layout=layout, standardize=(), validation=validation)
+    assert found.corpus["test"] == usual.corpus["test"]
+    everyone = sorted(key for c in rest for key in c.keys)
+    assert everyone == sorted(key for split in ("train", "val") for c in found.corpus[split] for key in c.keys)
+    assert len(found.corpus["val"]) == (len(chosen) if by_id else max(1, int(validation * len(rest))))
+    if by_id:
+        wanted = {name for name, c in zip(names, rest, strict=True) if c in found.corpus["val"]}
+        assert wanted == set(chosen)
+    assert ("as given" if by_id else "drawn") in found.corpus.protocol
+    for name, table in usual.features.items():
+        assert list(found.features[name].keys) == list(table.keys)
+
+
+def test_a_validation_that_cannot_be(tmp_path):
+    path, _ = write(tmp_path, "sdt-meld")
+    with pytest.raises(CorpusError, match="Validation dialogues test/0 are not among the 5 that are not test"):
+        import_pickle(path, layout="sdt-meld", validation=["test/0"])
+    with pytest.raises(ValueError, match=r"fraction is 1\.0, expected one between 0 and 1"):
+        import_pickle(path, layout="sdt-meld", validation=1.0)
+    with pytest.raises(ValueError, match="'dev': expected usual, a fraction or dialogue ids"):
+        import_pickle(path, layout="sdt-meld", validation="dev")
+
+
+def test_features_can_be_chosen_and_are_required(tmp_path):
+    path, _ = write(tmp_path, "sdt-meld")
+    assert set(import_pickle(path, layout="sdt-meld", features=["audio", "roberta3"]).features) == {"audio", "roberta3"}
+    path, _ = write(tmp_path, "cosmic-meld")
+    with pytest.raises(ValueError, match=r"cosmic-meld have no audio.* Layouts that have text, audio: mmgcn-iemocap, "):
+        import_pickle(path, layout="cosmic-meld", features=["text", "audio"])

@@ -204,3 +204,62 @@ def test_a_bound_that_makes_all_values_equal_is_refused(tmp_path, bound):
         import_table([path], corpus, bound=bound)
     with pytest.raises(ValueError, match="expected a positive number"):
         import_table([path], corpus, standardize=False).standardized(set(corpus["train"][0].keys), bound)
+
+
+CASE = Path(__file__).parents[2].parent / "shared/cases/21_opensmile_csv"
+TALKS = Corpus(
+    "toy",
+    MELD,
+    {
+        "train": [
+            Conversation(d, tuple(Utterance(str(i), "A") for i in range(n)), "train") for d, n in (("0", 2), ("1", 1))
+        ]
+    },
+)
+
+
+@pytest.mark.skipif(not CASE.is_dir(), reason="the case of openSMILE's CSV files is not at ../shared/cases")
+def test_what_opensmile_and_openface_write(tmp_path):
+    table = import_table([CASE / "train_egemaps.csv"], TALKS)
+    assert table.features.shape == (3, 88)
+    assert "start, end" in table.provenance["notes"][0]
+    table = import_table([CASE / "smilextract_train.csv"], TALKS, standardize=False)
+    assert table.provenance["columns"] == ["F0_sma", "energy"]
+    assert table.features[0].tolist() == pytest.approx([-0.006, 0.768])
+    with pytest.raises(CorpusError, match=r"a row for every frame, as OpenFace .* named like dia0_utt0\.csv"):
+        import_table([CASE / "openface_train.csv"], TALKS)
+    clip = tmp_path / "dia1_utt0.csv"
+    clip.write_text((CASE / "openface_train.csv").read_text())
+    with pytest.raises(CorpusError, match="If they are frames, pass --frames mean or --frames mean-std"):
+        import_table([clip], TALKS)
+    table = import_table([clip], TALKS, standardize=False, frames="mean-std")
+    assert table.provenance["columns"] == ["AU01_r_mean", "AU12_r_mean", "AU01_r_std", "AU12_r_std"]
+    frames = [0.98, 0.42, 0.97, 0.75, 0.48]
+    assert table.features[0, [0, 2]].tolist() == pytest.approx([fmean(frames), pstdev(frames)])
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from("01"), st.floats(-9, 9, width=16)), min_size=1, max_size=9
+    )
+)
+def test_frames_with_a_face_are_averaged(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("openface") / "train"
+    folder.mkdir()
+    header = "frame, timestamp, success, AU01_r"
+    for name in "01":
+        cells = [f"{i}, 0.{i}, {ok}, {value}" for i, (ok, of, value) in enumerate(rows) if of == name]
+        write(folder / f"dia0_utt{name}.csv", *cells, "9, 9.9, 1, 1.0", header=header)
+    files = [folder / f"dia0_utt{name}.csv" for name in "01"]
+    table = import_table(files, TALKS, standardize=False, frames="mean")
+    for key, row in zip(table.keys, table.features, strict=True):
+        seen = [value for ok, of, value in rows if ok and of == key.utterance] + [1.0]
+        assert float(row[0]) == pytest.approx(fmean(seen), abs=1e-5)
+
+
+def test_a_column_of_words_is_left_out_but_one_with_some_is_refused(tmp_path):
+    path = write(tmp_path / "train.csv", "dia0_utt0,hi,1", "dia0_utt1,ho,2", "dia1_utt0,,3")
+    assert import_table([path], TALKS).provenance["columns"] == ["b"]
+    path = write(tmp_path / "train.csv", "dia0_utt0,hi,1", "dia0_utt1,4,2")
+    with pytest.raises(CorpusError, match="'hi' is not a finite number"):
+        import_table([path], TALKS)

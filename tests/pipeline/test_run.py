@@ -618,7 +618,7 @@ def test_a_misspelt_key_of_a_single_stage(place, capsys):
 
 def test_unknown_pipelines_and_roots(place, capsys):
     assert "No config 'nowhere.yaml'" in one_line(capsys, ["run", "nowhere.yaml", "--out", "out"])
-    assert "expected --root FOLDER" in one_line(capsys, ["run", "meld/pickle.yaml", "--out", "out"])
+    assert "expected --root FOLDER" in one_line(capsys, ["run", "meld/minilm.yaml", "--out", "out"])
     (place / "empty").mkdir()
     missing = one_line(capsys, ["run", "meld/minilm.yaml", "--root", "nowhere", "--out", "out"])
     assert "No such root: nowhere" in missing
