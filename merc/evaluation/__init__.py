@@ -33,6 +33,16 @@ from merc.evaluation.uncertainty import (
     with_temperature,
     without_modality,
 )
+from merc.evaluation.value_report import write_value_report
+from merc.evaluation.values import (
+    ValueDifference,
+    ValueMetrics,
+    ValuePredictions,
+    paired_value_bootstrap,
+    read_value_predictions,
+    sentiment_scores,
+    value_scores,
+)
 
 __all__ = [
     "Abstention",
@@ -55,6 +65,9 @@ __all__ = [
     "System",
     "SystemScores",
     "Threshold",
+    "ValueDifference",
+    "ValueMetrics",
+    "ValuePredictions",
     "abstain_at_risk",
     "abstention",
     "audit_batch_independence",
@@ -72,18 +85,23 @@ __all__ = [
     "fit_temperature",
     "holm",
     "paired_bootstrap",
+    "paired_value_bootstrap",
     "pooled",
     "read_ledger",
     "read_other_predictions",
     "read_predictions",
     "read_systems",
+    "read_value_predictions",
     "record_opening",
     "scores",
+    "sentiment_scores",
     "stored_predictions",
     "terminal_tables",
+    "value_scores",
     "weighted_f1",
     "with_temperature",
     "without_modality",
     "write_comparison",
     "write_report",
+    "write_value_report",
 ]

@@ -11,10 +11,11 @@ from merc.batch import ConversationBatch
 from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
-from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
+from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss, ValueDistillationLoss
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+from merc.tasks.targets import Targets
 
 
 class StudentTask(EmotionTask):
@@ -27,13 +28,15 @@ class StudentTask(EmotionTask):
         network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
             :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
-        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`.
+        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`, for numbers
+            :class:`merc.losses.ValueDistillationLoss`.
         teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
         feature_loss: A further loss on the teacher's hidden states, over the utterances that have the modality.
             Default: none.
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
+        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`).
     """
 
     network: GraphEncoder
@@ -42,18 +45,23 @@ class StudentTask(EmotionTask):
         self,
         network: Callable[[int, int], GraphEncoder],
         modality: str = "audio",
-        loss: DistillationLoss | StudentLoss | None = None,  # the first for configs that name no class
+        loss: DistillationLoss
+        | StudentLoss
+        | ValueDistillationLoss
+        | None = None,  # the first for configs that name no class
         teacher: str = "teacher",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         feature_loss: FeatureSimilarityLoss | None = None,
         teacher_hidden: str = "teacher_hidden",
+        targets: Targets | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, targets)
+        self.targets.check_loss(loss)
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
-        self.loss = loss or DistillationLoss()
+        self.loss = loss or self.targets.student_loss()
         self.teacher = teacher
         self.feature_loss = feature_loss
         self.teacher_hidden = teacher_hidden
@@ -80,7 +88,7 @@ class StudentTask(EmotionTask):
             StoreError: They have not, or the logits are of other emotions.
         """
         if self.loss.needs_teacher:
-            data.require(self.teacher, kind="logits", dim=len(data.labels), classes=data.labels.names)
+            data.require(self.teacher, kind="logits", dim=len(self.classes), classes=self.classes)
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
             data.require(self.teacher_hidden, dim=self.network.hidden_dim)
 
@@ -91,7 +99,9 @@ class StudentTask(EmotionTask):
         terms = {}
         teacher = batch.features.get(self.teacher)
         if teacher is not None or not self.loss.needs_teacher:
-            terms = self.loss(logits, batch.label, teacher, batch.present.get(self.teacher))
+            given = None if teacher is None else self.targets.inputs(teacher, self.known_facts)
+            target = self.targets.of(batch, self.known_facts)
+            terms = self.loss(logits, target, given, batch.present.get(self.teacher))
         teacher_hidden = batch.features.get(self.teacher_hidden)
         if self.feature_loss is not None and teacher_hidden is not None:
             # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
