@@ -34,8 +34,25 @@ def compare_command(args: list[str]) -> int:
     given = parser.parse_args(args)
     from rich.console import Console  # as in merc.cli.run
 
-    from merc.evaluation import compare_systems, read_systems, terminal_tables, write_comparison
+    from merc.evaluation import (
+        compare_systems,
+        compare_values,
+        read_systems,
+        read_value_systems,
+        terminal_tables,
+        write_comparison,
+    )
+    from merc.evaluation.value_comparison import plain_table
 
+    numbers = read_value_systems(given.systems, stages=given.stages)
+    if numbers is not None:
+        compared = compare_values(numbers, samples=given.samples, seed=given.seed)
+        for rows in (compared.systems_table(), compared.pairs_table()):
+            Console().print(plain_table(rows))
+        Console().print("p: of the CCC, corrected over all pairs and dimensions (Holm). A lower MAE is better.")
+        if given.out is not None:
+            Console().print(f"Report: {compared.write(given.out)}", markup=False)
+        return 0
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)
     console = Console()

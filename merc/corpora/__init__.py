@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from merc.corpora.folds import read_folds
     from merc.corpora.iemocap import read_iemocap, speaker_half
     from merc.corpora.meld import read_meld
+    from merc.corpora.mmsa import import_mmsa
     from merc.corpora.pickles import LAYOUTS, import_pickle
     from merc.corpora.rendered import RenderConfig, render
     from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
@@ -30,6 +31,7 @@ __all__ = [
     "TranscriptColumns",
     "TranscriptOptions",
     "UnsafePickleError",
+    "import_mmsa",
     "import_pickle",
     "read_corpus",
     "read_csv",
@@ -52,6 +54,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.corpora.folds": ["read_folds"],
         "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
         "merc.corpora.meld": ["read_meld"],
+        "merc.corpora.mmsa": ["import_mmsa"],
         "merc.corpora.pickles": ["LAYOUTS", "import_pickle"],
         "merc.corpora.rendered": ["RenderConfig", "render"],
         "merc.corpora.simulated": ["SimulatedCorpus", "SimulationConfig", "simulate"],

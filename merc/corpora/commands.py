@@ -196,6 +196,7 @@ IMPORTS: Mapping[str, str] = {
     "films": "merc.corpora.read_films",
     "folds": "merc.corpora.read_folds",
     "pickle": "merc.corpora.import_pickle",
+    "mmsa": "merc.corpora.import_mmsa",
     "table": "merc.corpora.commands.import_table",
     "evidence": "merc.corpora.commands.import_evidence",
     "writing": "merc.corpora.commands.import_writing",

@@ -19,7 +19,7 @@ from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, we
 from merc.evaluation.plots import confusion_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
-from merc.evaluation.systems import System, read_other_predictions, read_systems
+from merc.evaluation.systems import System, read_other_predictions, read_systems, read_value_systems
 from merc.evaluation.uncertainty import (
     Abstention,
     Calibration,
@@ -33,6 +33,7 @@ from merc.evaluation.uncertainty import (
     with_temperature,
     without_modality,
 )
+from merc.evaluation.value_comparison import ValueComparison, ValuePair, compare_value_seeds, compare_values
 from merc.evaluation.value_report import write_value_report
 from merc.evaluation.values import (
     ValueDifference,
@@ -65,8 +66,10 @@ __all__ = [
     "System",
     "SystemScores",
     "Threshold",
+    "ValueComparison",
     "ValueDifference",
     "ValueMetrics",
+    "ValuePair",
     "ValuePredictions",
     "abstain_at_risk",
     "abstention",
@@ -75,6 +78,8 @@ __all__ = [
     "compare_folds",
     "compare_seeds",
     "compare_systems",
+    "compare_value_seeds",
+    "compare_values",
     "conformal_sets",
     "confusion_figure",
     "confusion_matrix",
@@ -92,6 +97,7 @@ __all__ = [
     "read_predictions",
     "read_systems",
     "read_value_predictions",
+    "read_value_systems",
     "record_opening",
     "scores",
     "sentiment_scores",

@@ -81,8 +81,8 @@ def sentiment_scores(predicted: Tensor, gold: Tensor, low: float, high: float) -
     - ``acc2``, ``f1``: negative against non-negative (x >= 0), over all utterances.
     - ``acc2_nonzero``, ``f1_nonzero``: negative against positive (x > 0), over those whose gold number is not 0.
 
-    F1 is averaged by the number of gold utterances of either side. MulT's own script gives the two arguments of its F1 in
-    the other order, and so weighs by the number of predictions.
+    F1 is averaged by the number of gold utterances of either side. MulT's own script gives the two arguments of its F1
+    in the other order, and so weighs by the number of predictions.
 
     Args:
         predicted: ``(N,)``.
@@ -234,7 +234,8 @@ class ValuePredictions:
             raise PredictionsError(f"{UtteranceKey(*twice)} is predicted twice. Keys must be unique.")
         if not self.values.isfinite().all():
             raise PredictionsError(
-                "Predicted numbers are not finite: training has diverged. Lower the learning rate or check the features."
+                "Predicted numbers are not finite: training has diverged. Lower the learning rate or check the "
+                "features."
             )
 
     def scores(self) -> dict[str, dict[str, float]]:

@@ -62,8 +62,8 @@ class ConcordanceLoss(ValueLoss):
 
     .. math:: L = 1 - \frac{2 \sigma_{xy} + \epsilon}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2 + \epsilon}
 
-    with the moments of the known utterances of a batch, which should be many: those of two say nothing. Unlike a squared
-    error it does not pull predictions towards the mean.
+    with the moments of the known utterances of a batch, which should be many: those of two say nothing. Unlike a
+    squared error it does not pull predictions towards the mean.
 
     Args:
         epsilon: Keeps the quotient finite where all numbers of a batch are equal; above 0.

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from merc.evaluation import compare_folds, compare_seeds
+from merc.evaluation import compare_folds, compare_seeds, compare_value_seeds
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
+from merc.evaluation.report import markdown_table
+from merc.evaluation.value_comparison import plain_table
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
@@ -172,35 +174,42 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     if not metrics:
         console.print(f"Results: {out}", markup=False)
         return out
-    comparison = compare_seeds(metrics, _optimum(runs))
+    numbers = {name: found for name, found in metrics.items() if "values" in found[0]}
+    emotions = {name: found for name, found in metrics.items() if name not in numbers}
+    comparison = compare_seeds(emotions, _optimum(runs, "context")) if emotions else None
+    values = compare_value_seeds(numbers, _optimum(runs, "ccc")) if numbers else None
     info = metrics[tested[0].stage.name][0]["info"]
     seeds = sorted({run.seed for run in tested})
     lines = [
         f"# {info['corpus']}: every stage on the {info['split']} split",
-        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`, and "
+        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best score on `val`, and "
         f"is tested after that. {describe_ledger(read_ledger(out)).capitalize()} ({LEDGER}).",
-        comparison.markdown(),
-        *filter(None, [compare_folds(metrics)]),
+        *filter(None, [comparison.markdown() if comparison else "", compare_folds(emotions)]),
+        *([markdown_table(*values)] if values else []),
         "Reports of single stages:",
         "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
     ]
     write_json(out / "summary.json", {name: list(found) for name, found in metrics.items()})
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
     title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
-    table = comparison.table(title)
-    unlimited = console.options.update(width=999)
-    if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
-        table = comparison.table(title, per_class=False)
-    console.print(table)
+    if values:
+        console.print(plain_table(values, title))
+    if comparison:
+        table = comparison.table(title)
+        unlimited = console.options.update(width=999)
+        if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
+            table = comparison.table(title, per_class=False)
+        console.print(table)
     console.print(f"Report: {out / 'report.md'}", markup=False)
     return out / "report.md"
 
 
-def _optimum(runs: Sequence[StageRun]) -> dict[str, float]:
-    """By stage, the best weighted F1 that any model can reach, where the corpus is simulated."""
+def _optimum(runs: Sequence[StageRun], score: str) -> dict[str, float]:
+    """By stage, the best score that any model can reach, where the corpus is simulated and knows it."""
     for run in runs:
         file = run.folder / "optimum.json"
         if file.is_file():
             best = json.loads(file.read_text(encoding="utf-8"))["test"]
-            return {r.stage.name: best[r.stage.optimum]["context"] for r in runs if r.stage.optimum in best}
+            known = {r.stage.name: best[r.stage.optimum] for r in runs if r.stage.optimum in best}
+            return {name: of[score] for name, of in known.items() if score in of}
     return {}

@@ -237,8 +237,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
                 raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: {_NEEDED[split]}.")
             if not any(self.targets.annotated(utterance) for talk in corpus[split] for utterance in talk.utterances):
                 raise ValueError(
-                    f"Split {split!r} of corpus {corpus.name!r} has no {self.targets.wanted} utterance, expected some. To "
-                    "predict without comparing with annotation, use `merc predict`."
+                    f"Split {split!r} of corpus {corpus.name!r} has no {self.targets.wanted} utterance, expected some. "
+                    "To predict without comparing with annotation, use `merc predict`."
                 )
 
     def on_fit_start(self) -> None:

@@ -36,8 +36,8 @@ class FusionTask(EmotionTask):
             :class:`merc.losses.FusionLoss`. Default: that of the targets, for emotions cross-entropy alone.
         head_weights: Weights of the head's own ``losses``, by name; a term that is not named has weight 1, one of
             weight 0 is left out.
-        aux_weight: Weight of the mean loss (cross-entropy for emotions) of the head's auxiliary classifiers, each on the
-            utterances that have its modality; 0 leaves them to the other terms.
+        aux_weight: Weight of the mean loss (cross-entropy for emotions) of the head's auxiliary classifiers, each on
+            the utterances that have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
         modalities: The stores that the head reads. Default: all of the datamodule but those of logits.
         optimizer: Makes the optimizer from the parameters.

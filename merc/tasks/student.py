@@ -28,8 +28,8 @@ class StudentTask(EmotionTask):
         network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
             :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
-        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`, for numbers
-            :class:`merc.losses.ValueDistillationLoss`.
+        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`, for
+            numbers :class:`merc.losses.ValueDistillationLoss`.
         teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
