@@ -207,7 +207,9 @@ def test_systems_are_compared_in_any_order_of_utterances(tmp_path):
     keys = [bad.keys[row] for row in order]
     shuffled = ValuePredictions(SCALES, keys, bad.gold[order], bad.values[order])
     found = compare_values({"good": [good], "bad": [shuffled]}, samples=500)
-    assert found.pairs[0].differences == compare_values({"good": [good], "bad": [bad]}, samples=500).pairs[0].differences
+    assert (
+        found.pairs[0].differences == compare_values({"good": [good], "bad": [bad]}, samples=500).pairs[0].differences
+    )
     assert found.scores["good"]["valence"]["mae"] == [good.scores()["valence"]["mae"]]
     text = found.write(tmp_path).read_text()
     assert "bad - good" in text
