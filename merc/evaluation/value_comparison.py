@@ -147,8 +147,8 @@ class ValueComparison:
         """The comparison as Markdown."""
         told = (
             f"{self.utterances} annotated utterances of {self.dialogues} dialogues; {self.samples:,} draws of "
-            "dialogues and runs. p: that the CCC does not differ, with Holm's correction over all pairs and dimensions; "
-            "* below 0.05. A lower MAE is better."
+            "dialogues and runs. p: that the CCC does not differ, with Holm's correction over all pairs and "
+            "dimensions; * below 0.05. A lower MAE is better."
         )
         title = f"# {len(self.scores)} systems head to head: {', '.join(self.dimensions)}"
         tables = [markdown_table(*self.systems_table()), "## Head to head", markdown_table(*self.pairs_table())]

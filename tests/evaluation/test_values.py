@@ -164,7 +164,7 @@ def test_a_table_is_read_back_unchanged(tmp_path):
 
 def test_predictions_that_do_not_match_are_refused():
     predictions = made()
-    with pytest.raises(PredictionsError, match="expected .96, 2. twice"):
+    with pytest.raises(PredictionsError, match=r"expected \(96, 2\) twice"):
         ValuePredictions(SCALES, predictions.keys, predictions.gold[:5], predictions.values)
     with pytest.raises(PredictionsError, match="not finite"):
         ValuePredictions(SCALES, predictions.keys, predictions.gold, predictions.values * torch.nan)

@@ -88,7 +88,7 @@ def test_the_whole_chain_learns_numbers(data, made, tmp_path):
     optimum = made.optimal_ccc("test", ["text"])
     assert 0.6 * optimum < metrics["ccc"] < 1.15 * optimum
     assert metrics["val"]["ccc"] > 0.3
-    assert metrics["dimensions"] == {"sentiment": [-3, 3], "arousal": [-1, 6]}
+    assert metrics["dimensions"] == {"sentiment": [-3, 3], "arousal": [0, 6]}
     assert metrics["scored"] < metrics["utterances"]
 
     found = read_value_predictions(next((tmp_path / "t").rglob("predictions.csv")), made.corpus.dimensions)
