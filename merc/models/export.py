@@ -333,7 +333,7 @@ class _Exporter:
             raise ModelError(f"Stage {stage.name!r} predicts without trained weights: no model can be made of it.")
         if checkpoint["merc"].get("targets") != "EmotionTargets":
             raise ModelError(
-                f"Stage {stage.name!r} predicts numbers: expected one that predicts emotions, which alone a model can hold. "
+                f"Stage {stage.name!r} predicts numbers, and a model holds emotions alone: export another stage. "
                 "Predict with `merc predict --ckpt_path CHECKPOINT` on a corpus with the same dimensions."
             )
         given, facts = checkpoint["hyper_parameters"], checkpoint["merc"]["facts"]

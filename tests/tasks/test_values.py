@@ -175,7 +175,7 @@ def test_a_corpus_without_numbers_and_a_checkpoint_of_emotions_are_refused(data,
         trainer_in(tmp_path, epochs=1).fit(teacher(targets=ValueTargets()), datamodule=module)
     trainer = trainer_in(tmp_path, ModelCheckpoint(tmp_path, filename="best", monitor="val/weighted_f1"), epochs=1)
     trainer.fit(teacher(), datamodule=module)
-    with pytest.raises(ValueError, match="corpus has none|another model"):
+    with pytest.raises(ValueError, match="give a checkpoint that was trained on these"):
         trainer_in(tmp_path, epochs=1).test(
             teacher(targets=ValueTargets()),
             conversations(data, stores, "text"),
