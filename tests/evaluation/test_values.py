@@ -219,7 +219,7 @@ def test_systems_are_compared_in_any_order_of_utterances(tmp_path):
 def test_other_data_are_refused():
     one = made()
     other = ValuePredictions(SCALES, one.keys, one.gold + 1, one.values)
-    with pytest.raises(PredictionsError, match="other cannot be compared.*Gold numbers differ"):
+    with pytest.raises(PredictionsError, match=r"other cannot be compared.*Gold numbers differ"):
         compare_values({"one": [one], "other": [other]}, samples=10)
     with pytest.raises(PredictionsError, match="expected the same dimensions"):
         compare_values(
