@@ -439,4 +439,4 @@ def test_columns_of_numbers_are_dimensions(tmp_path):
     with pytest.raises(CorpusError, match="no column 'dominance'"):
         read_csv(tmp_path / "own.csv", values=["dominance"])
     with pytest.raises(CorpusError, match="line 2: column 'text' has 'x', expected a number"):
-        read_csv(tmp_path / "own.csv", values=["text"])
+        read_csv(tmp_path / "own.csv", text="", values=["text"])
