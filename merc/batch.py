@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
@@ -61,6 +62,8 @@ class ConversationBatch:
         ptr: ``(B + 1,)`` where each conversation starts; the last entry is N.
         edges: By modality, the graph edges, if the datamodule was asked for them.
         keys: The N utterance keys, for writing results back; may be left empty.
+        values: ``(N, D)`` annotated numbers in the units of the corpus, NaN where there is none; ``None`` for a corpus
+            without dimensions.
     """
 
     features: dict[str, Tensor]
@@ -71,6 +74,7 @@ class ConversationBatch:
     ptr: Tensor
     edges: dict[str, Edges] = field(default_factory=dict)
     keys: Sequence[UtteranceKey] = ()
+    values: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that every tensor covers the same utterances."""
@@ -78,6 +82,7 @@ class ConversationBatch:
         columns: list[tuple[str, Sized]] = [*self.features.items(), *self.present.items()]
         columns += [("speaker", self.speaker), ("position", self.position)]
         columns += [("keys", self.keys)] if self.keys else []
+        columns += [] if self.values is None else [("values", self.values)]
         for name, column in columns:
             if len(column) != total:
                 raise ValueError(f"Batch of {total} utterances has {len(column)} rows of {name!r}.")
@@ -85,12 +90,15 @@ class ConversationBatch:
             raise ValueError(f"Features {sorted(self.features)} and presence {sorted(self.present)} differ in names.")
 
     @classmethod
-    def from_conversations(cls, conversations: Sequence[Conversation], labels: LabelSet) -> ConversationBatch:
+    def from_conversations(
+        cls, conversations: Sequence[Conversation], labels: LabelSet, dimensions: Sequence[str] = ()
+    ) -> ConversationBatch:
         """The structure of some conversations, without features yet.
 
         Args:
             conversations: The conversations, in order.
             labels: Gives label names their ids.
+            dimensions: The D dimensions of ``values``, in their order.
         """
         lengths = torch.tensor([len(conversation) for conversation in conversations], dtype=torch.long)
         ptr = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
@@ -102,6 +110,7 @@ class ConversationBatch:
             position=torch.arange(int(ptr[-1])) - ptr[:-1].repeat_interleave(lengths),
             ptr=ptr,
             keys=[key for c in conversations for key in c.keys],
+            values=_values(conversations, dimensions) if dimensions else None,
         )
 
     @property
@@ -180,6 +189,7 @@ class ConversationBatch:
             ptr=ptr,
             edges=edges,
             keys=[keys[row] for row in rows.tolist()] if keys else (),
+            values=None if self.values is None else self.values[rows],
         )
 
     def graph(self, name: str) -> Edges:
@@ -214,6 +224,12 @@ class ConversationBatch:
     def to_flat(self, dense: Tensor) -> Tensor:
         """Undo :meth:`to_dense`: ``(B, T, ...)`` to ``(N, ...)``."""
         return dense[self.conversation, self.position]
+
+
+def _values(conversations: Sequence[Conversation], dimensions: Sequence[str]) -> Tensor:
+    said = [u.values or {} for c in conversations for u in c.utterances]
+    rows = [[of.get(name, math.nan) for name in dimensions] for of in said]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(said), len(dimensions))
 
 
 def _ranges(ptr: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ class Utterance:
         label: Emotion by name, or ``None`` if it is not annotated.
         media: Path of its own file, if there is one: a clip with picture and sound, or sound alone.
         video: Where its picture is, if not in ``media``: a span of a longer recording, or a part of the frame.
+        values: Annotated numbers by dimension, such as valence, in the units of the corpus; ``None`` if there are none.
     """
 
     id: str
@@ -119,6 +121,7 @@ class Utterance:
     label: str | None = None
     media: str | None = None
     video: Clip | None = None
+    values: Mapping[str, float] | None = field(default=None, hash=False)
 
     @property
     def sound(self) -> Clip | None:
@@ -195,9 +198,11 @@ class Corpus(Mapping[str, list[Conversation]]):
         splits: Conversations by split name.
         protocol: Which split rule and label source were used; printed in every report.
         notes: What a reader of results must know: stray or missing files, label source, leaks.
+        dimensions: Lowest and highest number of the scale of every dimension of which utterances have values. A mean of
+            raters may lie outside.
 
     Raises:
-        CorpusError: A conversation occurs twice, or a label is not of the set.
+        CorpusError: A conversation occurs twice, a label is not of the set, or a value is not of a dimension.
     """
 
     name: str
@@ -205,10 +210,12 @@ class Corpus(Mapping[str, list[Conversation]]):
     splits: Mapping[str, list[Conversation]]
     protocol: str = ""
     notes: Sequence[str] = field(default=())
+    dimensions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check split names, that no dialogue is in two places, and every label."""
         object.__setattr__(self, "notes", tuple(self.notes))
+        object.__setattr__(self, "dimensions", _checked_dimensions(self.name, self.dimensions))
         seen: dict[tuple[str, str], str] = {}
         for split, conversations in self.splits.items():
             if split not in SPLITS:
@@ -227,6 +234,12 @@ class Corpus(Mapping[str, list[Conversation]]):
                             f"Utterance {conversation.partition}/{conversation.id}/{utterance.id} has label "
                             f"{utterance.label!r}: expected one of {', '.join(self.labels.names)}."
                         )
+                    for name, value in (utterance.values or {}).items():
+                        if name not in self.dimensions or not math.isfinite(value):
+                            raise CorpusError(
+                                f"Utterance {conversation.partition}/{conversation.id}/{utterance.id} has {name!r} "
+                                f"{value!r}: expected finite numbers of {', '.join(self.dimensions) or 'no dimension'}."
+                            )
 
     def __getitem__(self, split: str) -> list[Conversation]:
         """The conversations of a split.
@@ -263,6 +276,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                 "protocol": self.protocol,
                 "notes": list(self.notes),
                 "labels": {**dataclasses.asdict(self.labels), "aliases": dict(self.labels.aliases)},
+                **({"dimensions": {n: list(r) for n, r in self.dimensions.items()}} if self.dimensions else {}),
                 "splits": {
                     split: [
                         {
@@ -319,6 +333,7 @@ class Corpus(Mapping[str, list[Conversation]]):
                 },
                 protocol=raw["protocol"],
                 notes=notes,
+                dimensions={n: _range(r) for n, r in raw.get("dimensions", {}).items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CorpusError(
@@ -329,12 +344,15 @@ class Corpus(Mapping[str, list[Conversation]]):
 def _written(record: Utterance | Clip) -> dict[str, Any]:
     """The fields that say something, as JSON values."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     return {k: _written(v) if isinstance(v, Clip) else v for k, v in values.items() if v is not None}
 
 
 def _read(utterance: Mapping[str, Any]) -> Utterance:
-    values = {name: value for name, value in utterance.items() if name != "video"}
+    values = {name: value for name, value in utterance.items() if name not in ("video", "values")}
     _check_types(values)
+    if "values" in utterance:
+        values["values"] = {name: _number(value) for name, value in utterance["values"].items()}
     if "video" not in utterance:
         return Utterance(**values)
     clip = dict(utterance["video"])
@@ -347,10 +365,33 @@ def _check_types(values: Mapping[str, Any]) -> None:
     """Refuse times that are not finite numbers, and other values that are not strings."""
     for name, value in values.items():
         if name in ("start", "end"):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise TypeError(f"{name} is {value!r}, expected a finite number")
+            _number(value, name)
         elif not isinstance(value, str):
             raise TypeError(f"{name} is {value!r}, expected a string")
+
+
+def _number(value: Any, name: str = "a value") -> float:  # noqa: ANN401 - whatever the file has
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"{name} is {value!r}, expected a finite number")
+    return float(value)
+
+
+def _range(value: Any) -> tuple[float, float]:  # noqa: ANN401 - whatever the file has
+    low, high = value
+    return _number(low), _number(high)
+
+
+def _checked_dimensions(
+    corpus: str, dimensions: Mapping[str, tuple[float, float]]
+) -> Mapping[str, tuple[float, float]]:
+    """Refuse names that cannot be columns, and empty ranges."""
+    for name, (low, high) in dimensions.items():
+        if not re.fullmatch(r"\w+", name) or not -math.inf < low < high < math.inf:
+            raise CorpusError(
+                f"Corpus {corpus!r} has the dimension {name!r} from {low} to {high}: expected a name of letters, "
+                "digits and underscores, and a finite range with low < high."
+            )
+    return {name: (float(low), float(high)) for name, (low, high) in dimensions.items()}
 
 
 def _texts(values: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever the file has

@@ -21,7 +21,7 @@ class LabelSet:
     Args:
         name: Name of the set, as reports print it.
         names: Emotion names; the position of a name is its id. The order is that of the community
-            feature pickles, so that ids agree with files that people already have.
+            feature pickles, so that ids agree with files that people already have. None for a corpus of numbers alone.
         report_order: The same names in the column order of the published tables. Default: ``names``.
         aliases: Other spellings found in files, for example ``{"hap": "happy"}``.
 
@@ -41,7 +41,7 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         """Check that names are unique and that the report order is a permutation of them."""
-        if len({name.lower() for name in self.names}) != len(self.names) or not self.names:
+        if len({name.lower() for name in self.names}) != len(self.names):
             raise ValueError(f"Label set {self.name!r} needs unique names, got {self.names}.")
         if not self.report_order:
             object.__setattr__(self, "report_order", self.names)

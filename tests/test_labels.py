@@ -72,7 +72,6 @@ def test_an_unknown_label_is_named_with_what_was_expected():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"names": ()}, "unique names"),
         ({"names": ("joy", "joy")}, "unique names"),
         ({"names": ("joy", "Joy")}, "unique names"),
         ({"names": ("joy", "fear"), "report_order": ("joy",)}, "not a permutation"),

@@ -44,9 +44,26 @@ def compare_command(args: list[str]) -> int:
         parser.error("--utterances needs --out, the folder of the figures")
     from rich.console import Console  # as in merc.cli.run
 
-    from merc.evaluation import compare_systems, print_comparison, read_systems, write_comparison
+    from merc.evaluation import (
+        compare_systems,
+        compare_values,
+        print_comparison,
+        read_systems,
+        read_value_systems,
+        write_comparison,
+    )
     from merc.evaluation.utterance_figure import write_utterances
+    from merc.evaluation.value_comparison import plain_table
 
+    numbers = read_value_systems(given.systems, stages=given.stages)
+    if numbers is not None:
+        compared = compare_values(numbers, samples=given.samples, seed=given.seed)
+        for rows in (compared.systems_table(), compared.pairs_table()):
+            Console().print(plain_table(rows))
+        Console().print("p: of the CCC, corrected over all pairs and dimensions (Holm). A lower MAE is better.")
+        if given.out is not None:
+            Console().print(f"Report: {compared.write(given.out)}", markup=False)
+        return 0
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)
     console = Console()

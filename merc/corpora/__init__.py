@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from merc.corpora.iemocap import read_iemocap, speaker_half
     from merc.corpora.layouts import LAYOUTS
     from merc.corpora.meld import read_meld
+    from merc.corpora.mmsa import import_mmsa
     from merc.corpora.pickles import import_pickle
     from merc.corpora.rendered import RenderConfig, render
     from merc.corpora.simulated import SimulatedCorpus, SimulationConfig, simulate
@@ -31,6 +32,7 @@ __all__ = [
     "TranscriptColumns",
     "TranscriptOptions",
     "UnsafePickleError",
+    "import_mmsa",
     "import_pickle",
     "read_corpus",
     "read_csv",
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazy_names(
         "merc.corpora.iemocap": ["read_iemocap", "speaker_half"],
         "merc.corpora.meld": ["read_meld"],
         "merc.corpora.layouts": ["LAYOUTS"],
+        "merc.corpora.mmsa": ["import_mmsa"],
         "merc.corpora.pickles": ["import_pickle"],
         "merc.corpora.rendered": ["RenderConfig", "render"],
         "merc.corpora.simulated": ["SimulatedCorpus", "SimulationConfig", "simulate"],

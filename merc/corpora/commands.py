@@ -225,6 +225,7 @@ IMPORTS: Mapping[str, str] = {
     "films": "merc.corpora.read_films",
     "folds": "merc.corpora.read_folds",
     "pickle": "merc.corpora.import_pickle",
+    "mmsa": "merc.corpora.import_mmsa",
     "table": "merc.corpora.commands.import_table",
     "npy": "merc.corpora.commands.import_npy",
     "evidence": "merc.corpora.commands.import_evidence",

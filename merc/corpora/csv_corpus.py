@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +77,7 @@ def read_csv(
     files: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     *,
     labels: LabelSet | Sequence[str] | None = None,
+    values: dict[str, tuple[float, float]] | list[str] | None = None,
     name: str | None = None,
     seed: int = 0,
     encoding: str | None = None,
@@ -91,6 +93,8 @@ def read_csv(
             also a mapping from splits to files. Dialogues of one file without a column of splits are drawn: 80 %
             train, 10 % val, 10 % test.
         labels: Emotions in the order of their ids. Default: those found in the files, in alphabetical order.
+        values: Columns of numbers, such as valence, with the lowest and the highest of their scale; a list of columns
+            takes these from the files. An empty cell is a number that is missing. With numbers there may be no labels.
         name: Name of the corpus, for reports. Default: that of the file, or of the folder of several.
         seed: Decides which dialogues are train, val and test where the files do not say it.
         encoding: How the files are encoded, such as cp1251. Default: recognised, or refused if that is not certain.
@@ -110,13 +114,17 @@ def read_csv(
     paths = _files(files)
     first = next(iter(paths.values()))
     table = read_rows(first, encoding=encoding)
-    found = _Columns(CsvColumns(**columns), table, split="" in paths)
+    found = _Columns(CsvColumns(**columns), table, split="" in paths, values=list(values or ()))
     tables = {
         split: table if path == first else read_rows(path, found.names, encoding=encoding)
         for split, path in paths.items()
     }
     notes = [note for table in tables.values() for note in table.notes] + found.notes
     name = name or (first.stem if len(paths) == 1 else first.resolve().parent.name) or "csv"
+    scales, note = _scales(values or [], tables.values())
+    notes += [note] if note else []
+    if labels is None and found.label is None and scales:
+        labels = ()
     if labels is None:
         labels, note = _found_labels(tables.values(), found)
         notes.append(note)
@@ -130,7 +138,7 @@ def read_csv(
     protocol = f"splits and labels as given in {origin}"
     if drawn:
         protocol = f"{reader.draw(seed)}; labels as given in {origin}"
-    return Corpus(name, labels, reader.splits(), protocol, tuple(notes + reader.notes()))
+    return Corpus(name, labels, reader.splits(), protocol, tuple(notes + reader.notes()), scales)
 
 
 def read_corpus(source: str | Path, **options: Any) -> Corpus:  # noqa: ANN401 - those of read_csv
@@ -200,12 +208,15 @@ def _as_split(word: str) -> str | None:
 class _Columns:
     """The columns of a file, given or recognised by their names; ``None`` for what it does not have."""
 
-    def __init__(self, given: CsvColumns, table: CsvFile, *, split: bool) -> None:
+    def __init__(self, given: CsvColumns, table: CsvFile, *, split: bool, values: Sequence[str] = ()) -> None:
         self.table = table
         self.given = {field.name: getattr(given, field.name) for field in fields(given)}
         if not split:
             self.given["split"] = ""
-        self.used = {column for value in self.given.values() for column in _names(value)}
+        self.values = list(values)
+        self.used = {*self.values, *(column for value in self.given.values() for column in _names(value))}
+        if absent := [column for column in self.values if column not in table.columns]:
+            raise self._error(f"no column {', '.join(map(repr, absent))} (--values)", "values", several=True)
         for role, value in self.given.items():
             if absent := [column for column in _names(value) if column not in table.columns]:
                 raise self._error(f"no column {', '.join(map(repr, absent))} (--{role})", role)
@@ -214,7 +225,7 @@ class _Columns:
         self.text = self._one("text", required=True)
         self.utterance = self._one("utterance")
         self.speaker = self._one("speaker", required=True)
-        self.label = self._one("label", required=True)
+        self.label = self._one("label", required=not self.values)
         self.split = self._one("split")
         self.start, self.end = self._one("start"), self._one("end")
         self.media = self._one("media")
@@ -314,6 +325,38 @@ def _found_labels(tables: Iterable[CsvFile], columns: _Columns) -> tuple[tuple[s
     return names, f"Labels as found, in alphabetical order: {', '.join(f'{name} ({counts[name]})' for name in names)}."
 
 
+def _scales(
+    values: Mapping[str, tuple[float, float]] | Sequence[str], tables: Iterable[CsvFile]
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """The scale of every dimension, and a note if it is that of the numbers in the files."""
+    if isinstance(values, Mapping):
+        return {_dimension(column): (low, high) for column, (low, high) in values.items()}, ""
+    found: dict[str, tuple[float, float]] = {}
+    rows = [(f"{table.path}, line {row.line}", row) for table in tables for row in table.rows]
+    for column in values:
+        numbers = [_number(row.cells[column], where, column) for where, row in rows if row.cells[column]]
+        if len(set(numbers)) < 2:
+            raise CorpusError(f"Column {column!r} has {len(set(numbers))} different numbers: expected two or more.")
+        found[_dimension(column)] = min(numbers), max(numbers)
+    told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in found.items())
+    return found, f"Scales are those of the numbers in the files: {told}." if found else ""
+
+
+def _dimension(column: str) -> str:
+    """The name of a dimension: that of its column, with underscores for all but letters and digits."""
+    return re.sub(r"\W+", "_", column).strip("_")
+
+
+def _number(cell: str, where: str, column: str) -> float:
+    try:
+        number = float(cell.replace(",", "."))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(f"{where}: column {column!r} has {cell!r}, expected a number or an empty cell.")
+    return number
+
+
 def _split(table: CsvFile, row: Row, column: str | None) -> str:
     assert column is not None
     try:
@@ -389,6 +432,7 @@ class _Reader:
             clip = None if video is None else Clip(video, start or 0.0, end)
         except CorpusError as error:
             raise CorpusError(f"{where}: {error}") from error
+        numbers = {_dimension(c): _number(row.cells[c], where, c) for c in columns.values if row.cells[c]}
         return Utterance(
             id=name,
             speaker=self._speaker(cell(columns.speaker)) or _UNNAMED,
@@ -398,6 +442,7 @@ class _Reader:
             label=label,
             media=media,
             video=clip,
+            values=numbers or None,
         )
 
     def _speaker(self, cell: str) -> str:
@@ -448,7 +493,7 @@ class _Reader:
     def notes(self) -> list[str]:
         notes = []
         utterances = [u for dialogue in self.dialogues.values() for u in dialogue]
-        if unlabelled := sum(u.label is None for u in utterances):
+        if (unlabelled := sum(u.label is None for u in utterances)) and len(self.labels):
             notes.append(f"{unlabelled} of {len(utterances)} utterances have no label and serve as context only.")
         if self.lost_clips:
             notes.append(f"{self.lost_clips} clips that the file names are not there.")

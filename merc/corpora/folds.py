@@ -69,7 +69,7 @@ def read_folds(
             "on and one to choose the checkpoint on."
         )
     rule = f"fold {fold % len(parts) + 1} of {len(parts)}, {name} is test; {len(chosen)} other dialogues are val"
-    return Corpus(whole.name, whole.labels, splits, f"{rule} (seed {seed})", whole.notes)
+    return Corpus(whole.name, whole.labels, splits, f"{rule} (seed {seed})", whole.notes, whole.dimensions)
 
 
 def _name(conversation: Conversation) -> str:
@@ -101,10 +101,10 @@ def _parts(conversations: list[Conversation], by: By, folds: int, seed: int) -> 
 
 
 def _labelled(conversation: Conversation) -> set[str]:
-    return {utterance.speaker for utterance in conversation.utterances if utterance.label is not None}
+    return {u.speaker for u in conversation.utterances if u.label is not None or u.values}
 
 
 def _of(conversation: Conversation, speaker: str) -> Conversation:
-    """A conversation in which only one speaker has labels."""
-    utterances = (u if u.speaker == speaker else replace(u, label=None) for u in conversation.utterances)
+    """A conversation in which only one speaker has labels and numbers."""
+    utterances = (u if u.speaker == speaker else replace(u, label=None, values=None) for u in conversation.utterances)
     return replace(conversation, utterances=tuple(utterances))

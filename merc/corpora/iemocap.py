@@ -33,12 +33,16 @@ USUAL_VALIDATION = (
 
 SESSIONS = (1, 2, 3, 4, 5)
 
+_Rating = tuple[float, float, str, dict[str, float] | None]
+
 _CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 _OUTSIDE = {"xxx", "sur", "fea", "dis", "oth"}
 _ID = re.compile(r"(?P<dialogue>Ses0(?P<session>[1-5])(?P<marker>[FM])_.+)_(?P<speaker>[FM])(?:\d{3}|XX\d)")
 _SPAN = r"\[\s*(\d{1,9}(?:\.\d+)?)\s*-\s*(\d{1,9}(?:\.\d+)?)\s*\]"  # 400 digits would be infinite
 _TURN = re.compile(rf"(\S+) {_SPAN}:\s*(.*)")
-_RATING = re.compile(rf"{_SPAN}\t(\S+)\t(\w+)\t\[.*\]")
+_RATING = re.compile(rf"{_SPAN}\t(\S+)\t(\w+)\t\[(.*)\]")
+_NUMBER = re.compile(r"\d{1,3}(?:\.\d{1,9})?")
+_DIMENSIONS = {"valence": (1.0, 5.0), "activation": (1.0, 5.0), "dominance": (1.0, 5.0)}
 
 
 def speaker_half(utterance_id: str) -> Literal["left", "right"]:
@@ -175,10 +179,11 @@ def read_iemocap(
 
     Every transcribed turn is an utterance; those whose label is outside the set (``xxx``, ``sur``,
     ``fea``, ``dis``, ``oth``) or that were not rated stay as context without a label. The partition is
-    the session, so that features serve every fold. Sound is that of the sentences' own files; the picture is
-    the span of the dialogue's video (``dialog/avi/DivX``, where it is there). Of its frame it is the half in which the
-    speaker sits (:func:`speaker_half`), so that the one face that is there is the speaker's; or the whole of it, with
-    both actors, so that somebody has to find out who speaks.
+    the session, so that features serve every fold. Valence, activation and dominance, means of raters on scales from
+    1 to 5, are the ``values`` of an utterance, whatever its label. Sound is that of the sentences' own files; the
+    picture is the span of the dialogue's video (``dialog/avi/DivX``, where it is there). Of its frame it is the half in
+    which the speaker sits (:func:`speaker_half`), so that the one face that is there is the speaker's; or the whole of
+    it, with both actors, so that somebody has to find out who speaks.
 
     Args:
         root: Folder with ``Session1`` to ``Session5``, or the one above it.
@@ -219,7 +224,9 @@ def read_iemocap(
     for _, conversation in conversations:
         name = "test" if conversation.id in split.test else "val" if conversation.id in split.validation else "train"
         splits[name].append(conversation)
-    return Corpus("iemocap", rule.target, splits, f"{split.protocol}; labels {rule.name}", tuple(reading.notes()))
+    return Corpus(
+        "iemocap", rule.target, splits, f"{split.protocol}; labels {rule.name}", tuple(reading.notes()), _DIMENSIONS
+    )
 
 
 def find_iemocap(root: str | Path) -> Path:
@@ -269,7 +276,7 @@ class _Reading:
         name = transcript.stem
         ratings = self._ratings(session_folder / "dialog/EmoEvaluation" / transcript.name)
         turns = self._turns(transcript)
-        for utterance_id, (start, end, _) in ratings.items():
+        for utterance_id, (start, end, _, _) in ratings.items():
             if utterance_id not in turns:
                 self.untranscribed += 1
                 turns[utterance_id] = (start, end, "")
@@ -277,7 +284,7 @@ class _Reading:
         path = str(film.resolve()) if film.is_file() else None
         utterances = []
         for utterance_id, (start, end, text) in sorted(turns.items(), key=lambda item: (item[1][0], item[1][1])):
-            code = ratings[utterance_id][2] if utterance_id in ratings else None
+            code, values = ratings[utterance_id][2:] if utterance_id in ratings else (None, None)
             self.unrated += code is None
             self.codes[code or ""] += 1
             label = IEMOCAP6.canonical(code) if code and code not in _OUTSIDE else None
@@ -297,14 +304,15 @@ class _Reading:
                     label=self.rule.apply(label),
                     media=str(sound.resolve()) if sound.is_file() else None,
                     video=Clip(path, start, end, region) if path and seen else None,
+                    values=values,
                 )
             )
         return Conversation(name, tuple(utterances), f"session{session}") if utterances else None
 
-    def _ratings(self, path: Path) -> dict[str, tuple[float, float, str]]:
+    def _ratings(self, path: Path) -> dict[str, _Rating]:
         if not path.is_file():
             raise CorpusError(f"No annotation {path}: every transcript needs its EmoEvaluation file. Unpack it again.")
-        ratings: dict[str, tuple[float, float, str]] = {}
+        ratings: dict[str, _Rating] = {}
         for number, line in enumerate(decode(path, legacy="cp1252").lines, start=1):
             if not line.startswith("["):
                 continue  # the raters' single judgements, and the headline
@@ -318,7 +326,10 @@ class _Reading:
                 raise CorpusError(f"{path}, line {number}: unknown label {match[4]!r}, expected one of {known}.")
             if match[3] in ratings:
                 raise CorpusError(f"{path}, line {number}: {match[3]} is rated twice: an utterance occurs once.")
-            ratings[match[3]] = (float(match[1]), float(match[2]), code)
+            numbers = [part.strip() for part in match[5].split(",")]
+            rated = len(numbers) == len(_DIMENSIONS) and all(map(_NUMBER.fullmatch, numbers))
+            values = dict(zip(_DIMENSIONS, map(float, numbers), strict=True)) if rated else None
+            ratings[match[3]] = (float(match[1]), float(match[2]), code, values)
         return ratings
 
     def _turns(self, path: Path) -> dict[str, tuple[float, float, str]]:

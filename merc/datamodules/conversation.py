@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class ConversationDataModule(L.LightningDataModule):
         """
         self.setup()
         if name not in self._splits:
-            batch = ConversationBatch.from_conversations(self.corpus[name], self.labels)
+            batch = ConversationBatch.from_conversations(self.corpus[name], self.labels, list(self.corpus.dimensions))
             for feature, store in self.stores.items():
                 features, batch.present[feature] = store.gather(batch.keys)
                 batch.features[feature] = features.float()  # stores may hold half precision; networks do not
@@ -199,4 +200,5 @@ class _Conversations(Dataset[ConversationBatch]):
         batch = self.whole.select([indices] if isinstance(indices, int) else indices)
         if isinstance(indices, Repeated):
             batch.label = torch.full_like(batch.label, IGNORE_INDEX)
+            batch.values = None if batch.values is None else torch.full_like(batch.values, math.nan)
         return batch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from merc.conversation import Corpus
@@ -20,6 +21,7 @@ class DataFacts:
         classes: The emotions, in the order of their ids.
         class_counts: Labelled utterances of the training split, by class; zeros without a training split.
         modalities: Names of the stores that describe the utterance, in the datamodule's order: all but those of logits.
+        values: By dimension of the corpus, mean and standard deviation of its numbers in the training split.
 
     Example:
         >>> facts = DataFacts({"text": 384, "audio": 40}, ("neutral", "joy"), (70, 30), ("text", "audio"))
@@ -31,6 +33,7 @@ class DataFacts:
     classes: tuple[str, ...]
     class_counts: tuple[int, ...]
     modalities: tuple[str, ...]
+    values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, corpus: Corpus, stores: Mapping[str, FeatureStore]) -> DataFacts:
@@ -57,6 +60,7 @@ class DataFacts:
             classes=tuple(corpus.labels.names),
             class_counts=tuple(counts),
             modalities=tuple(name for name, store in stores.items() if store.kind != "logits"),
+            values={name: _spread(corpus, name) for name in corpus.dimensions},
         )
 
     @classmethod
@@ -74,13 +78,15 @@ class DataFacts:
                 classes=tuple(map(str, values["classes"])),
                 class_counts=tuple(map(int, values["class_counts"])),
                 modalities=tuple(map(str, values["modalities"])),
+                values={str(n): (float(m), float(s)) for n, (m, s) in values.get("values", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"Expected widths, classes, class_counts and modalities, found {values!r}.") from error
 
     def plain(self) -> dict[str, Any]:
         """All of it as values that JSON and checkpoints take."""
-        return {name: list(v) if isinstance(v, tuple) else dict(v) for name, v in asdict(self).items()}
+        plain = {name: list(v) if isinstance(v, tuple) else dict(v) for name, v in asdict(self).items()}
+        return {**plain, "values": {name: list(spread) for name, spread in self.values.items()}}
 
     @property
     def num_classes(self) -> int:
@@ -99,3 +105,10 @@ class DataFacts:
                 f"add --data.stores.{name} PATH."
             )
         return self.widths[name]
+
+
+def _spread(corpus: Corpus, dimension: str) -> tuple[float, float]:
+    """Mean and standard deviation of a dimension in ``train``; 0 and 1 without numbers, 1 where all are the same."""
+    talks = corpus["train"] if "train" in corpus else []
+    known = [u.values[dimension] for talk in talks for u in talk.utterances if u.values and dimension in u.values]
+    return (statistics.fmean(known), statistics.pstdev(known) or 1.0) if known else (0.0, 1.0)

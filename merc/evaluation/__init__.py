@@ -19,7 +19,7 @@ from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, we
 from merc.evaluation.plots import confusion_figure, points_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
-from merc.evaluation.systems import System, read_other_predictions, read_systems
+from merc.evaluation.systems import System, read_other_predictions, read_systems, read_value_systems
 from merc.evaluation.tsne import draw_store, tsne
 from merc.evaluation.uncertainty import (
     Abstention,
@@ -33,6 +33,17 @@ from merc.evaluation.uncertainty import (
     fit_temperature,
     with_temperature,
     without_modality,
+)
+from merc.evaluation.value_comparison import ValueComparison, ValuePair, compare_value_seeds, compare_values
+from merc.evaluation.value_report import write_value_report
+from merc.evaluation.values import (
+    ValueDifference,
+    ValueMetrics,
+    ValuePredictions,
+    paired_value_bootstrap,
+    read_value_predictions,
+    sentiment_scores,
+    value_scores,
 )
 
 __all__ = [
@@ -56,6 +67,11 @@ __all__ = [
     "System",
     "SystemScores",
     "Threshold",
+    "ValueComparison",
+    "ValueDifference",
+    "ValueMetrics",
+    "ValuePair",
+    "ValuePredictions",
     "abstain_at_risk",
     "abstention",
     "audit_batch_independence",
@@ -63,6 +79,8 @@ __all__ = [
     "compare_folds",
     "compare_seeds",
     "compare_systems",
+    "compare_value_seeds",
+    "compare_values",
     "conformal_sets",
     "confusion_figure",
     "confusion_matrix",
@@ -74,6 +92,7 @@ __all__ = [
     "fit_temperature",
     "holm",
     "paired_bootstrap",
+    "paired_value_bootstrap",
     "points_figure",
     "pooled",
     "print_comparison",
@@ -81,14 +100,19 @@ __all__ = [
     "read_other_predictions",
     "read_predictions",
     "read_systems",
+    "read_value_predictions",
+    "read_value_systems",
     "record_opening",
     "scores",
+    "sentiment_scores",
     "stored_predictions",
     "terminal_tables",
     "tsne",
+    "value_scores",
     "weighted_f1",
     "with_temperature",
     "without_modality",
     "write_comparison",
     "write_report",
+    "write_value_report",
 ]

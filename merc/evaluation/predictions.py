@@ -135,6 +135,8 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
             header, *rows = csv.reader(file)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
+    if any(name.startswith("value_") for name in header):
+        raise PredictionsError(f"{path} holds predicted numbers: expected predictions of emotions, p_<emotion>.")
     if labels is None:
         names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
         if not names or len(set(names)) != len(names):

@@ -155,7 +155,7 @@ def write_report(
         "missing": {name: int((~there).sum()) for name, there in predictions.present.items()},
         "classes": list(labels.report_order),
         "confusion": confusion[order][:, order].tolist(),
-        "info": _plain(info),
+        "info": plain_info(info),
     }
     if val is not None:
         metrics["val"] = {**val.metrics(), "scored": int((val.gold != IGNORE_INDEX).sum())}
@@ -247,7 +247,7 @@ def _without(predictions: Predictions, without: Mapping[tuple[str, float], Tenso
     return found
 
 
-def _plain(info: ReportInfo) -> dict[str, Any]:
+def plain_info(info: ReportInfo) -> dict[str, Any]:
     """``info`` as JSON values, with the reasons for missing utterances and their counts."""
     plain = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
     plain["notes"] = list(info.notes)
@@ -262,7 +262,7 @@ def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, 
     total, scored = len(predictions.keys), int((predictions.gold != IGNORE_INDEX).sum())
     sections = [
         f"# {info.corpus}, {info.split}: weighted F1 {100 * metrics['weighted_f1']:.2f} %",
-        _bullets(
+        bullets(
             {
                 "Model": info.model,
                 "Checkpoint": info.checkpoint,
@@ -271,7 +271,7 @@ def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, 
                 if "val" in metrics
                 else "",
                 "Ledger": read,
-                "Interrupted": _resumed(info.resumed_at),
+                "Interrupted": resumed_text(info.resumed_at),
                 "Seed": info.seed,
                 "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
             }
@@ -282,7 +282,7 @@ def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, 
         f"Macro F1 is the mean over all {len(predictions.labels)} classes, including those without an utterance.",
         "![Confusion matrix](confusion.png)",
         "## Data",
-        _bullets(
+        bullets(
             {
                 "Corpus": info.corpus,
                 "Protocol": info.protocol,
@@ -294,10 +294,11 @@ def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, 
     ]
     if info.notes:
         sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
-    sections += ["## Missing modalities", "\n".join(_missing(predictions, info)) or "No modality was recorded."]
+    lacking = "\n".join(missing_lines(predictions.keys, predictions.present, info))
+    sections += ["## Missing modalities", lacking or "No modality was recorded."]
     sections += _uncertainty_lines(metrics)
     if info.stores:
-        sections += ["## Features", "\n".join(_stores(info.stores))]
+        sections += ["## Features", "\n".join(store_lines(info.stores))]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -350,11 +351,13 @@ def _uncertainty_lines(metrics: Mapping[str, Any]) -> list[str]:
     return sections
 
 
-def _resumed(steps: Sequence[int]) -> str:
+def resumed_text(steps: Sequence[int]) -> str:
+    """When an interrupted training went on."""
     return f"and resumed after step {', '.join(map(str, steps))}" if steps else ""
 
 
-def _bullets(items: Mapping[str, object]) -> str:
+def bullets(items: Mapping[str, object]) -> str:
+    """A Markdown list of what has a value."""
     return "\n".join(f"- {name}: {value}" for name, value in items.items() if value not in (None, ""))
 
 
@@ -372,11 +375,11 @@ def _score_table(predictions: Predictions) -> str:
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows])
 
 
-def _missing(predictions: Predictions, info: ReportInfo) -> Iterator[str]:
+def missing_lines(keys: Sequence[UtteranceKey], present: Mapping[str, Tensor], info: ReportInfo) -> Iterator[str]:
     """The number of utterances without each modality, and the first few with their reasons."""
-    for name, there in predictions.present.items():
-        lacking = [predictions.keys[row] for row in (~there).nonzero().flatten().tolist()]
-        yield f"- {name}: {len(lacking)} of {len(predictions.keys)} utterances"
+    for name, there in present.items():
+        lacking = [keys[row] for row in (~there).nonzero().flatten().tolist()]
+        yield f"- {name}: {len(lacking)} of {len(keys)} utterances"
         reasons = info.missing.get(name, {})
         for key in lacking[:_LISTED]:
             yield f"  - {key}: {reasons.get(key, 'not in the store')}"
@@ -384,7 +387,8 @@ def _missing(predictions: Predictions, info: ReportInfo) -> Iterator[str]:
             yield f"  - and {len(lacking) - _LISTED} more, in `predictions.csv` under `has_{name}`"
 
 
-def _stores(stores: Mapping[str, StoreInfo]) -> Iterator[str]:
+def store_lines(stores: Mapping[str, StoreInfo]) -> Iterator[str]:
+    """The feature stores with their provenance."""
     for name, store in stores.items():
         yield f"- {name}: `{store.path}`"
         for key, value in store.provenance.items():

@@ -16,6 +16,7 @@ from merc.evaluation.comparison import pooled
 from merc.evaluation.ensembles import metrics_of, names_of, report_of
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions
 from merc.evaluation.report import METRICS
+from merc.evaluation.values import ValuePredictions, holds_values, read_value_predictions
 from merc.files import parse_json
 from merc.labels import IEMOCAP4, IEMOCAP6, IGNORE_INDEX, MELD, LabelSet, UnknownLabelError
 from merc.rows import read_rows
@@ -90,15 +91,9 @@ def read_systems(
         PredictionsError: A file is damaged, or does not match the others.
         ValueError: A source is given twice.
     """
-    runs = [run for source in sources for run in _runs(str(source), stages)]
-    if twice := [str(path) for path, count in Counter(run.path.resolve() for run in runs).items() if count > 1]:
-        raise ValueError(f"{twice[0]} is given twice: expected every run once.")
-    paths = [run.system for run in runs if isinstance(run.system, Path)]
-    named = dict(zip(dict.fromkeys(paths), names_of(list(dict.fromkeys(paths))), strict=True)) if paths else {}
-    grouped: dict[str, list[Path]] = {}
-    for run in runs:
-        name = named[run.system] if isinstance(run.system, Path) else run.system
-        grouped.setdefault(name, []).append(run.path)
+    grouped = _grouped(sources, stages)
+    if numbers := [path for files in grouped.values() for path in files if holds_values(path)]:
+        raise PredictionsError(f"{numbers[0]} holds numbers, the others emotions: compare one kind at a time.")
     own = {name: [p for p in files if _is_ours(p)] for name, files in grouped.items()}
     ours = {name: _read_own(name, files) for name, files in own.items() if files}
     reference = next((system.runs[0] for system in ours.values()), None)
@@ -110,6 +105,56 @@ def read_systems(
         found[name] = ours[name] if name in ours else _read_others(name, others, reference, labels)
         reference = reference or found[name].runs[0]
     return found
+
+
+def read_value_systems(
+    sources: Sequence[str | Path], *, stages: Sequence[str] = ()
+) -> dict[str, list[ValuePredictions]] | None:
+    """Read systems that predict numbers, such as sentiment, for :func:`merc.evaluation.compare_values`.
+
+    Args:
+        sources: As for :func:`read_systems`, all of merc.
+        stages: Stages to take of the folders of runs. Default: all.
+
+    Returns:
+        By name the predictions of each run; ``None`` if no source holds predicted numbers.
+
+    Raises:
+        FileNotFoundError: A source does not exist or was not tested.
+        PredictionsError: Some sources hold numbers and others emotions, or a system has runs on different data.
+        ValueError: A source is given twice.
+    """
+    grouped = _grouped(sources, stages)
+    paths = [path for files in grouped.values() for path in files]
+    others = [path for path in paths if not holds_values(path)]
+    if len(others) == len(paths):
+        return None
+    if others:
+        raise PredictionsError(
+            f"{others[0]} holds predictions of emotions, {next(p for p in paths if p not in others)} of numbers: "
+            "compare one kind at a time, with --stages for a run that has both."
+        )
+    about = [metrics_of(path.parent)["info"] for path in paths if (path.parent / METRICS).is_file()]
+    if differing := [info for info in about if any(info[k] != about[0][k] for k in ("corpus", "split", "protocol"))]:
+        raise PredictionsError(
+            f"The systems were tested on different data ({about[0]['protocol']!r} and {differing[0]['protocol']!r}). "
+            "Compare systems on the same one."
+        )
+    return {name: [read_value_predictions(path) for path in files] for name, files in grouped.items()}
+
+
+def _grouped(sources: Sequence[str | Path], stages: Sequence[str]) -> dict[str, list[Path]]:
+    """The files of the runs, by the name of their system."""
+    runs = [run for source in sources for run in _runs(str(source), stages)]
+    if twice := [str(path) for path, count in Counter(run.path.resolve() for run in runs).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is given twice: expected every run once.")
+    paths = [run.system for run in runs if isinstance(run.system, Path)]
+    named = dict(zip(dict.fromkeys(paths), names_of(list(dict.fromkeys(paths))), strict=True)) if paths else {}
+    grouped: dict[str, list[Path]] = {}
+    for run in runs:
+        name = named[run.system] if isinstance(run.system, Path) else run.system
+        grouped.setdefault(name, []).append(run.path)
+    return grouped
 
 
 def _runs(source: str, stages: Sequence[str]) -> Iterator[_Run]:

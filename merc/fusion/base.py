@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -39,16 +40,19 @@ class FusionHead(nn.Module, ABC):
 
     Args:
         dims: Width of every modality that the head reads, for example ``{"text": 256, "audio": 256}``.
-        num_classes: Number of emotions C.
+        num_classes: Number of emotions C, or of dimensions where a task's targets are numbers.
 
     Raises:
         ValueError: There is no modality, or a width or C is not positive.
     """
 
+    emotion_losses: ClassVar[tuple[str, ...]] = ()
+    """Its losses that need emotions; a task whose targets are numbers leaves them out."""
+
     def __init__(self, dims: dict[str, int], num_classes: int) -> None:
         super().__init__()
-        if not dims or min(dims.values()) < 1 or num_classes < 2:
-            raise ValueError(f"A fusion head needs positive widths and at least 2 classes, got {dims}, {num_classes}.")
+        if not dims or min(dims.values()) < 1 or num_classes < 1:
+            raise ValueError(f"A fusion head needs positive widths and at least 1 output, got {dims}, {num_classes}.")
         self.dims = dict(dims)
         self.num_classes = num_classes
 

@@ -240,6 +240,8 @@ class CMATHFusion(FusionHead):
         ValueError: ``attention_heads`` does not divide ``dim``, ``kernel_size`` is even, or there are no speakers.
     """
 
+    emotion_losses = ("high_level",)
+
     def __init__(
         self,
         dims: dict[str, int],

@@ -219,6 +219,8 @@ class LFVDFusion(FusionHead):
         ValueError: A width or number is invalid, or the dominant modality is not in ``dims``.
     """
 
+    emotion_losses = ("full",)
+
     def __init__(
         self,
         dims: dict[str, int],

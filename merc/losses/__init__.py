@@ -18,9 +18,18 @@ from merc.losses.lfvd import (
 from merc.losses.regression import MeanSquaredError
 from merc.losses.sync import SyncLoss
 from merc.losses.telme import DISTLoss, FeatureSimilarityLoss
+from merc.losses.values import (
+    ConcordanceLoss,
+    ValueDistillationLoss,
+    ValueHuberLoss,
+    ValueL1Loss,
+    ValueLoss,
+    ValueMSELoss,
+)
 
 __all__ = [
     "ClassificationLoss",
+    "ConcordanceLoss",
     "DISTLoss",
     "DistillationLoss",
     "EmotionContrastiveLoss",
@@ -35,5 +44,10 @@ __all__ = [
     "StudentLoss",
     "SupervisedContrastiveLoss",
     "SyncLoss",
+    "ValueDistillationLoss",
+    "ValueHuberLoss",
+    "ValueL1Loss",
+    "ValueLoss",
+    "ValueMSELoss",
     "VariationalDistillationLoss",
 ]

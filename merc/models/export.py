@@ -331,6 +331,11 @@ class _Exporter:
         checkpoint = self._checkpoint(stage, seed)
         if checkpoint is None:
             raise ModelError(f"Stage {stage.name!r} predicts without trained weights: no model can be made of it.")
+        if checkpoint["merc"].get("targets") != "EmotionTargets":
+            raise ModelError(
+                f"Stage {stage.name!r} predicts numbers, and a model holds emotions alone: export another stage. "
+                "Predict with `merc predict --ckpt_path CHECKPOINT` on a corpus with the same dimensions."
+            )
         given, facts = checkpoint["hyper_parameters"], checkpoint["merc"]["facts"]
         task = self._import(given["_class_path"])
         if task in (TeacherTask, StudentTask):

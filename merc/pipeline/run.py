@@ -17,6 +17,7 @@ from merc.evaluation import (
     compare_folds,
     compare_seeds,
     compare_systems,
+    compare_value_seeds,
     print_comparison,
     read_systems,
     write_comparison,
@@ -24,6 +25,8 @@ from merc.evaluation import (
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
 from merc.evaluation.published import paper_latex, paper_markdown
 from merc.evaluation.run_page import SeedRun, write_run_page
+from merc.evaluation.tables import markdown_table
+from merc.evaluation.value_comparison import plain_table
 from merc.files import write_json, write_text
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
@@ -190,43 +193,56 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     if not metrics:
         console.print(f"Results: {out}", markup=False)
         return out
-    optimum, ledger = _optimum(runs), read_ledger(out)
-    comparison = compare_seeds(metrics, optimum)
-    of_first = metrics[tested[0].stage.name]
-    info, tests = of_first[0]["info"], {found["info"]["protocol"]: found for found in of_first}  # one for each fold
-    support = {name: sum(found[f"support/{name}"] for found in tests.values()) for name in of_first[0]["classes"]}
+    numbers = {name: found for name, found in metrics.items() if "values" in found[0]}
+    emotions = {name: found for name, found in metrics.items() if name not in numbers}
+    optimum, ledger = _optimum(runs, "context"), read_ledger(out)
+    comparison = compare_seeds(emotions, optimum) if emotions else None
+    values = compare_value_seeds(numbers, _optimum(runs, "ccc")) if numbers else None
+    info = metrics[tested[0].stage.name][0]["info"]
+    support = _support(next(iter(emotions.values()), []))
     seeds = sorted({run.seed for run in tested})
     lines = [
         f"# {info['corpus']}: every stage on the {info['split']} split",
-        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best weighted F1 on `val`, and "
+        f"Seeds: {', '.join(map(str, seeds))}. Each stage keeps the checkpoint with the best score on `val`, and "
         f"is tested after that. {describe_ledger(ledger).capitalize()} ({LEDGER}).",
-        comparison.markdown(),
-        *filter(None, [compare_folds(metrics), paper_markdown(comparison, info["corpus"], support)]),
+        *([comparison.markdown(), compare_folds(emotions)] if comparison else []),
+        *([paper_markdown(comparison, info["corpus"], support)] if comparison else []),
+        *([markdown_table(*values)] if values else []),
         "Reports of single stages:",
         "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
     ]
     write_json(out / "summary.json", {name: list(found) for name, found in metrics.items()})
-    write_text(out / "report.md", "\n\n".join(lines) + "\n")
-    write_text(out / "report.tex", paper_latex(comparison, info["corpus"], support))
-    stages: dict[str, list[SeedRun]] = {}
-    for run in tested:
-        stages.setdefault(run.stage.name, []).append(SeedRun(run.folder, run.seed))
-    write_run_page(out / "report.html", lines[0].removeprefix("# "), stages, ledger=ledger, optimum=optimum)
+    write_text(out / "report.md", "\n\n".join(filter(None, lines)) + "\n")
+    if comparison:
+        write_text(out / "report.tex", paper_latex(comparison, info["corpus"], support))
+        stages = {name: [SeedRun(r.folder, r.seed) for r in tested if r.stage.name == name] for name in emotions}
+        write_run_page(out / "report.html", lines[0].removeprefix("# "), stages, ledger=ledger, optimum=optimum)
     title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
-    table = comparison.table(title)
-    unlimited = console.options.update(width=999)
-    if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
-        table = comparison.table(title, per_class=False)
-    console.print(table)
-    console.print(f"Report: {out / 'report.md'}, .html, .tex", markup=False)
+    if values:
+        console.print(plain_table(values, title))
+    if comparison:
+        table = comparison.table(title)
+        unlimited = console.options.update(width=999)
+        if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
+            table = comparison.table(title, per_class=False)
+        console.print(table)
+    console.print(f"Report: {out / 'report.md'}{', .html, .tex' if comparison else ''}", markup=False)
     return out / "report.md"
 
 
-def _optimum(runs: Sequence[StageRun]) -> dict[str, float]:
-    """By stage, the best weighted F1 that any model can reach, where the corpus is simulated."""
+def _support(metrics: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Test utterances of each emotion; of the folds of a cross-validation all together."""
+    tests = {found["info"]["protocol"]: found for found in metrics}
+    names = metrics[0]["classes"] if metrics else []
+    return {name: sum(found[f"support/{name}"] for found in tests.values()) for name in names}
+
+
+def _optimum(runs: Sequence[StageRun], score: str) -> dict[str, float]:
+    """By stage, the best score that any model can reach, where the corpus is simulated and knows it."""
     for run in runs:
         file = run.folder / "optimum.json"
         if file.is_file():
             best = json.loads(file.read_text(encoding="utf-8"))["test"]
-            return {r.stage.name: best[r.stage.optimum]["context"] for r in runs if r.stage.optimum in best}
+            known = {r.stage.name: best[r.stage.optimum] for r in runs if r.stage.optimum in best}
+            return {name: of[score] for name, of in known.items() if score in of}
     return {}

@@ -8,10 +8,12 @@ from merc.tasks.fusion import FusionTask
 from merc.tasks.joint import JointTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
+from merc.tasks.targets import EmotionTargets, Targets, ValueTargets
 from merc.tasks.teacher import TeacherTask
 from merc.tasks.text_encoder import TextEncoderTask
 
 __all__ = [
+    "EmotionTargets",
     "EncoderStudentTask",
     "ExtractTask",
     "FacesTask",
@@ -19,7 +21,9 @@ __all__ = [
     "JointTask",
     "LipSyncTask",
     "StudentTask",
+    "Targets",
     "TeacherTask",
     "TextEncoderTask",
+    "ValueTargets",
     "export_lipsync",
 ]

@@ -22,12 +22,13 @@ class EmotionTask(ClassifierTask[ConversationBatch]):
     """Trains, validates, tests and predicts emotions of whole conversations.
 
     The widths of what it reads come from the stores of a :class:`merc.datamodules.ConversationDataModule`. Prediction
-    gives logits and hidden states for the stages that follow. For the rest see
+    gives logits (or numbers, in the units of the corpus) and hidden states for the stages that follow. For the rest see
     :class:`merc.tasks.classifier.ClassifierTask`.
 
     Args:
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
+        targets: What the outputs of the network mean. Default: emotions.
     """
 
     @property
@@ -81,7 +82,11 @@ class EmotionTask(ClassifierTask[ConversationBatch]):
         for key, here in zip(batch.keys, there.tolist(), strict=True):
             keys[here].append(key)
         missing = {key: self._why_missing(key, modalities) for key in keys[False]}
-        outputs = {"keys": keys[True], "missing": missing, "logits": prediction.logits[there].float()}
+        outputs = {
+            "keys": keys[True],
+            "missing": missing,
+            "logits": self.targets.outputs(prediction.logits[there].float(), self.known_facts),
+        }
         if prediction.hidden is not None:
             outputs["hidden"] = prediction.hidden[there].float()
         return outputs

@@ -15,11 +15,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules.facts import DataFacts
-from merc.evaluation import EmotionMetrics, Predictions, ReportInfo, StoreInfo, write_report
+from merc.evaluation import ReportInfo, StoreInfo
 from merc.evaluation.ledger import Opening, read_ledger, record_opening
 from merc.evaluation.predictions import lines_of
 from merc.labels import LabelSet
@@ -27,6 +27,7 @@ from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
+from merc.tasks.targets import AnyPredictions, EmotionTargets, Targets
 from merc.tasks.trainer import TermsTask, require_whole_network, total
 
 _NEEDED = {
@@ -43,7 +44,7 @@ class Prediction:
     """What a network says of the N utterances of a batch.
 
     Attributes:
-        logits: ``(N, C)``.
+        logits: ``(N, C)``, or ``(N, D)`` numbers (:class:`merc.tasks.ValueTargets`).
         hidden: ``(N, d)`` representation before the classifier, if there is one.
         terms: Loss terms by name, weighted; their sum is the loss.
     """
@@ -90,8 +91,8 @@ Batch = TypeVar("Batch", bound=LabelledBatch)
 class ClassifierTask(TermsTask, Generic[Batch]):
     """Trains, validates and tests the emotions of utterances; the one path to a number.
 
-    Validation logs ``val/weighted_f1``, by which checkpoints are chosen. Testing writes a report beside
-    the logs.
+    Validation logs ``val/weighted_f1``, by which checkpoints are chosen (``val/ccc`` where the targets are numbers).
+    Testing writes a report beside the logs.
 
     The network is built when the data is known: by the Trainer, from the facts of its datamodule; by
     ``load_from_checkpoint``, from those that the checkpoint records; or by :meth:`build`.
@@ -99,15 +100,22 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     Args:
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
+        targets: What the outputs of the network mean. Default: emotions.
     """
 
-    def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        targets: Targets | None = None,
+    ) -> None:
         super().__init__()
+        self.targets = targets or EmotionTargets()
         self.make_optimizer = Factory(optimizer)
         self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
         self.facts: DataFacts | None = None
         """What the network was built from; nothing before it is built."""
-        self.metrics: dict[str, EmotionMetrics] = {}
+        self.metrics: dict[str, Metric] = {}
         self.ledger: Path | None = None
         """Folder of the run whose ledger notes that the test split is read. Default: that of the report."""
         self.will_test = False
@@ -119,7 +127,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self._losses: dict[str, MeanMetric] = {}
         self._choices: dict[str, str] = {}
         self._tested: list[dict[str, Any]] = []
-        self._validated: tuple[str, Predictions] | None = None
+        self._validated: tuple[str, AnyPredictions] | None = None
         self._opening: Opening | None = None
 
     @abstractmethod
@@ -158,8 +166,19 @@ class ClassifierTask(TermsTask, Generic[Batch]):
 
     @property
     def classes(self) -> list[str]:
-        """The emotions that the network tells apart; none before it is built."""
-        return list(self.facts.classes) if self.facts else []
+        """What the outputs of the network mean, such as the emotions; nothing before it is built."""
+        return list(self.targets.names(self.facts)) if self.facts else []
+
+    @property
+    def known_facts(self) -> DataFacts:
+        """What the network was built from.
+
+        Raises:
+            RuntimeError: It is not built.
+        """
+        if self.facts is None:
+            raise RuntimeError(f"{type(self).__name__} has no network yet: expected a Trainer, or a call of build().")
+        return self.facts
 
     def build(self, facts: DataFacts) -> Self:
         """Build the network for data of which these facts are known.
@@ -174,9 +193,10 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             StoreError: The data lacks features that the task reads.
             ValueError: The network or the loss does not fit the data.
         """
+        own = self.targets.network_facts(facts)
         with initial_weights():
-            self.build_network(facts)
-        give_class_counts(self, facts.class_counts)
+            self.build_network(own)
+        give_class_counts(self, own.class_counts)
         self.facts = facts
         return self.train(self.training)
 
@@ -198,7 +218,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self.configure_model()
         self._check_data(self.settings(), self.classes, self.origin)
         device = self.trainer.strategy.root_device  # where the task will be, but is not yet
-        self.metrics = {part: EmotionMetrics(self.data.labels).to(device) for part in ("val", "test")}
+        self.metrics = {part: self.targets.metrics(self.data.corpus).to(device) for part in ("val", "test")}
         self._losses = {part: MeanMetric().to(device) for part in ("val", "test")}
         self._tested = []
 
@@ -215,10 +235,10 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             if split not in corpus:
                 found = ", ".join(corpus)
                 raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: {_NEEDED[split]}.")
-            if not any(utterance.label is not None for talk in corpus[split] for utterance in talk.utterances):
+            if not any(self.targets.annotated(utterance) for talk in corpus[split] for utterance in talk.utterances):
                 raise ValueError(
-                    f"Split {split!r} of corpus {corpus.name!r} has no labelled utterance, expected some. To predict "
-                    "emotions without comparing them with labels, use `merc predict`."
+                    f"Split {split!r} of corpus {corpus.name!r} has no {self.targets.wanted} utterance, expected some. "
+                    "To predict without comparing with annotation, use `merc predict`."
                 )
 
     def on_fit_start(self) -> None:
@@ -260,19 +280,18 @@ class ClassifierTask(TermsTask, Generic[Batch]):
                 f"{type(self).__name__} gives logits that are not finite for {batch.keys[0]} and others: the training "
                 "has diverged. Lower the learning rate, set trainer.gradient_clip_val, or check the features."
             )
-        self.metrics[part].update(prediction.logits, batch.label)
-        labelled = int((batch.label >= 0).sum())
+        self.targets.update(self.metrics[part], prediction.logits, batch, self.known_facts)
+        labelled = int(self.targets.known(batch).sum())
         if labelled and prediction.terms:
             self._losses[part].update(prediction.loss, labelled)
 
     def on_validation_epoch_end(self) -> None:
-        """Log weighted F1, macro F1 and accuracy of the validation split."""
+        """Log the scores of the validation split, such as weighted F1, macro F1 and accuracy."""
         self._log_metrics("val")
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             rows = _gather(self._tested)
             self._tested = []
-            lines = lines_of(self.data.corpus, rows["keys"])
-            self._validated = str(self.trainer.ckpt_path or ""), Predictions(self.data.labels, lines=lines, **rows)
+            self._validated = str(self.trainer.ckpt_path or ""), self._predictions(rows)
 
     def on_test_start(self) -> None:
         """Note in the ledger of the run that the test split is read, and on what grounds these weights were chosen."""
@@ -296,7 +315,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         """What the network predicts where a share of the utterances of a test batch lacks a modality.
 
         Returns:
-            By modality and share, ``(N,)`` ids on the CPU; nothing by default.
+            By modality and share, ``(N,)`` ids or ``(N, D)`` numbers on the CPU; nothing by default.
         """
         return {}
 
@@ -304,8 +323,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         """What a report needs of the predictions for a batch."""
         return {
             "keys": list(batch.keys),
-            "gold": batch.label.cpu(),
-            "probabilities": prediction.logits.float().softmax(-1).cpu(),
+            **self.targets.rows(prediction.logits, batch, self.known_facts),
             "present": {name: there.cpu() for name, there in self.present(batch).items()},
         }
 
@@ -316,26 +334,28 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self._tested = []
         folder, ledger = self.report_folder, self._ledger_folder()
         if self.trainer.is_global_zero:
-            lines = lines_of(self.data.corpus, rows["keys"])
-            write_report(
+            without = rows.pop("without", {})
+            self.targets.report(
                 folder,
-                labels=self.data.labels,
+                self._predictions(rows),
                 info=self._report_info(),
-                lines=lines,
                 val=self._predicted_val(),
+                without=without,
                 openings=read_ledger(ledger),
                 opening=self._opening,
-                **rows,
             )
 
-    def _predicted_val(self) -> Predictions | None:
+    def _predictions(self, rows: dict[str, Any]) -> AnyPredictions:
+        return self.targets.predictions(self.data.corpus, {**rows, "lines": lines_of(self.data.corpus, rows["keys"])})
+
+    def _predicted_val(self) -> AnyPredictions | None:
         """What the tested weights say of the validation split, if that was asked just before."""
         checkpoint, predictions = self._validated or ("", None)
         return predictions if checkpoint == str(self.trainer.ckpt_path or "") else None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Every parameter of the task, those of its losses too."""
-        return scheduled(self, self._optimizer(), self.make_lr_scheduler, monitor="val/weighted_f1")
+        return scheduled(self, self._optimizer(), self.make_lr_scheduler, monitor=self.targets.monitor)
 
     def _optimizer(self) -> Optimizer:
         return self.make_optimizer(self.parameters())
@@ -359,17 +379,17 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         if self.facts is None:
             self.build(facts)
         elif self._trainer is not None and self._trainer.lightning_module is self:
-            self._check_data(found, facts.classes, origin)
+            self._check_data(found, self.targets.names(facts), origin)
         else:
-            self._check_classes(facts.classes, self.classes, origin)
+            self._check_classes(self.targets.names(facts), self.classes, origin)
         refuse_other_model(self._signature(), found, self.state_dict(), checkpoint["state_dict"])
-        give_class_counts(self, facts.class_counts)
+        give_class_counts(self, self.targets.network_facts(facts).class_counts)
         self.facts, self.origin = facts, origin
         self._choices = _choices(checkpoint)
 
     def _check_data(self, settings: Mapping[str, Any], classes: Sequence[str], origin: Mapping[str, Any]) -> None:
         """Compare what weights were made for with the data of the Trainer."""
-        self._check_classes(classes, self.data.labels.names, origin)
+        self._check_classes(classes, self.targets.names_in(self.data.corpus), origin)
 
     @staticmethod
     def _check_classes(known: Sequence[str], given: Sequence[str], origin: Mapping[str, Any]) -> None:
@@ -380,7 +400,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             )
 
     def _signature(self) -> dict[str, Any]:
-        return {"task": type(self).__name__, "modules": self._module_names(), **self.settings()}
+        targets = type(self.targets).__name__
+        return {"task": type(self).__name__, "targets": targets, "modules": self._module_names(), **self.settings()}
 
     def _module_names(self) -> list[str]:
         """What the task is made of, for reports and for telling its checkpoints from those of others."""
@@ -389,8 +410,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     def _log_metrics(self, part: str) -> None:
         metrics = self.metrics[part]
         values = metrics.compute()
-        for name in ("weighted_f1", "macro_f1", "accuracy"):
-            self.log(f"{part}/{name}", values[name], prog_bar=name == "weighted_f1")
+        for name in self.targets.scores:
+            self.log(f"{part}/{name}", values[name], prog_bar=name == self.targets.scores[0])
         self.log(f"{part}/loss", self._losses[part].compute())
         self._losses[part].reset()
         metrics.reset()
@@ -445,10 +466,10 @@ def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
     without = {
         name: torch.cat([part["without"][name] for part in parts])[first] for name in parts[0].get("without", {})
     }
+    columns = [name for name, column in parts[0].items() if isinstance(column, Tensor)]
     return {
         **({"without": without} if without else {}),
+        **{name: torch.cat([part[name] for part in parts])[first] for name in columns},
         "keys": [keys[row] for row in first],
-        "gold": torch.cat([part["gold"] for part in parts])[first],
-        "probabilities": torch.cat([part["probabilities"] for part in parts])[first],
         "present": present,
     }

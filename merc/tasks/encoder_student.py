@@ -23,7 +23,7 @@ from merc.tasks.student import Taught
 from merc.tasks.trainer import datamodule_of
 
 
-class EncoderStudentTask(Taught, EncoderTask[ReadBatch | MediaBatch]):
+class EncoderStudentTask(EncoderTask[ReadBatch | MediaBatch], Taught):
     """Fine-tunes an encoder on labels and on a teacher, as TelME does (eq. 4-15 of arXiv 2401.12987).
 
     The sibling of :class:`merc.tasks.TextEncoderTask` for any modality: an :class:`~merc.encoders.AudioEncoder` or

@@ -16,16 +16,13 @@ from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import without_modality
 from merc.fusion import FusionHead, FusionOutput
 from merc.graphs import GraphBuilder
-from merc.labels import IGNORE_INDEX
-from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+from merc.tasks.targets import Targets
 
 _LOST = (0.25, 0.5, 1.0)
 """Shares of the utterances of a test that lose a modality, for the report."""
-
-_cross_entropy = PolynomialCrossEntropy(alpha=0.0)
 
 
 class FusionTask(EmotionTask):
@@ -36,15 +33,17 @@ class FusionTask(EmotionTask):
             :class:`~merc.fusion.FusionHead`, or a :class:`functools.partial` of one with options of its own.
         loss: Makes the loss from the width of the head's embeddings (0 if it gives none): a module from logits
             ``(N, C)``, labels ``(N,)`` and embeddings ``(N, d)`` to a dict of weighted terms, such as
-            :class:`merc.losses.FusionLoss`. Default: cross-entropy alone.
+            :class:`merc.losses.FusionLoss`. Default: that of the targets, for emotions cross-entropy alone.
         head_weights: Weights of the head's own ``losses``, by name; a term that is not named has weight 1, one of
             weight 0 is left out.
-        aux_weight: Weight of the mean cross-entropy of the head's auxiliary classifiers, each on the utterances that
-            have its modality; 0 leaves them to the other terms.
+        aux_weight: Weight of the mean loss (cross-entropy for emotions) of the head's auxiliary classifiers, each on
+            the utterances that have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
         modalities: The stores that the head reads. Default: all of the datamodule but those of logits.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
+        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`, which has
+            its own loss).
 
     Raises:
         ValueError: A weight is negative, or the probability is not in [0, 1).
@@ -69,8 +68,9 @@ class FusionTask(EmotionTask):
         modalities: list[str] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        targets: Targets | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, targets)
         weights: Mapping[str, float] = {**(head_weights or {}), "aux_weight": aux_weight}
         if min(weights.values()) < 0 or not 0 <= modality_dropout < 1:
             raise ValueError(
@@ -104,6 +104,7 @@ class FusionTask(EmotionTask):
         if self.make_loss is not None:
             self.embedding_dim = _embedding_dim(self.head)
             self.loss = self.make_loss(self.embedding_dim)
+            self.targets.check_loss(self.loss)
 
     @property
     def inputs(self) -> dict[str, int]:
@@ -114,25 +115,29 @@ class FusionTask(EmotionTask):
         """Fuse; the terms are those of the loss, of the head, and of its auxiliary classifiers."""
         if self.training and self.modality_dropout:
             batch = self._drop_modalities(batch)
-        output = self.head(batch)
-        terms = self._loss_terms(output, batch)
+        output = self.head(self.targets.hidden_from(batch))
+        target = self.targets.of(batch, self.known_facts)
+        terms = self._loss_terms(output, target)
+        unfit = self.head.emotion_losses if self.targets.hides_labels else ()
         for name, term in output.losses.items():
-            if weight := self.head_weights.get(name, 1.0):
+            weight = 0.0 if name in unfit else self.head_weights.get(name, 1.0)
+            if weight:
                 terms[f"head/{name}"] = weight * term
         if self.aux_weight and output.aux_logits:
             aux = [
-                _cross_entropy(logits, batch.label.where(batch.present[name], IGNORE_INDEX))
+                self.targets.default_loss(logits, self.targets.where(target, batch.present[name]))
                 for name, logits in output.aux_logits.items()
             ]
             terms["aux"] = self.aux_weight * torch.stack(aux).mean()
         return Prediction(output.logits, output.embeddings, terms)
 
-    def _loss_terms(self, output: FusionOutput, batch: ConversationBatch) -> dict[str, Tensor]:
+    def _loss_terms(self, output: FusionOutput, target: Tensor) -> dict[str, Tensor]:
         """The terms of the loss; of an ensemble the means over its members."""
         members = output.logits[None] if output.votes is None else output.votes
         if self.loss is None:
-            return {"ce": torch.stack([_cross_entropy(logits, batch.label) for logits in members]).mean()}
-        terms = [self.loss(logits, batch.label, output.embeddings) for logits in members]
+            losses = [self.targets.default_loss(logits, target) for logits in members]
+            return {self.targets.term: torch.stack(losses).mean()}
+        terms = [self.loss(logits, target, output.embeddings) for logits in members]
         return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
 
     def without(self, batch: ConversationBatch) -> dict[tuple[str, float], Tensor]:
@@ -140,7 +145,9 @@ class FusionTask(EmotionTask):
         if len(self.head.dims) == 1:
             return {}
         return {
-            (name, share): self.head(without_modality(batch, name, share)).logits.argmax(-1).cpu()
+            (name, share): self.targets.decided(
+                self.head(self.targets.hidden_from(without_modality(batch, name, share))).logits, self.known_facts
+            )
             for name in self.head.dims
             for share in _LOST
         }

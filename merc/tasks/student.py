@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -14,19 +14,31 @@ from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.utterances import UtteranceDataModule
 from merc.graphs import GraphEncoder
-from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss
+from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss, ValueDistillationLoss
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+from merc.tasks.targets import Targets
 
 
-class Taught:
+class Taught(ABC):
     """What students share: losses on the labels, and on what is stored of a teacher."""
 
-    loss: DistillationLoss | StudentLoss
+    loss: DistillationLoss | StudentLoss | ValueDistillationLoss
     feature_loss: FeatureSimilarityLoss | None
+    targets: Targets
     teacher: str
     teacher_hidden: str
+
+    @property
+    @abstractmethod
+    def classes(self) -> list[str]:
+        """What the outputs mean, which those of the teacher must mean too."""
+
+    @property
+    @abstractmethod
+    def known_facts(self) -> DataFacts:
+        """What the network was built from."""
 
     @property
     @abstractmethod
@@ -40,7 +52,7 @@ class Taught:
             StoreError: They have not, or the logits are of other emotions.
         """
         if self.loss.needs_teacher:
-            data.require(self.teacher, kind="logits", dim=len(data.labels), classes=data.labels.names)
+            data.require(self.teacher, kind="logits", dim=len(self.classes), classes=self.classes)
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
             data.require(self.teacher_hidden, dim=self.hidden_dim)
 
@@ -48,7 +60,7 @@ class Taught:
         self,
         logits: Tensor,
         hidden: Tensor,
-        label: Tensor,
+        target: Tensor,
         present: Tensor,
         stored: Callable[[str], tuple[Tensor, Tensor] | None],
         everywhere: bool = False,
@@ -58,7 +70,7 @@ class Taught:
         Args:
             logits: ``(N, C)`` of the student.
             hidden: ``(N, d)`` of the student.
-            label: ``(N,)`` label ids, -100 for unlabelled.
+            target: ``(N,)`` label ids, -100 for unlabelled, or ``(N, D)`` numbers, NaN for unknown.
             present: ``(N,)`` whether the student reads anything of an utterance.
             stored: By name, what a store of the teacher has of the utterances: features and presence.
             everywhere: Whether the teacher's logits count also where the student reads nothing.
@@ -66,7 +78,8 @@ class Taught:
         terms = {}
         teacher, known = stored(self.teacher) or (None, None)
         if teacher is not None or not self.loss.needs_teacher:
-            terms = self.loss(logits, label, teacher, known if everywhere or known is None else known & present)
+            given = None if teacher is None else self.targets.inputs(teacher, self.known_facts)
+            terms = self.loss(logits, target, given, known if everywhere or known is None else known & present)
         teacher_hidden, known = stored(self.teacher_hidden) or (None, None)
         if self.feature_loss is not None and teacher_hidden is not None and known is not None:
             # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
@@ -74,7 +87,7 @@ class Taught:
         return terms
 
 
-class StudentTask(Taught, EmotionTask):
+class StudentTask(EmotionTask, Taught):
     """Trains a graph encoder on labels and on a teacher (eq. 10 of arXiv 2511.13731, eq. 6 of arXiv 2401.12987).
 
     The teacher's logits, and its hidden states if a loss compares them, come from feature stores, written once
@@ -84,13 +97,15 @@ class StudentTask(Taught, EmotionTask):
         network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
             :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
-        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`.
+        loss: The loss on labels and on the teacher's logits. Default: :class:`merc.losses.DistillationLoss`, for
+            numbers :class:`merc.losses.ValueDistillationLoss`.
         teacher: Name under which the datamodule has the teacher's logits, if the loss needs them.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
         feature_loss: A further loss on the teacher's hidden states, over the utterances that have the modality.
             Default: none.
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
+        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`).
     """
 
     network: GraphEncoder
@@ -99,18 +114,23 @@ class StudentTask(Taught, EmotionTask):
         self,
         network: Callable[[int, int], GraphEncoder],
         modality: str = "audio",
-        loss: DistillationLoss | StudentLoss | None = None,  # the first for configs that name no class
+        loss: DistillationLoss
+        | StudentLoss
+        | ValueDistillationLoss
+        | None = None,  # the first for configs that name no class
         teacher: str = "teacher",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         feature_loss: FeatureSimilarityLoss | None = None,
         teacher_hidden: str = "teacher_hidden",
+        targets: Targets | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, targets)
+        self.targets.check_loss(loss)
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
-        self.loss = loss or DistillationLoss()
+        self.loss = loss or self.targets.student_loss()
         self.teacher = teacher
         self.feature_loss = feature_loss
         self.teacher_hidden = teacher_hidden
@@ -144,5 +164,6 @@ class StudentTask(Taught, EmotionTask):
             return (batch.features[name], batch.present[name]) if name in batch.features else None
 
         # A graph encoder has something to say of every utterance, by those around it.
-        terms = self.taught(logits, hidden, batch.label, batch.present[name], stored, everywhere=True)
+        target = self.targets.of(batch, self.known_facts)
+        terms = self.taught(logits, hidden, target, batch.present[name], stored, everywhere=True)
         return Prediction(logits, hidden, terms)

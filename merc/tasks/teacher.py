@@ -11,10 +11,10 @@ from torch import nn
 from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
-from merc.losses import PolynomialCrossEntropy
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
+from merc.tasks.targets import Targets
 
 
 class TeacherTask(EmotionTask):
@@ -26,10 +26,12 @@ class TeacherTask(EmotionTask):
         network: Makes the graph encoder from the width of the modality and the number of emotions: a subclass of
             :class:`~merc.graphs.GraphEncoder`, or a :class:`functools.partial` of one with options of its own.
         modality: The features that it reads, and the graph that it uses.
-        loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar. Default: cross-entropy,
-            which is 0 (where PyTorch's own is NaN) on a batch without labels.
+        loss: Module from logits ``(N, C)`` and labels ``(N,)``, -100 ignored, to a scalar; for numbers a
+            :class:`merc.losses.ValueLoss`. Default: that of the targets, for emotions cross-entropy, which is 0 (where
+            PyTorch's own is NaN) on a batch without labels.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
+        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`).
     """
 
     network: GraphEncoder
@@ -41,12 +43,14 @@ class TeacherTask(EmotionTask):
         loss: nn.Module | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        targets: Targets | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler)
+        super().__init__(optimizer, lr_scheduler, targets)
+        self.targets.check_loss(loss)
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
-        self.loss = loss or PolynomialCrossEntropy(alpha=0.0)
+        self.loss = loss or self.targets.default_loss
 
     def build_network(self, facts: DataFacts) -> None:
         """Make the graph encoder."""
@@ -58,7 +62,9 @@ class TeacherTask(EmotionTask):
         return {self.modality: self.network.dim}
 
     def step(self, batch: ConversationBatch) -> Prediction:
-        """Encode the conversations; the term ``ce`` is the loss."""
+        """Encode the conversations; the term ``ce`` (``values`` for numbers) is the loss."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
-        return Prediction(logits, hidden, {"ce": self.loss(logits, batch.label)})
+        return Prediction(
+            logits, hidden, {self.targets.term: self.loss(logits, self.targets.of(batch, self.known_facts))}
+        )

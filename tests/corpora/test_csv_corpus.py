@@ -424,3 +424,19 @@ def test_a_corpus_of_any_kind(tmp_path):
         read_corpus(tmp_path / "nowhere.json")
     with pytest.raises(CorpusError, match="nowhere"):
         read_corpus(tmp_path / "nowhere")
+
+
+def test_columns_of_numbers_are_dimensions(tmp_path):
+    rows = ["dialogue,speaker,text,valence,arousal level", 'a,A,x,"3,5",2', "a,B,y,,4", "b,A,z,1,1"]
+    (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")
+    corpus = read_csv(tmp_path / "own.csv", values=["valence", "arousal level"])
+    talks = {talk.id: talk for split in corpus.values() for talk in split}
+    assert [u.values for u in talks["a"].utterances] == [{"valence": 3.5, "arousal_level": 2}, {"arousal_level": 4}]
+    assert corpus.dimensions == {"valence": (1, 3.5), "arousal_level": (1, 4)}
+    assert len(corpus.labels) == 0
+    assert any("Scales are those of the numbers" in note for note in corpus.notes)
+    assert read_csv(tmp_path / "own.csv", values={"valence": (1, 5)}).dimensions == {"valence": (1, 5)}
+    with pytest.raises(CorpusError, match="no column 'dominance'"):
+        read_csv(tmp_path / "own.csv", values=["dominance"])
+    with pytest.raises(CorpusError, match="line 2: column 'text' has 'x', expected a number"):
+        read_csv(tmp_path / "own.csv", text="", values=["text"])

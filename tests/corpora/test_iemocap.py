@@ -205,3 +205,13 @@ def test_other_names_are_no_utterance_ids():
     for name in ("dia0_utt0", "Ses06F_impro01_F000", "Ses01F_impro01", ""):
         with pytest.raises(ValueError, match="is no utterance id"):
             speaker_half(name)
+
+
+def test_valence_activation_and_dominance_are_numbers_whatever_the_label(tmp_path):
+    root = make_iemocap(tmp_path)
+    corpus = read_iemocap(tmp_path if root is None else root)
+    assert corpus.dimensions == {"valence": (1, 5), "activation": (1, 5), "dominance": (1, 5)}
+    utterances = [u for split in corpus.values() for talk in split for u in talk.utterances]
+    rated = [u for u in utterances if u.values]
+    assert rated[0].values == {"valence": 2.5, "activation": 2.5, "dominance": 2.5}
+    assert any(u.label is None for u in rated)

@@ -69,6 +69,7 @@ def simulate(config: SimulationConfig | None = None, **overrides: Any) -> Simula
             f"Labels are noisy: each is redrawn with probability {config.label_noise:g}, as annotators disagree.",
             "The text of an utterance says nothing about its emotion: only the features do.",
         ),
+        dimensions=config.dimensions,
     )
     features = {
         modality: _table(config, modality, corpus, drawn, [data.features[modality] for data in drawn.values()])
@@ -114,6 +115,10 @@ class SimulatedCorpus(FeaturedCorpus):
             KeyError: There is no such split.
             ValueError: ``modalities`` is empty or has one that the corpus lacks.
         """
+        return self._emotion(split, modalities, context) @ torch.from_numpy(self.config.confusion)
+
+    def _emotion(self, split: str, modalities: Iterable[str], context: bool) -> Tensor:
+        """The exact probability of every true emotion."""
         data, chosen = self._split(split), self._subset(modalities)
         log_likelihood = torch.stack([data.log_likelihood[m] for m in chosen]).sum(0)
         prior = torch.from_numpy(self.config.prior)
@@ -121,10 +126,42 @@ class SimulatedCorpus(FeaturedCorpus):
             same_speaker = torch.cat([data.speaker.new_zeros(1), data.speaker[:-1]]) == data.speaker
             same = torch.from_numpy(self.config.transition(same_speaker=True))
             other = torch.from_numpy(self.config.transition(same_speaker=False))
-            emotion = chain_posterior(log_likelihood, data.ptr, same_speaker, prior, same, other)
-        else:
-            emotion = (log_likelihood + prior.log()).softmax(dim=1)
-        return emotion @ torch.from_numpy(self.config.confusion)
+            return chain_posterior(log_likelihood, data.ptr, same_speaker, prior, same, other)
+        return (log_likelihood + prior.log()).softmax(dim=1)
+
+    def expected_values(self, split: str, modalities: Iterable[str], context: bool = True) -> Tensor:
+        """The exact mean of every number, given what these modalities show: no model has a smaller squared error.
+
+        Args:
+            split: Name of the split.
+            modalities: A non-empty subset of the corpus's modalities.
+            context: Given the whole dialogue, else the utterance alone.
+
+        Returns:
+            ``(N, D)`` float64.
+        """
+        return self._emotion(split, modalities, context) @ torch.from_numpy(self.config.middles)
+
+    def optimal_ccc(self, split: str, modalities: Iterable[str], context: bool = True) -> float:
+        r"""The highest concordance that a model can expect, as the mean over the dimensions.
+
+        With :math:`m = E[v | x]`, no function of x correlates more with v than m does, and CCC is at most the
+        correlation. A linear function of m that has mean and deviation of v reaches it: the optimum is the correlation
+        of m and v.
+
+        Args:
+            split: Name of the split.
+            modalities: A non-empty subset of the corpus's modalities.
+            context: Given the whole dialogue, else the utterance alone.
+
+        Raises:
+            ValueError: The corpus has no numbers.
+        """
+        if not self.config.values:
+            raise ValueError("The simulated corpus has no numbers: give it values, such as {'valence': {'joy': 2}}.")
+        pairs = zip(self.expected_values(split, modalities, context).T, self._split(split).values.T, strict=True)
+        found = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
+        return sum(found) / len(found)
 
     def optimum(self, split: str, modalities: Iterable[str], context: bool = True) -> float:
         """Weighted F1, as a fraction, of the best decision for the exact posterior; see :meth:`optimum_of`."""
@@ -161,7 +198,7 @@ class SimulatedCorpus(FeaturedCorpus):
 
         Returns:
             By subset (``text``, ``audio``, ..., ``text+audio+visual``): ``context`` and ``no_context``, weighted F1;
-            ``standard_error`` of ``context``; ``utterances``.
+            ``standard_error`` of ``context``; ``utterances``; ``ccc`` in 0..1, with the context, if there are numbers.
         """
         table: dict[str, dict[str, float | int]] = {}
         for size in range(1, len(self.config.modalities) + 1):
@@ -173,6 +210,8 @@ class SimulatedCorpus(FeaturedCorpus):
                     "standard_error": round(100 * full.standard_error, 2),
                     "utterances": full.utterances,
                 }
+                if self.config.values:
+                    table["+".join(subset)]["ccc"] = round(self.optimal_ccc(split, subset), 4)
         return table
 
     def save(self, out: str | Path) -> None:
@@ -204,6 +243,7 @@ class SimulatedCorpus(FeaturedCorpus):
 def _conversations(config: SimulationConfig, split: str, data: SimulatedSplit) -> list[Conversation]:
     names = config.labels.names
     label, speaker, ptr = data.label.tolist(), data.speaker.tolist(), data.ptr.tolist()
+    values = data.values.tolist()
     return [
         Conversation(
             str(dialogue),
@@ -213,6 +253,7 @@ def _conversations(config: SimulationConfig, split: str, data: SimulatedSplit) -
                     speaker=f"speaker{speaker[row] + 1}",
                     text=f"Turn {row - start + 1} of dialogue {dialogue}.",
                     label=names[label[row]],
+                    values=dict(zip(config.values, values[row], strict=True)) if config.values else None,
                 )
                 for row in range(start, end)
             ),
@@ -240,6 +281,8 @@ def _table(
         else:
             missing[key] = "absent at random in the simulation"
     parameters = dataclasses.asdict(config)
+    for name in ("values", "value_noise"):  # features do not depend on them
+        parameters.pop(name)
     faces = parameters.pop("face_counts")  # of no concern to the other features, whose story stays as it was
     if about:
         parameters["face_counts"] = faces

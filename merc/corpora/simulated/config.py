@@ -61,6 +61,9 @@ class SimulationConfig:
         cast_counts: Relative frequencies of dialogues of 1, 2, 3, ... speakers.
         face_counts: Relative frequencies of pictures with 1, 2, 3, ... faces; no picture has more than its dialogue
             has speakers. They decide the features ``visual_first_face`` alone.
+        values: Numbers beside the emotions, such as valence: by dimension and emotion, the middle of the numbers that
+            utterances of this true emotion have; 0 for an emotion that is not given. Default: none.
+        value_noise: Numbers are spread evenly by as much on either side of the middle, at least 0.
         seed: Non-negative seed. Every split and every purpose has its own stream of random numbers, so that
             changing a parameter or the size of one split leaves all other draws as they are.
 
@@ -94,6 +97,8 @@ class SimulationConfig:
     length_counts: Sequence[float] = _MELD_LENGTHS
     cast_counts: Sequence[float] = _MELD_CASTS
     face_counts: Sequence[float] = (1, 1, 1)
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    value_noise: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -147,6 +152,12 @@ class SimulationConfig:
         for name in ("same_speaker_stay", "other_speaker_stay", "label_noise", "keep_turn", "reply"):
             _within(name, getattr(self, name), 1.0)
         _within("complement_noise", self.complement_noise, math.inf)
+        _within("value_noise", self.value_noise, math.inf)
+        for dimension, middles in self.values.items():
+            if unknown := [e for e in middles if e not in self.emotions]:
+                raise ValueError(
+                    f"values[{dimension!r}] has {', '.join(unknown)}: expected some of {', '.join(self.emotions)}."
+                )
         _frequencies("length_counts", self.length_counts)
         _frequencies("cast_counts", self.cast_counts)
         _frequencies("face_counts", self.face_counts)
@@ -162,6 +173,21 @@ class SimulationConfig:
         """The label set: MELD's if the emotions are MELD's."""
         names = tuple(self.emotions)
         return MELD if names == MELD.names else LabelSet("simulated", names)
+
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """Middle of the numbers of every emotion, ``(C, D)``."""
+        rows = [[middles.get(emotion, 0.0) for middles in self.values.values()] for emotion in self.emotions]
+        return np.array(rows, dtype=np.float64).reshape(len(self.emotions), len(self.values))
+
+    @property
+    def dimensions(self) -> dict[str, tuple[float, float]]:
+        """The scale of every dimension: the numbers that occur, from one whole number to another."""
+        low, high = self.middles.min(0) - self.value_noise, self.middles.max(0) + self.value_noise
+        return {
+            name: (math.floor(low[column]), max(math.ceil(high[column]), math.floor(low[column]) + 1))
+            for column, name in enumerate(self.values)
+        }
 
     @property
     def prior(self) -> NDArray[np.float64]:

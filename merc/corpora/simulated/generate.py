@@ -89,6 +89,7 @@ class SimulatedSplit:
         reliability: ``(N,)`` by modality, hidden.
         features: ``(N, width)`` float32 by modality, drawn for absent utterances too.
         present: ``(N,)`` bool by modality.
+        values: ``(N, D)`` float64, numbers that the true emotion decides up to their noise.
         log_likelihood: ``(N, C)`` float64 by modality: log p(x | emotion) up to a constant for each utterance,
             0 where the modality is absent.
     """
@@ -100,6 +101,7 @@ class SimulatedSplit:
     reliability: Mapping[str, Tensor]
     features: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
+    values: Tensor
     log_likelihood: Mapping[str, Tensor]
 
     def __len__(self) -> int:
@@ -127,6 +129,8 @@ def draw_split(config: SimulationConfig, split: str, emissions: Mapping[str, Emi
     redraw = rng.random(number) < config.label_noise
     label = np.where(redraw, rng.choice(len(prior), size=number, p=prior), emotion)
 
+    middles = config.middles[emotion]
+    noise = stream(config, "values", split).uniform(-1, 1, middles.shape)
     reliability, features, present, log_likelihood = {}, {}, {}, {}
     for modality, emission in emissions.items():
         level = stream(config, "reliability", split, modality).choice(emission.levels, size=number, p=emission.weights)
@@ -144,6 +148,7 @@ def draw_split(config: SimulationConfig, split: str, emissions: Mapping[str, Emi
         reliability=reliability,
         features=features,
         present=present,
+        values=torch.from_numpy(middles + config.value_noise * noise),
         log_likelihood=log_likelihood,
     )
 

@@ -1,0 +1,195 @@
+"""The report of a test on numbers, such as valence or sentiment: metrics.json, predictions.csv and report.md."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from merc.evaluation.ledger import Opening, describe_ledger
+from merc.evaluation.report import (
+    METRICS,
+    VAL,
+    ReportInfo,
+    bullets,
+    missing_lines,
+    plain_info,
+    resumed_text,
+    store_lines,
+)
+from merc.evaluation.tables import markdown_table
+from merc.evaluation.values import AGREEMENT, ValuePredictions, agreement, moments
+from merc.files import write_aside
+
+_OF_CLASSES = ("confusion.png", "uncertainty.png")
+_SENTIMENT = {
+    "acc7": "Acc-7",
+    "acc5": "Acc-5",
+    "acc2": "Acc-2, negative / not",
+    "f1": "F1, negative / not",
+    "acc2_nonzero": "Acc-2, negative / positive",
+    "f1_nonzero": "F1, negative / positive",
+}
+
+
+def write_value_report(
+    folder: str | Path,
+    predictions: ValuePredictions,
+    *,
+    info: ReportInfo,
+    val: ValuePredictions | None = None,
+    without: Mapping[tuple[str, float], Tensor] | None = None,
+    openings: Sequence[Opening] = (),
+    opening: Opening | None = None,
+) -> dict[str, Any]:
+    """Score predicted numbers and write the report of a test.
+
+    As with :func:`merc.evaluation.write_report`, ``metrics.json`` is written last: where it is new, all files are.
+
+    Args:
+        folder: Folder of ``metrics.json``, ``predictions.csv`` and ``report.md``.
+        predictions: The predicted and the annotated numbers.
+        info: Description of the model and of its data.
+        val: Predictions of the same model for the validation split; written to ``predictions_val.csv``.
+        without: By modality and the share of utterances that lacked it, the ``(N, D)`` predicted numbers.
+        openings: The ledger of the run: every reading of its test split.
+        opening: The reading of this report.
+
+    Returns:
+        The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the dimensions; ``values``, all
+        scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with their scales; the
+        number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``; ``val``;
+        ``without``, the mean CCC by modality and share; ``test_reads``.
+
+    Raises:
+        OSError: The files cannot be written; the previous report is unchanged.
+    """
+    metrics: dict[str, Any] = {
+        **_scores(predictions),
+        "intervals": {d: {n: list(i) for n, i in of.items()} for d, of in predictions.intervals().items()},
+        "dimensions": {name: list(scale) for name, scale in predictions.dimensions.items()},
+        "utterances": len(predictions.keys),
+        "scored": int((~predictions.gold.isnan()).any(1).sum()),
+        "missing": {name: int((~there).sum()) for name, there in predictions.present.items()},
+        "info": plain_info(info),
+    }
+    if val is not None:
+        metrics["val"] = _scores(val)
+    if without:
+        metrics["without"] = _without(predictions, without, metrics["ccc"])
+    if openings:
+        metrics["test_reads"] = len(openings)
+    read = describe_ledger(openings, opening) if openings else ""
+    texts = {
+        METRICS: json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.md": _markdown(predictions, info, metrics, read),
+        "predictions.csv": predictions.to_csv(),
+        **({} if val is None else {VAL: val.to_csv()}),
+    }
+    folder = Path(folder)
+    with ExitStack() as files:  # renamed in reverse order
+        aside = {name: files.enter_context(write_aside(folder / name)) for name in texts}
+        for name, text in texts.items():
+            aside[name].write_text(text, encoding="utf-8", newline="")
+    for name in {VAL, *_OF_CLASSES} - set(texts):  # of an earlier report
+        (folder / name).unlink(missing_ok=True)
+    return metrics
+
+
+def _scores(predictions: ValuePredictions) -> dict[str, Any]:
+    values = predictions.scores()
+    means = {name: statistics.fmean(of[name] for of in values.values()) for name in AGREEMENT}
+    return {**means, "values": values}
+
+
+def _without(
+    predictions: ValuePredictions, without: Mapping[tuple[str, float], Tensor], whole: float
+) -> dict[str, dict[str, float]]:
+    """Mean CCC by modality and share, for which nothing lost is share 0."""
+    found: dict[str, dict[str, float]] = {}
+    for (name, share), guess in without.items():
+        ccc = agreement(moments(guess, predictions.gold).sum(0))["ccc"].mean()
+        found.setdefault(name, {"0": whole})[f"{share:g}"] = float(ccc)
+    return found
+
+
+def _markdown(predictions: ValuePredictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
+    total, scored = metrics["utterances"], metrics["scored"]
+    sections = [
+        f"# {info.corpus}, {info.split}: CCC {metrics['ccc']:.3f}",
+        bullets(
+            {
+                "Model": info.model,
+                "Checkpoint": info.checkpoint,
+                "Selected on": info.selected_on,
+                "Validation": f"CCC {metrics['val']['ccc']:.3f} on val" if "val" in metrics else "",
+                "Ledger": read,
+                "Interrupted": resumed_text(info.resumed_at),
+                "Seed": info.seed,
+                "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
+            }
+        ),
+        "## Scores",
+        _agreement_table(metrics),
+        "In brackets: 95 % intervals of a bootstrap over dialogues. CCC: concordance correlation coefficient (Lin "
+        "1989). MAE: mean absolute error, in the units of the scale.",
+        *_sentiment(metrics),
+        "## Data",
+        bullets(
+            {
+                "Corpus": info.corpus,
+                "Protocol": info.protocol,
+                "Split": info.split,
+                "Utterances": f"{total}, of which {scored} are annotated and scored"
+                + (f"; {total - scored} are not: predicted, but not scored" if scored < total else ""),
+            }
+        ),
+    ]
+    if info.notes:
+        sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
+    lacking = "\n".join(missing_lines(predictions.keys, predictions.present, info))
+    sections += ["## Missing modalities", lacking or "No modality was recorded."]
+    if lost := metrics.get("without"):
+        shares = list(next(iter(lost.values())))
+        header = ["Utterances that lose it", *(f"{float(share):.0%}" for share in shares)]
+        rows = [[name, *(f"{of[share]:.3f}" for share in shares)] for name, of in lost.items()]
+        sections += ["## Without a modality", "Mean CCC.", markdown_table(header, rows)]
+    if info.stores:
+        sections += ["## Features", "\n".join(store_lines(info.stores))]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _agreement_table(metrics: Mapping[str, Any]) -> str:
+    rows = []
+    for dimension, scores in metrics["values"].items():
+        low, high = metrics["dimensions"][dimension]
+        cells = []
+        for name in AGREEMENT:
+            least, most = metrics["intervals"][dimension][name]
+            cells.append(f"{scores[name]:.3f} ({least:.3f} to {most:.3f})")
+        rows.append([dimension.capitalize(), f"{low:g} to {high:g}", *cells, str(scores["utterances"])])
+    if len(rows) > 1:
+        rows.append(["Mean", "", *(f"{metrics[name]:.3f}" for name in AGREEMENT), ""])
+    return markdown_table(["", "Scale", "CCC", "Pearson", "MAE", "Utterances"], rows)
+
+
+def _sentiment(metrics: Mapping[str, Any]) -> list[str]:
+    """The usual table of CMU-MOSI, of the dimensions that go from negative to positive."""
+    of = {dimension: scores for dimension, scores in metrics["values"].items() if "acc2" in scores}
+    if not of:
+        return []
+    columns = {name: title for name, title in _SENTIMENT.items() if any(name in scores for scores in of.values())}
+    rows = [
+        [dimension.capitalize(), *(f"{100 * scores[name]:.2f}" if name in scores else "" for name in columns)]
+        for dimension, scores in of.items()
+    ]
+    told = (
+        "In percent. Negative / not: all utterances. Negative / positive: without those whose gold number is 0. F1 is "
+        "weighted by the gold numbers."
+    )
+    return [markdown_table(["", *columns.values()], rows), told]

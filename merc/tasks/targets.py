@@ -1,0 +1,361 @@
+"""What the outputs of a network mean: emotions, or numbers such as valence and sentiment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from merc.conversation import Corpus, Utterance
+from merc.datamodules.facts import DataFacts
+from merc.evaluation import (
+    EmotionMetrics,
+    Predictions,
+    ReportInfo,
+    ValueMetrics,
+    ValuePredictions,
+    write_report,
+    write_value_report,
+)
+from merc.evaluation.ledger import Opening
+from merc.labels import IGNORE_INDEX
+from merc.losses import (
+    ConcordanceLoss,
+    DistillationLoss,
+    PolynomialCrossEntropy,
+    StudentLoss,
+    ValueDistillationLoss,
+    ValueLoss,
+)
+
+Batch = TypeVar("Batch", bound=Any)
+AnyPredictions = Predictions | ValuePredictions
+
+
+class Targets(ABC):
+    """What a task predicts: how many outputs its network has, what they are compared with, and how they are scored.
+
+    Networks and heads know nothing of it: their ``num_classes`` outputs are logits of emotions, or numbers.
+    """
+
+    monitor: ClassVar[str]
+    """The score on ``val`` by which checkpoints are chosen."""
+
+    scores: ClassVar[tuple[str, ...]]
+    """The scores that are logged; the first is shown in the progress bar."""
+
+    term: ClassVar[str]
+    """The name of the loss of a task that names none."""
+
+    hides_labels: ClassVar[bool] = False
+    """Whether labels are hidden from the network, and its losses of emotions are left out."""
+
+    wanted: ClassVar[str]
+    """What an utterance must have to be trained on or scored, for messages."""
+
+    @abstractmethod
+    def names(self, facts: DataFacts) -> tuple[str, ...]:
+        """What each output of the network means."""
+
+    @abstractmethod
+    def names_in(self, corpus: Corpus) -> Sequence[str]:
+        """What the outputs of a network must mean for this corpus."""
+
+    def network_facts(self, facts: DataFacts) -> DataFacts:
+        """The facts that the network is built from: their ``classes`` are its outputs.
+
+        Raises:
+            ValueError: There is nothing to predict.
+        """
+        return facts
+
+    @abstractmethod
+    def annotated(self, utterance: Utterance) -> bool:
+        """Whether an utterance can be trained on or scored."""
+
+    @abstractmethod
+    def of(self, batch: Any, facts: DataFacts) -> Tensor:  # noqa: ANN401 - a LabelledBatch
+        """What the outputs for a batch are compared with by the loss."""
+
+    @abstractmethod
+    def known(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """``(N,)`` booleans: the utterances of a batch that are annotated."""
+
+    def hidden_from(self, batch: Batch) -> Batch:
+        """The batch as the network may see it."""
+        return batch
+
+    @property
+    @abstractmethod
+    def default_loss(self) -> nn.Module:
+        """The loss of a task that names none, and of auxiliary outputs: from outputs and targets to a scalar."""
+
+    @abstractmethod
+    def student_loss(self) -> StudentLoss | ValueDistillationLoss:
+        """The loss of a student that names none."""
+
+    @abstractmethod
+    def check_loss(self, loss: nn.Module | None) -> None:
+        """Refuse a loss that is made for other targets.
+
+        Raises:
+            ValueError: It is.
+        """
+
+    @abstractmethod
+    def where(self, target: Tensor, present: Tensor) -> Tensor:
+        """A target that counts only where ``present (N,)``."""
+
+    @abstractmethod
+    def outputs(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """What a store holds of the outputs."""
+
+    @abstractmethod
+    def inputs(self, stored: Tensor, facts: DataFacts) -> Tensor:
+        """Stored outputs, of a teacher, as the network gives them: undoes :meth:`outputs`."""
+
+    @abstractmethod
+    def decided(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """The prediction for each utterance, on the CPU."""
+
+    @abstractmethod
+    def metrics(self, corpus: Corpus) -> Metric:
+        """The metrics of a split."""
+
+    @abstractmethod
+    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+        """Count a batch."""
+
+    @abstractmethod
+    def rows(self, logits: Tensor, batch: Any, facts: DataFacts) -> dict[str, Tensor]:  # noqa: ANN401
+        """What :meth:`predictions` needs of a batch, on the CPU."""
+
+    @abstractmethod
+    def predictions(self, corpus: Corpus, rows: Mapping[str, Any]) -> AnyPredictions:
+        """The predictions of a split."""
+
+    @abstractmethod
+    def report(
+        self,
+        folder: Path,
+        predictions: AnyPredictions,
+        *,
+        info: ReportInfo,
+        val: AnyPredictions | None,
+        without: Mapping[tuple[str, float], Tensor],
+        openings: Sequence[Opening],
+        opening: Opening | None,
+    ) -> None:
+        """Write the report of a test."""
+
+
+class EmotionTargets(Targets):
+    """Emotions: logits, compared with labels."""
+
+    monitor = "val/weighted_f1"
+    scores = ("weighted_f1", "macro_f1", "accuracy")
+    term = "ce"
+    wanted = "labelled"
+
+    def names(self, facts: DataFacts) -> tuple[str, ...]:
+        """The classes."""
+        return facts.classes
+
+    def names_in(self, corpus: Corpus) -> Sequence[str]:
+        """The label set."""
+        return corpus.labels.names
+
+    def annotated(self, utterance: Utterance) -> bool:
+        """Whether it has a label."""
+        return utterance.label is not None
+
+    def of(self, batch: Any, facts: DataFacts) -> Tensor:  # noqa: ANN401
+        """``(N,)`` label ids."""
+        return batch.label  # type: ignore[no-any-return]
+
+    def known(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Where there is a label."""
+        return batch.label >= 0  # type: ignore[no-any-return]
+
+    @property
+    def default_loss(self) -> nn.Module:
+        """Cross-entropy, 0 (where PyTorch's own is NaN) on a batch without labels."""
+        return PolynomialCrossEntropy(alpha=0.0)
+
+    def student_loss(self) -> StudentLoss:
+        """Distillation of logits."""
+        return DistillationLoss()
+
+    def check_loss(self, loss: nn.Module | None) -> None:
+        """Refuse a loss of numbers."""
+        if isinstance(loss, ValueLoss | ValueDistillationLoss):
+            raise ValueError(
+                f"{type(loss).__name__} is a loss of numbers, and the targets are emotions: set model.targets to "
+                "merc.tasks.ValueTargets, or give a loss of emotions."
+            )
+
+    def where(self, target: Tensor, present: Tensor) -> Tensor:
+        """Other labels are ignored."""
+        return target.where(present, IGNORE_INDEX)
+
+    def outputs(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """The logits."""
+        return logits
+
+    def inputs(self, stored: Tensor, facts: DataFacts) -> Tensor:
+        """The logits."""
+        return stored
+
+    def decided(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """``(N,)`` ids."""
+        return logits.argmax(-1).cpu()
+
+    def metrics(self, corpus: Corpus) -> Metric:
+        """Those of the published tables."""
+        return EmotionMetrics(corpus.labels)
+
+    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+        """Count the utterances."""
+        metrics.update(logits, batch.label)
+
+    def rows(self, logits: Tensor, batch: Any, facts: DataFacts) -> dict[str, Tensor]:  # noqa: ANN401
+        """Labels and probabilities."""
+        return {"gold": batch.label.cpu(), "probabilities": logits.float().softmax(-1).cpu()}
+
+    def predictions(self, corpus: Corpus, rows: Mapping[str, Any]) -> Predictions:
+        """Probabilities of the emotions."""
+        return Predictions(corpus.labels, **rows)
+
+    def report(self, folder: Path, predictions: AnyPredictions, **more: Any) -> None:  # noqa: ANN401 - of write_report
+        """Write the report on emotions."""
+        assert isinstance(predictions, Predictions)
+        write_report(folder, **vars(predictions), **more)
+
+
+class ValueTargets(Targets):
+    """The numbers of a corpus, such as valence, arousal and dominance, or sentiment: one output for each dimension.
+
+    The network learns them with mean 0 and standard deviation 1 over the training split, so that losses and learning
+    rates do not depend on their scale. Stores, reports and scores have the units of the corpus. Heads and encoders need
+    no change; a head's loss terms that need emotions (:attr:`merc.fusion.FusionHead.emotion_losses`) are left out, and
+    labels are hidden from it.
+
+    Args:
+        loss: Default: :class:`merc.losses.ConcordanceLoss`.
+
+    Example:
+        >>> from merc.fusion import ConcatFusion
+        >>> from merc.tasks import FusionTask
+        >>> facts = DataFacts({"text": 384}, (), (), ("text",), {"valence": (2.8, 0.9), "arousal": (3.1, 0.7)})
+        >>> FusionTask(ConcatFusion, targets=ValueTargets()).build(facts).head.num_classes
+        2
+    """
+
+    monitor = "val/ccc"
+    scores = ("ccc", "pearson", "mae")
+    term = "values"
+    hides_labels = True
+    wanted = "annotated"
+
+    def __init__(self, loss: ValueLoss | None = None) -> None:
+        self.value_loss = loss or ConcordanceLoss()
+
+    def names(self, facts: DataFacts) -> tuple[str, ...]:
+        """The dimensions."""
+        return tuple(facts.values)
+
+    def names_in(self, corpus: Corpus) -> Sequence[str]:
+        """The dimensions."""
+        return tuple(corpus.dimensions)
+
+    def network_facts(self, facts: DataFacts) -> DataFacts:
+        """Facts whose classes are the dimensions."""
+        if not facts.values:
+            raise ValueError(
+                "The targets are numbers, and the corpus has none: expected dimensions such as valence. Import it with "
+                "its columns of numbers (--values), or leave out model.targets."
+            )
+        return replace(facts, classes=self.names(facts), class_counts=(0,) * len(facts.values))
+
+    def annotated(self, utterance: Utterance) -> bool:
+        """Whether it has a number."""
+        return bool(utterance.values)
+
+    def of(self, batch: Any, facts: DataFacts) -> Tensor:  # noqa: ANN401
+        """``(N, D)`` numbers with mean 0 and standard deviation 1 over the training split, NaN where there is none."""
+        return self.inputs(batch.values, facts)
+
+    def known(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Where there is a number."""
+        return ~batch.values.isnan().all(1)  # type: ignore[no-any-return]
+
+    def hidden_from(self, batch: Batch) -> Batch:
+        """Without labels, whose ids are not those of the network's outputs."""
+        return replace(batch, label=torch.full_like(batch.label, IGNORE_INDEX))
+
+    @property
+    def default_loss(self) -> nn.Module:
+        """The loss of numbers."""
+        return self.value_loss
+
+    def student_loss(self) -> ValueDistillationLoss:
+        """Distillation of numbers, with the loss of numbers."""
+        return ValueDistillationLoss(values=self.value_loss)
+
+    def check_loss(self, loss: nn.Module | None) -> None:
+        """Refuse a loss of emotions."""
+        if loss is not None and not isinstance(loss, ValueLoss | ValueDistillationLoss):
+            raise ValueError(
+                f"{type(loss).__name__} is a loss of emotions, and the targets are numbers: set model.loss to null and "
+                "choose a merc.losses.ValueLoss as model.targets.init_args.loss."
+            )
+
+    def where(self, target: Tensor, present: Tensor) -> Tensor:
+        """Other numbers are NaN."""
+        return target.where(present[:, None], torch.nan)
+
+    def outputs(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """Numbers in the units of the corpus."""
+        mean, deviation = self._spread(logits, facts)
+        return logits * deviation + mean
+
+    def inputs(self, stored: Tensor, facts: DataFacts) -> Tensor:
+        """Numbers with mean 0 and standard deviation 1 over the training split."""
+        mean, deviation = self._spread(stored, facts)
+        return (stored - mean) / deviation
+
+    @staticmethod
+    def _spread(like: Tensor, facts: DataFacts) -> tuple[Tensor, Tensor]:
+        mean, deviation = zip(*facts.values.values(), strict=True)
+        return like.new_tensor(mean), like.new_tensor(deviation)
+
+    def decided(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """``(N, D)`` numbers."""
+        return self.outputs(logits.float(), facts).cpu()
+
+    def metrics(self, corpus: Corpus) -> Metric:
+        """CCC, Pearson and MAE of the whole split."""
+        return ValueMetrics(len(corpus.dimensions))
+
+    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+        """Remember the numbers."""
+        metrics.update(self.outputs(logits.float(), facts), batch.values)
+
+    def rows(self, logits: Tensor, batch: Any, facts: DataFacts) -> dict[str, Tensor]:  # noqa: ANN401
+        """Annotated and predicted numbers."""
+        return {"gold": batch.values.float().cpu(), "values": self.decided(logits, facts)}
+
+    def predictions(self, corpus: Corpus, rows: Mapping[str, Any]) -> ValuePredictions:
+        """The numbers."""
+        return ValuePredictions(corpus.dimensions, **rows)
+
+    def report(self, folder: Path, predictions: AnyPredictions, **more: Any) -> None:  # noqa: ANN401 - of the report
+        """Write the report on numbers."""
+        assert isinstance(predictions, ValuePredictions)
+        write_value_report(folder, predictions, **more)
