@@ -274,7 +274,7 @@ def test_a_doctor_of_ones_own(text, capsys):
 
 def test_what_an_import_brings(text):
     kinds = {name: import_kind(name) for name in IMPORTS}
-    others = {"table": "numbers", "evidence": "numbers", "film": "numbers", "writing": "features"}
+    others = {"table": "numbers", "npy": "numbers", "evidence": "numbers", "film": "numbers", "writing": "features"}
     assert kinds == {**dict.fromkeys(IMPORTS, "corpus"), **others}
     assert import_kind(IMPORTS["writing"]) == "features"
     own = {"read_own": "corpus", "read_with_features": "corpus", "write_own": "corpus", "lengths": "numbers"}
