@@ -97,8 +97,8 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
             timeline = gr.HTML(elem_classes="merc-timeline")
             table = gr.Dataframe(headers=list(COLUMNS), label="Lines", interactive=False, wrap=True)
         shown = [start, stop, state, results, timeline, files, table]
-        recording.upload(check_recording, recording, state, api_name=False, show_progress="hidden")
-        transcript.upload(check_transcript, transcript, state, api_name=False, show_progress="hidden")
+        recording.upload(check_recording, recording, state, api_visibility="private", show_progress="hidden")
+        transcript.upload(check_transcript, transcript, state, api_visibility="private", show_progress="hidden")
         # No limit here: runs wait for each other by themselves, and say so.
         start.click(
             annotate,
@@ -108,9 +108,10 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
             concurrency_limit=None,
             show_progress="hidden",  # the steps are the progress
         )
-        stop.click(end, None, None, queue=False, api_name=False)
+        stop.click(end, None, None, queue=False, api_visibility="private")
         page.unload(end)
-    return page
+    made: gr.Blocks = page
+    return made
 
 
 def _checked(path: str | None, kind: str, suffixes: Sequence[str]) -> str:
