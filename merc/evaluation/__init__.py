@@ -31,6 +31,7 @@ from merc.evaluation.uncertainty import (
     calibration,
     conformal_sets,
     fit_temperature,
+    noisy_modality,
     with_temperature,
     without_modality,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "ensemble_systems",
     "fit_temperature",
     "holm",
+    "noisy_modality",
     "paired_bootstrap",
     "paired_value_bootstrap",
     "points_figure",

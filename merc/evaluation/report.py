@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,10 @@ from merc.evaluation.predictions import Predictions
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import (
     Calibration,
+    Stress,
     abstain_at_risk,
     abstention,
+    by_modality,
     calibration,
     conformal_sets,
     fit_temperature,
@@ -102,7 +104,7 @@ def write_report(
     info: ReportInfo,
     lines: Sequence[tuple[str, str]] = (),
     val: Predictions | None = None,
-    without: Mapping[tuple[str, float], Tensor] | None = None,
+    stressed: Mapping[Stress, Tensor] | None = None,
     openings: Sequence[Opening] = (),
     opening: Opening | None = None,
 ) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def write_report(
         lines: The speaker and the text of N utterances, for ``predictions.csv``; empty if they are not known.
         val: Predictions of the same model for the validation split, on which temperature, thresholds and sets of
             emotions are chosen; they are written to ``predictions_val.csv``.
-        without: By modality and the share of utterances that lacked it, the ``(N,)`` predicted ids.
+        stressed: The ``(N,)`` predicted ids where utterances lacked a modality, or it was noisy.
         openings: The ledger of the run: every reading of its test split.
         opening: The reading of this report.
 
@@ -131,7 +133,8 @@ def write_report(
         The contents of ``metrics.json``: the scores as fractions in 0..1 (``weighted_f1``, ``macro_f1``, ``accuracy``,
         ``f1/<emotion>``), ``support/<emotion>``, the number of ``utterances`` and of those ``scored``, the
         ``missing`` ones by modality, the ``confusion`` matrix with its ``classes``, and ``info``; ``val``, the scores
-        on the validation split; ``uncertainty``; ``without``, weighted F1 by modality and share; ``test_reads``.
+        on the validation split; ``uncertainty``; ``without`` and ``noise``, weighted F1 by modality and by
+        the share of utterances that lost it, or the level of noise; ``test_reads``.
 
     Raises:
         PredictionsError: The shapes do not match, keys are repeated, or probabilities are not finite.
@@ -161,8 +164,7 @@ def write_report(
         metrics["val"] = {**val.metrics(), "scored": int((val.gold != IGNORE_INDEX).sum())}
     if confusion.sum():
         metrics["uncertainty"] = _uncertainty(predictions, val)
-    if without:
-        metrics["without"] = _without(predictions, without)
+    metrics |= _stressed(predictions, stressed or {})
     if openings:
         metrics["test_reads"] = len(openings)
     figure = confusion_figure(confusion, labels, f"{info.corpus}, {info.split}")
@@ -237,14 +239,13 @@ def _draw_uncertainty(predictions: Predictions, found: Mapping[str, Any]) -> Fig
     return uncertainty_figure(diagrams, curve.coverage, curve.risk)
 
 
-def _without(predictions: Predictions, without: Mapping[tuple[str, float], Tensor]) -> dict[str, dict[str, float]]:
-    """Weighted F1 by modality and share, for which nothing lost is share 0."""
-    whole = predictions.metrics()["weighted_f1"]
-    found: dict[str, dict[str, float]] = {}
-    for (name, share), guess in without.items():
-        confusion = confusion_matrix(guess, predictions.gold, len(predictions.labels)).double()
-        found.setdefault(name, {"0": whole})[f"{share:g}"] = float(weighted_f1(confusion))
-    return found
+def _stressed(predictions: Predictions, stressed: Mapping[Stress, Tensor]) -> dict[str, Any]:
+    """Weighted F1 by kind of stress, modality and amount."""
+    found = {
+        stress: float(weighted_f1(confusion_matrix(guess, predictions.gold, len(predictions.labels)).double()))
+        for stress, guess in stressed.items()
+    }
+    return by_modality(found, predictions.metrics()["weighted_f1"])
 
 
 def plain_info(info: ReportInfo) -> dict[str, Any]:
@@ -343,11 +344,27 @@ def _uncertainty_lines(metrics: Mapping[str, Any]) -> list[str]:
         header = ["Probabilities", "Confidence %", "Accuracy %", "ECE % (95 %)", "Brier", "NLL"]
         sections += ["## Uncertainty", markdown_table(header, rows), "\n".join(f"- {line}" for line in lines)]
         sections.append(f"![Reliability, and risk by coverage]({_UNCERTAINTY})")
-    if lost := metrics.get("without"):
-        shares = list(next(iter(lost.values())))
-        header = ["Utterances that lose it", *(f"{float(share):.0%}" for share in shares)]
-        rows = [[name, *(f"{100 * of[share]:.2f}" for share in shares)] for name, of in lost.items()]
-        sections += ["## Without a modality", "Weighted F1 in percent.", markdown_table(header, rows)]
+    return [*sections, *stress_lines(metrics, "Weighted F1 in percent.", lambda score: f"{100 * score:.2f}")]
+
+
+def stress_lines(metrics: Mapping[str, Any], told: str, cell: Callable[[float], str]) -> list[str]:
+    """The sections on lost and noisy modalities.
+
+    Args:
+        metrics: With ``without`` and ``noise``, if they were measured.
+        told: What the scores are.
+        cell: A score as text.
+    """
+    sections = []
+    for kind, title, first in (
+        ("without", "Without a modality", "Utterances that lose it"),
+        ("noise", "With noise", "Noise over signal"),
+    ):
+        if found := metrics.get(kind):
+            amounts = list(next(iter(found.values())))
+            header = [first, *(f"{float(amount):.0%}" for amount in amounts)]
+            rows = [[name, *(cell(of[amount]) for amount in amounts)] for name, of in found.items()]
+            sections += [f"## {title}", told, markdown_table(header, rows)]
     return sections
 
 

@@ -160,13 +160,17 @@ def _stage(
     if all("uncertainty" in found for found in metrics):
         yield "<h3>Probabilities</h3>"
         yield from _uncertainty(metrics, predictions)
-    if lost := [found["without"] for found in metrics if found.get("without")]:
-        yield "<h3>Without a modality</h3>"
-        curves = {
-            name: [(100 * float(share), 100 * statistics.fmean(of[name][share] for of in lost)) for share in of_first]
-            for name, of_first in lost[0].items()
-        }
-        yield svg(curves_figure(curves, "utterances that lose it, percent", "weighted F1, percent"))
+    for kind, heading, across in (
+        ("without", "Without a modality", "utterances that lose it, percent"),
+        ("noise", "With noise in a modality", "noise over signal, percent"),
+    ):
+        if parts := [found[kind] for found in metrics if found.get(kind)]:
+            yield f"<h3>{heading}</h3>"
+            curves = {
+                name: [(100 * float(at), 100 * statistics.fmean(of[name][at] for of in parts)) for at in of_first]
+                for name, of_first in parts[0].items()
+            }
+            yield svg(curves_figure(curves, across, "weighted F1, percent"))
     curves = {}
     for run in runs:
         for tag, points in learning_curves(run.folder).items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -363,9 +363,51 @@ def without_modality(batch: ConversationBatch, name: str, share: float) -> Conve
     )
 
 
+def noisy_modality(batch: ConversationBatch, name: str, level: float) -> ConversationBatch:
+    """A batch in which the features of a modality are noisy.
+
+    To a vector x of width d it adds ``level * norm(x) / sqrt(d)`` times standard normal numbers: level 1 is as much
+    noise as signal (0 dB), 0.5 is 6 dB. The noise of an utterance depends on its key alone, at every level.
+
+    Args:
+        batch: The batch.
+        name: The modality.
+        level: Size of the noise over that of the features, at least 0.
+    """
+    features = batch.features[name]
+    width = features.shape[1]
+    noise = torch.zeros(len(batch.keys), width)
+    for row, key in enumerate(batch.keys):
+        noise[row] = torch.randn(width, generator=torch.Generator().manual_seed(_hash(key, name)))
+    size = level * features.norm(dim=1, keepdim=True) / width**0.5
+    return replace(batch, features={**batch.features, name: features + size * noise.to(features)})
+
+
+Stress = tuple[Literal["without", "noise"], str, float]
+"""What makes a test harder: the share of utterances that go ``without`` a modality, or the level of its ``noise``."""
+
+
+def stressed(batch: ConversationBatch, stress: Stress) -> ConversationBatch:
+    """A batch under one of these (:func:`without_modality`, :func:`noisy_modality`)."""
+    kind, name, amount = stress
+    return (without_modality if kind == "without" else noisy_modality)(batch, name, amount)
+
+
+def by_modality(scores: Mapping[Stress, float], whole: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores by kind of stress, modality and amount, as in ``metrics.json``; amount 0 is ``whole``."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (kind, name, amount), score in scores.items():
+        found.setdefault(kind, {}).setdefault(name, {"0": whole})[f"{amount:g}"] = score
+    return found
+
+
 def _number(key: UtteranceKey, name: str) -> float:
     """A number in [0, 1) for an utterance and a modality."""
-    return zlib.crc32(f"{UtteranceKey(*key)} {name}".encode()) / 2**32
+    return _hash(key, name) / 2**32
+
+
+def _hash(key: UtteranceKey, name: str) -> int:
+    return zlib.crc32(f"{UtteranceKey(*key)} {name}".encode())
 
 
 def _labelled(predictions: Predictions) -> Tensor:

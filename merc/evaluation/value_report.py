@@ -21,8 +21,10 @@ from merc.evaluation.report import (
     plain_info,
     resumed_text,
     store_lines,
+    stress_lines,
 )
 from merc.evaluation.tables import markdown_table
+from merc.evaluation.uncertainty import Stress, by_modality
 from merc.evaluation.values import AGREEMENT, ValuePredictions, agreement, moments
 from merc.files import write_aside
 
@@ -43,7 +45,7 @@ def write_value_report(
     *,
     info: ReportInfo,
     val: ValuePredictions | None = None,
-    without: Mapping[tuple[str, float], Tensor] | None = None,
+    stressed: Mapping[Stress, Tensor] | None = None,
     openings: Sequence[Opening] = (),
     opening: Opening | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def write_value_report(
         predictions: The predicted and the annotated numbers.
         info: Description of the model and of its data.
         val: Predictions of the same model for the validation split; written to ``predictions_val.csv``.
-        without: By modality and the share of utterances that lacked it, the ``(N, D)`` predicted numbers.
+        stressed: The ``(N, D)`` predicted numbers where utterances lacked a modality, or it was noisy.
         openings: The ledger of the run: every reading of its test split.
         opening: The reading of this report.
 
@@ -64,7 +66,8 @@ def write_value_report(
         The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the dimensions; ``values``, all
         scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with their scales; the
         number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``; ``val``;
-        ``without``, the mean CCC by modality and share; ``test_reads``.
+        ``without`` and ``noise``, the mean CCC by modality and by the share of utterances that lost it, or the level of
+        noise; ``test_reads``.
 
     Raises:
         OSError: The files cannot be written; the previous report is unchanged.
@@ -80,8 +83,7 @@ def write_value_report(
     }
     if val is not None:
         metrics["val"] = _scores(val)
-    if without:
-        metrics["without"] = _without(predictions, without, metrics["ccc"])
+    metrics |= _stressed(predictions, stressed or {}, metrics["ccc"])
     if openings:
         metrics["test_reads"] = len(openings)
     read = describe_ledger(openings, opening) if openings else ""
@@ -107,15 +109,15 @@ def _scores(predictions: ValuePredictions) -> dict[str, Any]:
     return {**means, "values": values}
 
 
-def _without(
-    predictions: ValuePredictions, without: Mapping[tuple[str, float], Tensor], whole: float
-) -> dict[str, dict[str, float]]:
-    """Mean CCC by modality and share, for which nothing lost is share 0."""
-    found: dict[str, dict[str, float]] = {}
-    for (name, share), guess in without.items():
-        ccc = agreement(moments(guess, predictions.gold).sum(0))["ccc"].mean()
-        found.setdefault(name, {"0": whole})[f"{share:g}"] = float(ccc)
-    return found
+def _stressed(
+    predictions: ValuePredictions, stressed: Mapping[Stress, Tensor], whole: float
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean CCC by kind of stress, modality and amount."""
+    found = {
+        stress: float(agreement(moments(guess, predictions.gold).sum(0))["ccc"].mean())
+        for stress, guess in stressed.items()
+    }
+    return by_modality(found, whole)
 
 
 def _markdown(predictions: ValuePredictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
@@ -154,11 +156,7 @@ def _markdown(predictions: ValuePredictions, info: ReportInfo, metrics: Mapping[
         sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
     lacking = "\n".join(missing_lines(predictions.keys, predictions.present, info))
     sections += ["## Missing modalities", lacking or "No modality was recorded."]
-    if lost := metrics.get("without"):
-        shares = list(next(iter(lost.values())))
-        header = ["Utterances that lose it", *(f"{float(share):.0%}" for share in shares)]
-        rows = [[name, *(f"{of[share]:.3f}" for share in shares)] for name, of in lost.items()]
-        sections += ["## Without a modality", "Mean CCC.", markdown_table(header, rows)]
+    sections += stress_lines(metrics, "Mean CCC.", "{:.3f}".format)
     if info.stores:
         sections += ["## Features", "\n".join(store_lines(info.stores))]
     return "\n\n".join(section for section in sections if section) + "\n"

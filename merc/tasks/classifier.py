@@ -22,6 +22,7 @@ from merc.datamodules.facts import DataFacts
 from merc.evaluation import ReportInfo, StoreInfo
 from merc.evaluation.ledger import Opening, read_ledger, record_opening
 from merc.evaluation.predictions import lines_of
+from merc.evaluation.uncertainty import Stress
 from merc.labels import LabelSet
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
@@ -309,13 +310,13 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         """Count the predictions of a test batch and keep them for the report."""
         prediction = self.step(batch)
         self._count("test", prediction, batch)
-        self._tested.append({**self._rows(prediction, batch), "without": self.without(batch)})
+        self._tested.append({**self._rows(prediction, batch), "stressed": self.stressed(batch)})
 
-    def without(self, batch: Batch) -> dict[tuple[str, float], Tensor]:
-        """What the network predicts where a share of the utterances of a test batch lacks a modality.
+    def stressed(self, batch: Batch) -> dict[Stress, Tensor]:
+        """What the network predicts where utterances of a test batch lack a modality, or it is noisy.
 
         Returns:
-            By modality and share, ``(N,)`` ids or ``(N, D)`` numbers on the CPU; nothing by default.
+            By stress, ``(N,)`` ids or ``(N, D)`` numbers on the CPU; nothing by default.
         """
         return {}
 
@@ -334,13 +335,13 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self._tested = []
         folder, ledger = self.report_folder, self._ledger_folder()
         if self.trainer.is_global_zero:
-            without = rows.pop("without", {})
+            stressed = rows.pop("stressed", {})
             self.targets.report(
                 folder,
                 self._predictions(rows),
                 info=self._report_info(),
                 val=self._predicted_val(),
-                without=without,
+                stressed=stressed,
                 openings=read_ledger(ledger),
                 opening=self._opening,
             )
@@ -463,12 +464,12 @@ def _gather(parts: list[dict[str, Any]]) -> dict[str, Any]:
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
     first.sort()
     present = {name: torch.cat([part["present"][name] for part in parts])[first] for name in parts[0]["present"]}
-    without = {
-        name: torch.cat([part["without"][name] for part in parts])[first] for name in parts[0].get("without", {})
+    stressed = {
+        name: torch.cat([part["stressed"][name] for part in parts])[first] for name in parts[0].get("stressed", {})
     }
     columns = [name for name, column in parts[0].items() if isinstance(column, Tensor)]
     return {
-        **({"without": without} if without else {}),
+        **({"stressed": stressed} if stressed else {}),
         **{name: torch.cat([part[name] for part in parts])[first] for name in columns},
         "keys": [keys[row] for row in first],
         "present": present,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.made_up import made_up_batch
-from merc.evaluation import without_modality
+from merc.evaluation.uncertainty import Stress, stressed
 from merc.fusion import FusionHead, FusionOutput
 from merc.graphs import GraphBuilder
 from merc.tasks.base import EmotionTask
@@ -22,6 +22,7 @@ from merc.tasks.factory import Factory
 from merc.tasks.targets import Targets
 
 _LOST = (0.25, 0.5, 1.0)
+_NOISE = (0.5, 1.0, 2.0)
 """Shares of the utterances of a test that lose a modality, for the report."""
 
 
@@ -140,17 +141,16 @@ class FusionTask(EmotionTask):
         terms = [self.loss(logits, target, output.embeddings) for logits in members]
         return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
 
-    def without(self, batch: ConversationBatch) -> dict[tuple[str, float], Tensor]:
-        """What the head predicts where a share of the utterances lacks one of its modalities."""
-        if len(self.head.dims) == 1:
-            return {}
-        return {
-            (name, share): self.targets.decided(
-                self.head(self.targets.hidden_from(without_modality(batch, name, share))).logits, self.known_facts
-            )
-            for name in self.head.dims
-            for share in _LOST
-        }
+    def stressed(self, batch: ConversationBatch) -> dict[Stress, Tensor]:
+        """What the head predicts where utterances lack one of its modalities, or it is noisy."""
+        stresses: list[Stress] = [("noise", name, level) for name in self.head.dims for level in _NOISE]
+        if len(self.head.dims) > 1:
+            stresses += [("without", name, share) for name in self.head.dims for share in _LOST]
+        found = {}
+        for stress in stresses:
+            logits = self.head(self.targets.hidden_from(stressed(batch, stress))).logits
+            found[stress] = self.targets.decided(logits, self.known_facts)
+        return found
 
     def settings(self) -> dict[str, Any]:
         """The features that the head reads, with their widths, and the width that its loss was made for."""

@@ -24,6 +24,7 @@ from merc.evaluation import (
     write_value_report,
 )
 from merc.evaluation.ledger import Opening
+from merc.evaluation.uncertainty import Stress
 from merc.labels import IGNORE_INDEX
 from merc.losses import (
     ConcordanceLoss,
@@ -148,7 +149,7 @@ class Targets(ABC):
         *,
         info: ReportInfo,
         val: AnyPredictions | None,
-        without: Mapping[tuple[str, float], Tensor],
+        stressed: Mapping[Stress, Tensor],
         openings: Sequence[Opening],
         opening: Opening | None,
     ) -> None:

@@ -70,9 +70,10 @@ def test_metrics_count_labelled_utterances_only(tmp_path):
 def test_what_is_chosen_on_val_is_in_the_report(tmp_path):
     val, test = honest(0, 600, temperature=0.5), honest(1, 600, temperature=0.5)
     openings = [Opening("iemocap/test", "a", 0), Opening("iemocap/test", "b", 0), Opening("iemocap/test", "b", 0)]
-    lost = {("audio", 0.5): (test.predicted + 1) % 4, ("audio", 1.0): test.predicted}
+    lost = {("without", "audio", 0.5): (test.predicted + 1) % 4, ("without", "audio", 1.0): test.predicted}
+    noisy = {("noise", "text", 2.0): test.predicted}
     given = {"keys": test.keys, "gold": test.gold, "probabilities": test.probabilities, "present": {}}
-    metrics = write(tmp_path, **given, val=val, without=lost, openings=openings, opening=openings[1])
+    metrics = write(tmp_path, **given, val=val, stressed=lost | noisy, openings=openings, opening=openings[1])
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert {path.name for path in tmp_path.iterdir()} == FILES | {"predictions_val.csv"}
     kept = read_predictions(tmp_path / "predictions_val.csv", IEMOCAP4)
@@ -83,6 +84,7 @@ def test_what_is_chosen_on_val_is_in_the_report(tmp_path):
     assert [one["nominal"] for one in found["conformal"]] == [0.8, 0.9]
     weighted = test.metrics()["weighted_f1"]
     assert metrics["without"]["audio"] == {"0": weighted, "0.5": pytest.approx(0.2, abs=0.2), "1": weighted}
+    assert metrics["noise"] == {"text": {"0": weighted, "2": weighted}}
     page = (tmp_path / "report.md").read_text()
     for part in (
         f"- Validation: weighted F1 {100 * val.metrics()['weighted_f1']:.2f} % on val",
@@ -90,6 +92,7 @@ def test_what_is_chosen_on_val_is_in_the_report(tmp_path):
         f"| with the temperature {found['temperature']:.2f}, fitted on val |",
         f"Sets of emotions for 90% coverage, chosen on val: {100 * found['conformal'][1]['coverage']:.1f} %",
         "| Utterances that lose it | 0% | 50% | 100% |",
+        "| Noise over signal | 0% | 200% |",
     ):
         assert part in page
     write(tmp_path, **given)  # without val: what was chosen on it is gone

@@ -52,14 +52,15 @@ def test_the_page_has_every_part_and_loads_nothing(tmp_path):
         sure = found.probabilities.clone()
         sure[wrong] = torch.nn.functional.one_hot(found.predicted[wrong], 4).float() * 0.96 + 0.01
         lines = [("Ann", "I <b>know</b>" if row == wrong else "words") for row in range(len(found.keys))]
-        without = {("text", share): found.predicted.roll(3) for share in (0.5, 1.0)}
+        worse = found.predicted.roll(3)
+        stressed = {(kind, "text", share): worse for kind in ("without", "noise") for share in (0.5, 1.0)}
         runs.append(
             report_of(
                 tmp_path / f"seed-{seed}/fusion",
                 replace(found, probabilities=sure, lines=lines),
                 seed,
                 val=made_up(0.6, 7),
-                without=without,
+                stressed=stressed,
             )
         )
     opening = Opening("made up/test", "0123456789abcdef", 0, "best.ckpt", "best val", "2026-01-01T00:00:00+00:00")
@@ -78,6 +79,7 @@ def test_the_page_has_every_part_and_loads_nothing(tmp_path):
         "Confusion over all runs",
         "Probabilities",
         "Without a modality",
+        "With noise in a modality",
         "0123456789ab",
         "The surest errors",
         "I &lt;b&gt;know&lt;/b&gt;",

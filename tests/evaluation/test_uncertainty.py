@@ -18,6 +18,7 @@ from merc.evaluation import (
     with_temperature,
     without_modality,
 )
+from merc.evaluation.uncertainty import by_modality, noisy_modality
 from merc.labels import IEMOCAP4
 from support.made_batches import make_batch
 from support.made_predictions import honest
@@ -154,3 +155,23 @@ def test_a_modality_is_lost_by_a_share_that_the_keys_decide():
     assert not (half.present["audio"] & ~quarter.present["audio"]).any()
     second = without_modality(batch.select([1]), "audio", 0.5)
     assert torch.equal(second.present["audio"], half.present["audio"][40:])
+
+
+def test_noise_is_as_large_as_asked_for_and_depends_on_the_key_alone():
+    batch = make_batch([400, 200], {"text": 30, "audio": 2})
+    clean = batch.features["text"]
+    half, double = (noisy_modality(batch, "text", level) for level in (0.5, 2.0))
+    added = half.features["text"] - clean
+    torch.testing.assert_close(double.features["text"] - clean, 4 * added, rtol=1e-3, atol=1e-4)
+    there = batch.present["text"]
+    ratio = (added[there].norm(dim=1) / clean[there].norm(dim=1)).square().mean().sqrt()
+    assert ratio == pytest.approx(0.5, rel=0.03)
+    assert (half.features["text"][~there] == 0).all() and torch.equal(half.present["text"], there)
+    assert torch.equal(half.features["audio"], batch.features["audio"])
+    alone = noisy_modality(batch.select([1]), "text", 0.5)
+    assert torch.equal(alone.features["text"], half.features["text"][400:])
+
+
+def test_scores_are_sorted_by_kind_modality_and_amount():
+    found = by_modality({("noise", "text", 0.5): 0.4, ("without", "text", 1.0): 0.2, ("noise", "text", 2.0): 0.1}, 0.6)
+    assert found == {"noise": {"text": {"0": 0.6, "0.5": 0.4, "2": 0.1}}, "without": {"text": {"0": 0.6, "1": 0.2}}}

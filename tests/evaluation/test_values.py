@@ -176,8 +176,8 @@ def test_the_report_has_scores_intervals_and_the_table_of_mosi(tmp_path):
     (tmp_path / "confusion.png").write_text("of an earlier report on emotions")
     predictions = made()
     info = ReportInfo("made", "test", missing={"text": {}})
-    lost = {("text", 1.0): predictions.values * 0}
-    metrics = write_value_report(tmp_path, predictions, info=info, val=made(0.9), without=lost)
+    lost = {("without", "text", 1.0): predictions.values * 0}
+    metrics = write_value_report(tmp_path, predictions, info=info, val=made(0.9), stressed=lost)
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "confusion.png").exists()
     assert metrics["without"]["text"] == pytest.approx({"0": metrics["ccc"], "1": 0})
