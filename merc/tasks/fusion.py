@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -143,11 +143,8 @@ class FusionTask(EmotionTask):
 
     def stressed(self, batch: ConversationBatch) -> dict[Stress, Tensor]:
         """What the head predicts where utterances lack one of its modalities, or it is noisy."""
-        stresses: list[Stress] = [("noise", name, level) for name in self.head.dims for level in _NOISE]
-        if len(self.head.dims) > 1:
-            stresses += [("without", name, share) for name in self.head.dims for share in _LOST]
         found = {}
-        for stress in stresses:
+        for stress in stresses_of(list(self.head.dims)):
             logits = self.head(self.targets.hidden_from(stressed(batch, stress))).logits
             found[stress] = self.targets.decided(logits, self.known_facts)
         return found
@@ -166,6 +163,14 @@ class FusionTask(EmotionTask):
             features={**batch.features, **{n: batch.features[n] * keep[i][:, None] for i, n in enumerate(names)}},
             present={**batch.present, **{n: keep[i] for i, n in enumerate(names)}},
         )
+
+
+def stresses_of(modalities: Sequence[str]) -> list[Stress]:
+    """What the test of a fusion of some modalities is made harder by; one that is alone cannot be lost."""
+    stresses: list[Stress] = [("noise", name, level) for name in modalities for level in _NOISE]
+    if len(modalities) > 1:
+        stresses += [("without", name, share) for name in modalities for share in _LOST]
+    return stresses
 
 
 def _embedding_dim(head: FusionHead) -> int:

@@ -15,10 +15,11 @@ from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
 from merc.datamodules.lipsync import LipSyncBatch
+from merc.evaluation.uncertainty import Stress, stressed
 from merc.tasks.base import EmotionTask
 from merc.tasks.checkpoints import read_checkpoint
 from merc.tasks.classifier import Prediction
-from merc.tasks.fusion import FusionTask
+from merc.tasks.fusion import FusionTask, stresses_of
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
 from merc.tasks.teacher import TeacherTask
@@ -194,6 +195,13 @@ class JointTask(EmotionTask):
         fused, encoded = self._predict_all(batch)
         parts = {name: self._stored(prediction, batch, [name]) for name, prediction in encoded.items()}
         return self._stored(fused, batch, self.inputs) | parts
+
+    def stressed(self, batch: ConversationBatch) -> dict[Stress, Tensor]:
+        """What the fusion predicts where utterances lack the features of a modality, or these are noisy."""
+        return {
+            stress: self.targets.decided(self.step(stressed(batch, stress)).logits, self.known_facts)
+            for stress in stresses_of(list(self._encoders()))
+        }
 
     def provenance(self) -> dict[str, Any]:
         """What a store of this task's predictions tells of their origin: plain values."""

@@ -1,5 +1,6 @@
 """Joint training: the sum of all losses, from the staged checkpoints, with a second loader where there are clips."""
 
+import json
 import math
 import shutil
 from functools import partial
@@ -445,7 +446,9 @@ def test_a_cut_training_goes_on_without_the_staged_checkpoints(data, chain, tmp_
     trainer.fit_loop.max_epochs = 3
     trainer.fit(task, datamodule=module)  # trained weights: nothing is read again
     trainer.test(task, datamodule=module, ckpt_path=last.best_model_path, weights_only=True, verbose=False)
-    assert (tmp_path / "report/report.md").is_file()
+    metrics = json.loads((tmp_path / "report/metrics.json").read_text())
+    assert metrics["without"].keys() == metrics["noise"].keys() == {"text", "audio", "visual"}
+    assert metrics["noise"]["audio"].keys() == {"0", "0.5", "1", "2"}
 
 
 def test_checkpoints_that_do_not_fit_are_refused(data, chain, tmp_path):
