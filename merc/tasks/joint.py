@@ -200,7 +200,7 @@ class JointTask(EmotionTask):
         """What the fusion predicts where utterances lack the features of a modality, or these are noisy."""
         return {
             stress: self.targets.decided(self.step(stressed(batch, stress)).logits, self.known_facts)
-            for stress in stresses_of(list(self._encoders()))
+            for stress in stresses_of(list(self.fusion.head.dims))
         }
 
     def provenance(self) -> dict[str, Any]:
