@@ -79,7 +79,8 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
     def end(request: gr.Request) -> None:
         runs.stop(str(request.session_hash))
 
-    with gr.Blocks(title="merc", analytics_enabled=False) as page:
+    page = gr.Blocks(title="merc", analytics_enabled=False)
+    with page:
         gr.Markdown(
             "# merc\nWho speaks in a film, and with which emotion. Files of up to "
             f"{max_size}; they stay on the machine that serves this page."
@@ -97,8 +98,8 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
             timeline = gr.HTML(elem_classes="merc-timeline")
             table = gr.Dataframe(headers=list(COLUMNS), label="Lines", interactive=False, wrap=True)
         shown = [start, stop, state, results, timeline, files, table]
-        recording.upload(check_recording, recording, state, api_name=False, show_progress="hidden")
-        transcript.upload(check_transcript, transcript, state, api_name=False, show_progress="hidden")
+        recording.upload(check_recording, recording, state, api_visibility="private", show_progress="hidden")
+        transcript.upload(check_transcript, transcript, state, api_visibility="private", show_progress="hidden")
         # No limit here: runs wait for each other by themselves, and say so.
         start.click(
             annotate,
@@ -108,7 +109,7 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
             concurrency_limit=None,
             show_progress="hidden",  # the steps are the progress
         )
-        stop.click(end, None, None, queue=False, api_name=False)
+        stop.click(end, None, None, queue=False, api_visibility="private")
         page.unload(end)
     return page
 
