@@ -79,7 +79,8 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
     def end(request: gr.Request) -> None:
         runs.stop(str(request.session_hash))
 
-    with gr.Blocks(title="merc", analytics_enabled=False) as page:
+    page = gr.Blocks(title="merc", analytics_enabled=False)
+    with page:
         gr.Markdown(
             "# merc\nWho speaks in a film, and with which emotion. Files of up to "
             f"{max_size}; they stay on the machine that serves this page."

@@ -165,6 +165,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen()  # a browser that comes before all is ready waits, and is not refused
     except OSError as error:
         listener.close()
         raise AppError(f"Nobody can listen at {host}, port {port} ({error.strerror}): pass another --port.") from error
