@@ -7,7 +7,9 @@ from merc.corpora.layouts import LAYOUTS
 from support.made_pickles import write
 
 AUDIO = {"meld": 300, "iemocap": 1582}
-WITH_ALL = [name for name, layout in LAYOUTS.items() if "visual" in (*layout.elements, *layout.files)]
+WITH_ALL = [
+    name for name, layout in LAYOUTS.items() if layout.corpus in AUDIO and "visual" in (*layout.elements, *layout.files)
+]
 
 
 def widths(layout, text):

@@ -24,8 +24,9 @@ def run_command(args: list[str]) -> int:
     )
     parser.add_argument("pipeline", help="config of the pipeline: a file, or a short name such as demo/simulated.yaml")
     add_run_options(parser)
-    own, imports = split_import_options(own, parser)
-    given = parser.parse_args(own)
+    words, imports = split_import_options(own, parser)
+    # Without what is required, an option that nobody knows is more likely a slip than one of the import.
+    given = parser.parse_args(words if {"--out", "-h", "--help"} & {word.partition("=")[0] for word in words} else own)
     from merc.pipeline.run import run_pipeline  # PyTorch takes seconds to import: --help needs none of it
 
     run_pipeline(given.pipeline, trainer_options=extra, imports=imports, **run_options(given))

@@ -25,7 +25,7 @@ from merc.media.decode import MediaError
 from merc.store import FeatureStore
 
 
-@dataclass
+@dataclass(eq=False)
 class MediaBatch:
     """What was read of N utterances.
 

@@ -17,8 +17,6 @@ from merc.store import MANIFEST, FeatureStore, StoreError
 from merc.store.manifest import AGAIN, digest_of
 
 if TYPE_CHECKING:  # kinds act on stages, so this module cannot import them at the top
-    from lightning.pytorch.callbacks import Callback
-
     from merc.pipeline.kinds import StageKind
 
 STATE = "stage.json"
@@ -129,7 +127,7 @@ class StageRun:
     seed: int
     fingerprint: str
     reads: Mapping[str, Path] = field(default_factory=dict)
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence[Any] = ()  # of Lightning, which takes seconds to import
 
     @property
     def state(self) -> dict[str, Any]:

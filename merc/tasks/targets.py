@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -156,6 +156,7 @@ class Targets(ABC):
         """Write the report of a test."""
 
 
+@dataclass(frozen=True, eq=False)
 class EmotionTargets(Targets):
     """Emotions: logits, compared with labels."""
 
@@ -239,6 +240,7 @@ class EmotionTargets(Targets):
         write_report(folder, **vars(predictions), **more)
 
 
+@dataclass(frozen=True, eq=False)  # checkpoints describe it by its fields
 class ValueTargets(Targets):
     """The numbers of a corpus, such as valence, arousal and dominance, or sentiment: one output for each dimension.
 
@@ -264,8 +266,7 @@ class ValueTargets(Targets):
     hides_labels = True
     wanted = "annotated"
 
-    def __init__(self, loss: ValueLoss | None = None) -> None:
-        self.value_loss = loss or ConcordanceLoss()
+    loss: ValueLoss | None = None
 
     def names(self, facts: DataFacts) -> tuple[str, ...]:
         """The dimensions."""
@@ -303,11 +304,11 @@ class ValueTargets(Targets):
     @property
     def default_loss(self) -> nn.Module:
         """The loss of numbers."""
-        return self.value_loss
+        return self.loss or ConcordanceLoss()
 
     def student_loss(self) -> ValueDistillationLoss:
         """Distillation of numbers, with the loss of numbers."""
-        return ValueDistillationLoss(values=self.value_loss)
+        return ValueDistillationLoss(values=self.loss)
 
     def check_loss(self, loss: nn.Module | None) -> None:
         """Refuse a loss of emotions."""

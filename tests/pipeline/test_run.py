@@ -641,7 +641,7 @@ def test_widths_classes_and_stores_that_do_not_fit(done, capsys):
     fit = ["fit", "--config", "teacher.yaml", *data, "--trainer.default_root_dir=fit"]
     simulate(dialogues={"train": 8, "val": 2}, widths={"text": 9}, latent_dims={"text": 6}).save("wide")
     own = str(done / "seed-0/teacher/checkpoints/last.ckpt")
-    wide = [*fit, "--data.stores.text=wide/features/text", "--ckpt_path", own]
+    wide = [*fit, "--data.corpus=wide/corpus.json", "--data.stores.text=wide/features/text", "--ckpt_path", own]
     assert "wide/features/text has vectors of width 9, expected 8" in one_line(capsys, wide)
     emotions = dict.fromkeys(("calm", "cross"), 1)
     simulate(dialogues={"train": 8, "val": 2}, emotions=emotions, widths={"text": 8}, latent_dims={"text": 6}).save(

@@ -43,7 +43,13 @@ def _variational(a, b):
     return losses.VariationalDistillationLoss()(gaussians, present)
 
 
+def _numbers(like):
+    target = torch.randn(N, D, generator=torch.Generator().manual_seed(1)).to(like.device)
+    return target.masked_fill(torch.arange(N, device=like.device)[:, None] % 7 == 3, torch.nan)
+
+
 LOSSES = {
+    "ConcordanceLoss": lambda a, _: losses.ConcordanceLoss()(a, _numbers(a)),
     "DISTLoss": lambda a, b: losses.DISTLoss()(a, _label(a), b, _present(a)),
     "DistillationLoss": lambda a, b: losses.DistillationLoss()(a, _label(a), b, _present(a)),
     "EmotionContrastiveLoss": lambda a, b: losses.EmotionContrastiveLoss()(*_views(a, b), _label(a)),
@@ -56,6 +62,10 @@ LOSSES = {
     "PolynomialCrossEntropy": lambda a, _: losses.PolynomialCrossEntropy()(a, _label(a)),
     "SupervisedContrastiveLoss": lambda a, _: losses.SupervisedContrastiveLoss()(a, _label(a)),
     "SyncLoss": _sync,
+    "ValueDistillationLoss": lambda a, b: losses.ValueDistillationLoss()(a, _numbers(a), b, _present(a)),
+    "ValueHuberLoss": lambda a, _: losses.ValueHuberLoss()(a, _numbers(a)),
+    "ValueL1Loss": lambda a, _: losses.ValueL1Loss()(a, _numbers(a)),
+    "ValueMSELoss": lambda a, _: losses.ValueMSELoss()(a, _numbers(a)),
     "VariationalDistillationLoss": _variational,
     "pairwise_distance": lambda a, b: pairwise_distance(a, b).mean(),
 }
