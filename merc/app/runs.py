@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -119,7 +120,8 @@ class Run:
     async def _work(self) -> AsyncGenerator[Sequence[Step]]:
         if self.stopped:
             return
-        told, errors = self.folder / "told.txt", self.folder / "errors.txt"
+        # By their suffixes neither can be the recording or the transcript, which are in the same folder.
+        told, errors = self.folder / "told.log", self.folder / "errors.log"
         # Wide lines, at once.
         environment = {**os.environ, "COLUMNS": "1000", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         with told.open("wb") as out, errors.open("wb") as problems:
@@ -156,7 +158,7 @@ class Run:
         _, own, message = errors.rpartition("merc annotate: ")
         if not own:
             last = (errors.strip().splitlines() or ["nothing was said"])[-1]
-            message = f"merc annotate ended with status {status} ({last}). Its whole output is in errors.txt."
+            message = f"merc annotate ended with status {status} ({last}). Its whole output is in errors.log."
         return message.strip().replace(f"{self.folder}{os.sep}", "")
 
     def stop(self) -> None:
@@ -198,8 +200,9 @@ class Runs:
 
     def __init__(self, folder: Path, models: Mapping[str, str], jobs: int = 1) -> None:
         self.folder = folder.resolve()
-        self.uploads = self.folder / "uploads"
-        self.uploads.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Of this server alone: it is deleted at the end, and what was in the folder before is nobody's upload.
+        self.uploads = Path(tempfile.mkdtemp(prefix="uploads-", dir=self.folder))
         self.models = models
         self.slots = asyncio.Semaphore(jobs)
         self.by_token: dict[str, Run] = {}

@@ -47,6 +47,8 @@ class AppSettings:
         as_bytes(self.max_size)
         if not self.models:
             raise AppError("There is no model to choose: expected --model with one or more.")
+        if not 0 <= self.port < 2**16:
+            raise AppError(f"port is {self.port}: expected 0 to 65535, where 0 takes a free one.")
         if self.jobs < 1:
             raise AppError(f"jobs is {self.jobs}: expected 1 or more recordings at a time.")
         for model in self.models:

@@ -124,7 +124,7 @@ def test_what_cannot_be_annotated_is_refused_with_what_is_expected(runs, upload,
     ):
         with pytest.raises(AppError, match=message):
             runs.new("visitor", *given)
-    assert not runs.by_token and [path.name for path in runs.folder.iterdir()] == ["uploads"]
+    assert not runs.by_token and list(runs.folder.iterdir()) == [runs.uploads]
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_bad_file_gets_the_message_of_merc(runs, upload):
     ("code", "message"),
     [
         ("import sys; sys.exit('noise\\nmerc annotate: No lines.\\nDo this.')", r"^No lines\.\nDo this\.$"),
-        ("1 / 0", "ended with status 1 .ZeroDivisionError: division by zero.*errors.txt"),
+        ("1 / 0", "ended with status 1 .ZeroDivisionError: division by zero.*errors.log"),
         ("import os; os._exit(9)", "ended with status 9 .nothing was said"),
     ],
 )
@@ -147,6 +147,13 @@ def test_a_failure_tells_the_cause(runs, upload, monkeypatch, code, message):
     monkeypatch.setattr(Run, "command", [sys.executable, "-c", code])
     with pytest.raises(AppError, match=message):
         asyncio.run(watched(runs.new("visitor", upload("talk.mp4"), None, "default")))
+
+
+@pytest.mark.parametrize("name", ["told.txt", "errors.txt", "results.txt"])
+def test_a_transcript_of_any_name_is_left_as_it_is(runs, upload, pretended, name):
+    run = runs.new("visitor", upload("talk.mp4"), upload(name, b"Ann: Hello."), "default")
+    asyncio.run(watched(run))
+    assert (run.folder / run.transcript).read_bytes() == b"Ann: Hello."
 
 
 def hanging(runs, upload, visitor):
@@ -206,6 +213,16 @@ def test_at_the_end_uploads_go_and_results_stay_only_if_asked_for(runs, upload, 
     assert not runs.uploads.exists() and (run.results / "annotation.csv").exists() == keep == runs.folder.exists()
 
 
+def test_what_is_in_the_folder_already_is_neither_deleted_nor_an_upload(tmp_path):
+    film = tmp_path / "uploads" / "mine.mp4"
+    film.parent.mkdir()
+    film.write_bytes(b"x")
+    one, other = (Runs(tmp_path, {"default": "default"}) for _ in range(2))
+    assert not one.is_upload(str(film))
+    one.close(keep=True)
+    assert film.exists() and other.uploads.exists()
+
+
 # The server.
 
 
@@ -235,7 +252,7 @@ def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
         routes = ["/gradio_api/file=", "/gradio_api/file/", "/file=", "/gradio_api/proxy=", "/static/", "/assets/"]
         refused = [route + path for route in routes for path in [*paths, "http://127.0.0.1:9/x"]]
         refused += [
-            f"{start}/{name}" for name in ("errors.txt", "..", "../talk.mp4", "..%2Ftalk.mp4", "%2Fetc%2Fpasswd")
+            f"{start}/{name}" for name in ("errors.log", "..", "../talk.mp4", "..%2Ftalk.mp4", "%2Fetc%2Fpasswd")
         ]
         refused += [f"{start}/stages", f"{start}/.hidden", f"{start}/", "/results/", "/results/x/annotation.csv"]
         refused += [f"/results/{other.token[:-1]}/annotation.csv", "/monitoring", "/docs", "/gradio_api/openapi.json"]
@@ -327,6 +344,8 @@ def test_sizes():
         (["--model", "nowhere"], "There is no model nowhere: expected default, text-meld, a folder of"),
         (["--max_size", "much"], "'much' is no size"),
         (["--jobs", "0"], "jobs is 0: expected 1 or more"),
+        (["--port", "65536"], "port is 65536: expected 0 to 65535"),
+        (["--port", "-1"], "port is -1: expected 0 to 65535"),
     ],
 )
 def test_the_command_refuses_what_cannot_be_meant(args, message, capsys):
@@ -360,7 +379,7 @@ def test_the_command_serves_and_deletes_all_at_the_end(tmp_path):
         try:
             address = process.stdout.readline().strip()
             assert '"title":"merc"' in WEB.get(address, timeout=60).text
-            assert list(tmp_path.glob("merc-app-*/uploads"))
+            assert list(tmp_path.glob("merc-app-*/uploads-*"))
             with WEB.stream("GET", f"{address}/gradio_api/heartbeat/abc", timeout=60):  # a page that is open
                 process.send_signal(signal.SIGINT)
                 rest = process.communicate(timeout=60)[0]
