@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from merc.evaluation.report import (
     store_lines,
 )
 from merc.evaluation.tables import markdown_table
-from merc.evaluation.values import AGREEMENT, ValuePredictions, agreement, moments
+from merc.evaluation.values import AGREEMENT, ValuePredictions
 from merc.files import write_aside
 
 _OF_CLASSES = ("confusion.png", "uncertainty.png")
@@ -61,10 +62,10 @@ def write_value_report(
         opening: The reading of this report.
 
     Returns:
-        The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the dimensions; ``values``, all
-        scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with their scales; the
-        number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``; ``val``;
-        ``without``, the mean CCC by modality and share; ``test_reads``.
+        The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the annotated dimensions;
+        ``values``, all scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with
+        their scales; the number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``;
+        ``val``; ``without``, the mean CCC by modality and share; ``test_reads``.
 
     Raises:
         OSError: The files cannot be written; the previous report is unchanged.
@@ -103,7 +104,9 @@ def write_value_report(
 
 def _scores(predictions: ValuePredictions) -> dict[str, Any]:
     values = predictions.scores()
-    means = {name: statistics.fmean(of[name] for of in values.values()) for name in AGREEMENT}
+    # Of a dimension without annotation all scores are 0, which would be the best MAE.
+    known = [of for of in values.values() if of["utterances"]] or list(values.values())
+    means = {name: statistics.fmean(of[name] for of in known) for name in AGREEMENT}
     return {**means, "values": values}
 
 
@@ -113,8 +116,8 @@ def _without(
     """Mean CCC by modality and share, for which nothing lost is share 0."""
     found: dict[str, dict[str, float]] = {}
     for (name, share), guess in without.items():
-        ccc = agreement(moments(guess, predictions.gold).sum(0))["ccc"].mean()
-        found.setdefault(name, {"0": whole})[f"{share:g}"] = float(ccc)
+        ccc = _scores(replace(predictions, values=guess))["ccc"]
+        found.setdefault(name, {"0": whole})[f"{share:g}"] = ccc
     return found
 
 
