@@ -25,7 +25,12 @@ def compare_command(args: list[str]) -> int:
         "other code; NAME=... names the system",
     )
     parser.add_argument("--stages", type=str, nargs="+", default=[], help="stages to take of folders of `merc run`")
-    parser.add_argument("--out", type=Path | None, default=None, help="folder for compare.html, .md, .tex and .json")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        help="folder for compare.html, .md, .tex and .json; of numbers .md and .json",
+    )
     parser.add_argument(
         "--labels", type=str, nargs="+", default=[], help="emotions in the order of the numbers that other code gives"
     )
@@ -42,31 +47,33 @@ def compare_command(args: list[str]) -> int:
     given = parser.parse_args(args)
     if given.utterances and given.out is None:
         parser.error("--utterances needs --out, the folder of the figures")
+    if given.corpus is not None and not given.utterances:
+        parser.error("--corpus is read for --utterances alone: name some, or leave it out")
     from rich.console import Console  # as in merc.cli.run
 
     from merc.evaluation import (
         compare_systems,
         compare_values,
         print_comparison,
+        print_value_comparison,
         read_systems,
         read_value_systems,
         write_comparison,
     )
     from merc.evaluation.utterance_figure import write_utterances
-    from merc.evaluation.value_comparison import plain_table
 
+    console = Console()
     numbers = read_value_systems(given.systems, stages=given.stages)
     if numbers is not None:
+        if unfit := [f"--{name}" for name in ("labels", "utterances") if given[name]]:
+            parser.error(f"{' and '.join(unfit)}: of emotions alone, and these systems predict numbers. Leave it out")
         compared = compare_values(numbers, samples=given.samples, seed=given.seed)
-        for rows in (compared.systems_table(), compared.pairs_table()):
-            Console().print(plain_table(rows))
-        Console().print("p: of the CCC, corrected over all pairs and dimensions (Holm). A lower MAE is better.")
+        print_value_comparison(compared, console)
         if given.out is not None:
-            Console().print(f"Report: {compared.write(given.out)}", markup=False)
+            console.print(f"Report: {compared.write(given.out)}", markup=False)
         return 0
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)
-    console = Console()
     print_comparison(found, console)
     if given.out is not None:
         console.print(f"Report: {write_comparison(found, given.out)}", markup=False)

@@ -95,13 +95,22 @@ class MediaDataModule(UtteranceDataModule):
         return self.reader.provenance()
 
     def train_dataloader(self) -> DataLoader[MediaBatch]:
-        """Labelled utterances of ``train`` that can be read, in shuffled batches of similar length."""
+        """Labelled utterances of ``train`` that can be read, in shuffled batches of similar length.
+
+        Raises:
+            ValueError: None can be read.
+        """
         self._prepare()
         labelled = self._labelled("train")
         reasons = {key: self._why_not(key, utterance) for key, utterance in labelled}
         found = Counter(reason for reason in reasons.values() if reason)
+        why = ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
+        if labelled and found.total() == len(labelled):
+            raise ValueError(
+                f"None of the {len(labelled)} labelled utterances of train can be read: {why}. Give a corpus with such "
+                "media, or another reader."
+            )
         if found:
-            why = ", ".join(f"{reason} ({count})" for reason, count in found.most_common())
             rank_zero_info(
                 f"Training leaves out {found.total()} of {len(labelled)} labelled utterances, which cannot be read: "
                 f"{why}."

@@ -35,7 +35,13 @@ from merc.evaluation.uncertainty import (
     with_temperature,
     without_modality,
 )
-from merc.evaluation.value_comparison import ValueComparison, ValuePair, compare_value_seeds, compare_values
+from merc.evaluation.value_comparison import (
+    ValueComparison,
+    ValuePair,
+    compare_value_seeds,
+    compare_values,
+    print_value_comparison,
+)
 from merc.evaluation.value_report import write_value_report
 from merc.evaluation.values import (
     ValueDifference,
@@ -98,6 +104,7 @@ __all__ = [
     "points_figure",
     "pooled",
     "print_comparison",
+    "print_value_comparison",
     "read_ledger",
     "read_other_predictions",
     "read_predictions",

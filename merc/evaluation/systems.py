@@ -93,7 +93,10 @@ def read_systems(
     """
     grouped = _grouped(sources, stages)
     if numbers := [path for files in grouped.values() for path in files if holds_values(path)]:
-        raise PredictionsError(f"{numbers[0]} holds numbers, the others emotions: compare one kind at a time.")
+        raise PredictionsError(
+            f"{numbers[0]} holds predicted numbers: expected emotions. Read numbers with "
+            "merc.evaluation.read_value_systems."
+        )
     own = {name: [p for p in files if _is_ours(p)] for name, files in grouped.items()}
     ours = {name: _read_own(name, files) for name, files in own.items() if files}
     reference = next((system.runs[0] for system in ours.values()), None)

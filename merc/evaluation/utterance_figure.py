@@ -97,7 +97,7 @@ def utterance_figure(
 
 
 def frame_of(utterance: Utterance) -> Tensor | None:
-    """The frame in the middle of an utterance, ``(3, H, W)`` uint8; ``None`` if it has no video.
+    """The frame in the middle of an utterance, ``(3, H, W)`` uint8; ``None`` if it has no video, or that ends before.
 
     Raises:
         MediaError: The clip cannot be read.
@@ -110,8 +110,8 @@ def frame_of(utterance: Utterance) -> Tensor | None:
     if clip is None:
         return None
     end = probe(clip.path).duration if clip.end is None else clip.end
-    [middle] = frames_at(clip, [int((end - clip.start) / 2 * FRAME_RATE)])
-    return middle.images[0]
+    middle = next(frames_at(clip, [int((end - clip.start) / 2 * FRAME_RATE)]), None)
+    return None if middle is None else middle.images[0]
 
 
 def _key_of(name: str, systems: Mapping[str, System]) -> UtteranceKey:

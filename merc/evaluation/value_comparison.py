@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from merc.evaluation.head_to_head import holm
@@ -57,7 +58,7 @@ def compare_value_seeds(
         row.append(_spread([run["val"]["ccc"] for run in found]) if all("val" in run for run in found) else "")
         if best:
             share = statistics.fmean(run["ccc"] for run in found) / best[name] if name in best else None
-            row += [f"{best[name]:.3f}", f"{share:.1%}"] if share is not None else ["", ""]
+            row += [f"{best[name]:.3f}", f"{100 * share:.1f} %"] if share is not None else ["", ""]
         if len(dimensions) > 1:
             row += [_spread([run["values"][dimension]["ccc"] for run in found]) for dimension in dimensions]
         rows.append(row)
@@ -176,6 +177,18 @@ class ValueComparison:
         write_json(Path(out) / "compare.json", self.plain())
         write_text(Path(out) / "compare.md", self.markdown())
         return Path(out) / "compare.md"
+
+
+def print_value_comparison(found: ValueComparison, console: Console) -> None:
+    """Print a comparison to a terminal.
+
+    Args:
+        found: The comparison.
+        console: Where to print.
+    """
+    for rows in (found.systems_table(), found.pairs_table()):
+        console.print(plain_table(rows))
+    console.print("p: of the CCC, corrected over all pairs and dimensions (Holm). A lower MAE is better.")
 
 
 def _range(found: ValueDifference) -> str:

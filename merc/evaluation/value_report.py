@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from merc.evaluation.report import (
 )
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import Stress, by_modality
-from merc.evaluation.values import AGREEMENT, ValuePredictions, agreement, moments
+from merc.evaluation.values import AGREEMENT, ValuePredictions
 from merc.files import write_aside
 
 _OF_CLASSES = ("confusion.png", "uncertainty.png")
@@ -63,11 +64,11 @@ def write_value_report(
         opening: The reading of this report.
 
     Returns:
-        The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the dimensions; ``values``, all
-        scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with their scales; the
-        number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``; ``val``;
-        ``without`` and ``noise``, the mean CCC by modality and by the share of utterances that lost it, or the level of
-        noise; ``test_reads``.
+        The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the annotated dimensions;
+        ``values``, all scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with
+        their scales; the number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``;
+        ``val``; ``without`` and ``noise``, the mean CCC by modality and by the share of utterances that lost it, or the
+        level of noise; ``test_reads``.
 
     Raises:
         OSError: The files cannot be written; the previous report is unchanged.
@@ -105,7 +106,9 @@ def write_value_report(
 
 def _scores(predictions: ValuePredictions) -> dict[str, Any]:
     values = predictions.scores()
-    means = {name: statistics.fmean(of[name] for of in values.values()) for name in AGREEMENT}
+    # Of a dimension without annotation all scores are 0, which would be the best MAE.
+    known = [of for of in values.values() if of["utterances"]] or list(values.values())
+    means = {name: statistics.fmean(of[name] for of in known) for name in AGREEMENT}
     return {**means, "values": values}
 
 
@@ -113,10 +116,7 @@ def _stressed(
     predictions: ValuePredictions, stressed: Mapping[Stress, Tensor], whole: float
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mean CCC by kind of stress, modality and amount."""
-    found = {
-        stress: float(agreement(moments(guess, predictions.gold).sum(0))["ccc"].mean())
-        for stress, guess in stressed.items()
-    }
+    found = {stress: _scores(replace(predictions, values=guess))["ccc"] for stress, guess in stressed.items()}
     return by_modality(found, whole)
 
 

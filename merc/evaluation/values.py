@@ -189,11 +189,15 @@ class ValueMetrics(Metric):
         self.gold.append(gold.float())
 
     def compute(self) -> dict[str, Tensor]:
-        """``ccc``, ``pearson`` and ``mae``, each the mean over the D dimensions; 0 without utterances."""
+        """``ccc``, ``pearson`` and ``mae``, each the mean over the annotated dimensions; 0 without any."""
         if not len(self.gold):
             return dict.fromkeys(AGREEMENT, torch.zeros(()))
-        found = agreement(moments(dim_zero_cat(self.predicted), dim_zero_cat(self.gold)).sum(0))
-        return {name: values.float().mean() for name, values in found.items()}
+        gold = dim_zero_cat(self.gold)
+        known = (~gold.isnan()).any(0)
+        found = agreement(moments(dim_zero_cat(self.predicted), gold).sum(0))
+        return {
+            name: values.where(known, 0.0).float().sum() / known.sum().clamp(min=1) for name, values in found.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)

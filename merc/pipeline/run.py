@@ -18,8 +18,11 @@ from merc.evaluation import (
     compare_seeds,
     compare_systems,
     compare_value_seeds,
+    compare_values,
     print_comparison,
+    print_value_comparison,
     read_systems,
+    read_value_systems,
     write_comparison,
 )
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
@@ -102,10 +105,20 @@ def run_stages(
     report = _summarise(runs, Path(out), console)
     if pipeline.compare:
         tested = [f"{run.stage.name}={run.folder}" for run in runs if run.stage.name in pipeline.compare]
-        found = compare_systems(read_systems(tested))
-        print_comparison(found, console)
-        console.print(f"Comparison: {write_comparison(found, Path(out) / 'compare')}", markup=False)
+        console.print(f"Comparison: {_compare(tested, Path(out) / 'compare', console)}", markup=False)
     return report
+
+
+def _compare(systems: Sequence[str], out: Path, console: Console) -> Path:
+    """Compare systems head to head, all of emotions or all of numbers; the path of the report."""
+    numbers = read_value_systems(systems)
+    if numbers is None:
+        found = compare_systems(read_systems(systems))
+        print_comparison(found, console)
+        return write_comparison(found, out)
+    compared = compare_values(numbers)
+    print_value_comparison(compared, console)
+    return compared.write(out)
 
 
 def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:

@@ -102,7 +102,9 @@ class EncoderTask(ClassifierTask[Batch]):
         zeros = torch.zeros(len(batch.missing), width, device=batch.label.device)
         if batch.inputs is None and self.training:
             # Processes that train together expect a gradient of every parameter: here it is 0.
-            zeros = zeros + 0.0 * torch.stack([p.sum() for p in self.encoder.parameters() if p.requires_grad]).sum()
+            for parameter in self.encoder.parameters():
+                if parameter.requires_grad:
+                    zeros = zeros + 0.0 * parameter.sum()
         return zeros
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class StudentTask(EmotionTask, Taught):
         targets: Targets | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, targets)
-        self.targets.check_loss(loss)
+        self.targets.check_loss(loss, ValueDistillationLoss)
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality

@@ -102,8 +102,12 @@ class Targets(ABC):
         """The loss of a student that names none."""
 
     @abstractmethod
-    def check_loss(self, loss: nn.Module | None) -> None:
+    def check_loss(self, loss: nn.Module | None, like: type[nn.Module] | None = None) -> None:
         """Refuse a loss that is made for other targets.
+
+        Args:
+            loss: The loss of a task, if it names one.
+            like: What a loss of numbers must be for this task; ``None`` if the task takes none but that of the targets.
 
         Raises:
             ValueError: It is.
@@ -194,7 +198,7 @@ class EmotionTargets(Targets):
         """Distillation of logits."""
         return DistillationLoss()
 
-    def check_loss(self, loss: nn.Module | None) -> None:
+    def check_loss(self, loss: nn.Module | None, like: type[nn.Module] | None = None) -> None:
         """Refuse a loss of numbers."""
         if isinstance(loss, ValueLoss | ValueDistillationLoss):
             raise ValueError(
@@ -310,13 +314,16 @@ class ValueTargets(Targets):
         """Distillation of numbers, with the loss of numbers."""
         return ValueDistillationLoss(values=self.loss)
 
-    def check_loss(self, loss: nn.Module | None) -> None:
-        """Refuse a loss of emotions."""
-        if loss is not None and not isinstance(loss, ValueLoss | ValueDistillationLoss):
-            raise ValueError(
-                f"{type(loss).__name__} is a loss of emotions, and the targets are numbers: set model.loss to null and "
-                "choose a merc.losses.ValueLoss as model.targets.init_args.loss."
-            )
+    def check_loss(self, loss: nn.Module | None, like: type[nn.Module] | None = None) -> None:
+        """Refuse a loss of emotions, and one of numbers that the task cannot call."""
+        if loss is None or (like is not None and isinstance(loss, like)):
+            return
+        numbers = isinstance(loss, ValueLoss | ValueDistillationLoss)
+        found = "is not a loss for this task" if numbers else "is a loss of emotions, and the targets are numbers"
+        raise ValueError(
+            f"{type(loss).__name__} {found}: set model.loss to null and choose a merc.losses.ValueLoss as "
+            "model.targets.init_args.loss."
+        )
 
     def where(self, target: Tensor, present: Tensor) -> Tensor:
         """Other numbers are NaN."""

@@ -11,6 +11,7 @@ from torch import nn
 from merc.batch import ConversationBatch
 from merc.datamodules.facts import DataFacts
 from merc.graphs import GraphEncoder
+from merc.losses import ValueLoss
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
@@ -46,7 +47,7 @@ class TeacherTask(EmotionTask):
         targets: Targets | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, targets)
-        self.targets.check_loss(loss)
+        self.targets.check_loss(loss, ValueLoss)
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality

@@ -73,3 +73,4 @@ def test_the_frame_is_that_in_the_middle(tmp_path):
         frame = frame_of(Utterance("0", "Ann", "", video=clip))
         assert numbers(torch.stack([frame])) == [expected]
     assert frame_of(Utterance("0", "Ann", "")) is None
+    assert frame_of(Utterance("0", "Ann", "", video=Clip(path, 1.6, 9.0))) is None  # the video ends at 2 s

@@ -111,6 +111,24 @@ def test_what_is_not_defined_is_0():
     assert (nothing["ccc"], nothing["mae"], nothing["utterances"]) == (0, 0, 0)
 
 
+def test_a_dimension_without_annotation_does_not_count_in_the_means(tmp_path):
+    whole = made()
+    predictions = ValuePredictions(SCALES, whole.keys, whole.gold.clone(), whole.values)
+    predictions.gold[:, 0] = torch.nan
+    found = write_value_report(
+        tmp_path, predictions, info=ReportInfo("made", "test"), without={("text", 0.5): predictions.values}
+    )
+    sentiment = whole.scores()["sentiment"]
+    metrics = ValueMetrics(2)
+    metrics.update(predictions.values, predictions.gold)
+    for name, value in metrics.compute().items():
+        assert found[name] == sentiment[name]  # a mean with the 0 of valence would halve the MAE
+        assert value.item() == pytest.approx(sentiment[name], rel=1e-6)
+    assert found["without"]["text"]["0.5"] == sentiment["ccc"]
+    predictions.gold[:] = torch.nan
+    assert write_value_report(tmp_path, predictions, info=ReportInfo("made", "test"))["ccc"] == 0
+
+
 def test_metrics_are_of_the_whole_split_and_not_a_mean_over_batches():
     predictions = made()
     metrics = ValueMetrics(2)

@@ -15,6 +15,7 @@ import lightning
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 import merc.evaluation.report
 import merc.pipeline.kinds
@@ -23,10 +24,11 @@ from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.evaluation import read_ledger, read_predictions
-from merc.pipeline.run import run_pipeline
+from merc.pipeline.run import _compare, run_pipeline
 from merc.store import FeatureStore
 from merc.tasks import TeacherTask
 from merc.tasks.base import EmotionTask
+from support.made_values import value_run
 
 EPOCHS = 4
 TEACHER = {
@@ -756,3 +758,11 @@ def test_from_python_wrong_options_raise(done):
 def test_a_task_without_a_report_says_so(place, capsys, monkeypatch):
     monkeypatch.setattr(TeacherTask, "on_test_epoch_end", lambda self: None)
     assert "writes no report: set `report: false` for 'teacher'" in one_line(capsys, RUN)
+
+
+def test_stages_that_predict_numbers_are_compared_as_numbers(tmp_path):
+    value_run(tmp_path / "concat", 2.0)
+    value_run(tmp_path / "fusion", 0.3)
+    systems = [f"{name}={tmp_path / name}" for name in ("concat", "fusion")]
+    report = _compare(systems, tmp_path / "compare", Console(quiet=True))
+    assert "fusion - concat" in report.read_text()

@@ -1,6 +1,7 @@
 """Students that are encoders: tuned from clips, taught by stores, interrupted, in half precision, up to the fusion."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -210,6 +211,17 @@ def test_what_cannot_be_read_is_left_out_of_training_and_said(folders, corpus, t
     assert sum(len(batch.keys) for batch in data.val_dataloader()) == 9
 
 
+def test_a_corpus_of_which_nothing_can_be_trained_on_is_refused(folders, corpus, tmp_path):
+    talks = {
+        split: [replace(c, utterances=tuple(replace(u, media=None) for u in c.utterances)) for c in of]
+        for split, of in corpus.items()
+    }
+    data = MediaDataModule(Corpus("mute", MELD, talks), SoundReader(), workers=0)
+    task = student(folders, "data2vec-audio", loss=DISTLoss(alpha=0.0), feature_loss=None)
+    with pytest.raises(ValueError, match=r"None of the 15 labelled .* can be read: no file with sound \(15\)"):
+        trainer_in(tmp_path).fit(task, datamodule=data)
+
+
 def test_unread_utterances_change_neither_loss_nor_gradients(folders):
     task = student(folders, "data2vec-audio", loss=DISTLoss(alpha=0.0), feature_loss=None).build(FACTS).eval()
     found = []
@@ -228,6 +240,8 @@ def test_a_batch_of_which_nothing_can_be_read_gives_zero_gradients(folders):
     prediction = task.step(sounds(task, missing=3))
     prediction.loss.backward()
     assert prediction.loss == 0 and all(p.grad is not None and not p.grad.any() for p in task.parameters())
+    task.encoder.requires_grad_(False)  # as frozen_layers does, where nothing stands behind the layers
+    assert task.step(sounds(task, missing=3)).loss == 0
 
 
 # The losses

@@ -18,7 +18,14 @@ from merc.features.table import FeaturedCorpus
 from merc.fusion import CMATHFusion, ConcatFusion, HierarchicalFusion, LFVDFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.labels import LabelSet
-from merc.losses import DistillationLoss, FusionLoss, LogitAdjusted, ValueL1Loss, ValueMSELoss
+from merc.losses import (
+    DistillationLoss,
+    FusionLoss,
+    LogitAdjusted,
+    ValueDistillationLoss,
+    ValueL1Loss,
+    ValueMSELoss,
+)
 from merc.store import FeatureStore
 from merc.tasks import FusionTask, StudentTask, TeacherTask, ValueTargets
 from support.quiet_trainer import trainer_in
@@ -152,8 +159,14 @@ def test_losses_of_the_other_kind_are_refused(made):
             teacher(loss=loss, targets=ValueTargets())
     with pytest.raises(ValueError, match="is a loss of numbers, and the targets are emotions"):
         teacher(loss=ValueMSELoss())
+    with pytest.raises(ValueError, match=r"ValueDistillationLoss is not a loss for this task.*init_args\.loss"):
+        teacher(loss=ValueDistillationLoss(), targets=ValueTargets())
+    with pytest.raises(ValueError, match="ValueL1Loss is not a loss for this task"):
+        StudentTask(partial(GCNEncoder, hidden_dim=16), loss=ValueL1Loss(), targets=ValueTargets())
     module = ConversationDataModule(made.corpus, {})
     facts = replace(module.facts, widths=WIDTHS, modalities=tuple(WIDTHS))
+    with pytest.raises(ValueError, match="ValueL1Loss is not a loss for this task"):
+        FusionTask(ConcatFusion, loss=lambda width: ValueL1Loss(), targets=ValueTargets()).build(facts)
     with pytest.raises(ValueError, match="FusionLoss is a loss of emotions"):
         FusionTask(ConcatFusion, loss=FusionLoss, targets=ValueTargets()).build(facts)
     with pytest.raises(ValueError, match="the corpus has none"):

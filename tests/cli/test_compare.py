@@ -1,0 +1,66 @@
+"""``merc compare`` of systems that predict numbers: what it prints and writes, and what it refuses."""
+
+import json
+
+import pytest
+
+from merc.cli import main
+from merc.evaluation import (
+    PredictionsError,
+    ReportInfo,
+    read_systems,
+    write_report,
+)
+from support.made_predictions import made_up
+from support.made_values import SCALES, value_run
+
+
+def emotion_run(folder):
+    found = made_up(0.6, 1)
+    write_report(folder / "report", **vars(found), info=ReportInfo("made", "test"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    for seed in (0, 1):
+        value_run(tmp_path / f"run/seed-{seed}/good", 0.3, seed)
+        value_run(tmp_path / f"run/seed-{seed}/bad", 2.0, 10 + seed)
+    return tmp_path / "run"
+
+
+def test_a_run_of_numbers_is_compared_over_its_seeds(run, tmp_path, capsys):
+    assert main(["compare", str(run), "--samples", "200", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "good" in printed and "bad" in printed and "compare.md" in printed
+    found = json.loads((tmp_path / "out/compare.json").read_text())
+    assert found["dimensions"] == list(SCALES)
+    assert len(found["scores"]["good"]["valence"]["ccc"]) == 2
+    assert found["pairs"][0]["runs"] == 2
+    assert "good - bad" in (tmp_path / "out/compare.md").read_text()
+
+
+def test_numbers_and_emotions_are_not_compared(run, tmp_path, capsys):
+    emotion_run(tmp_path / "run/seed-0/emotions")
+    assert main(["compare", str(run)]) == 1
+    assert "one kind at a time" in capsys.readouterr().err
+    assert main(["compare", str(run), "--stages", "good", "bad", "--samples", "50"]) == 0
+
+
+@pytest.mark.parametrize("option", [["--utterances", "0/0"], ["--labels", "joy"]], ids=lambda option: option[0])
+def test_options_of_emotions_are_refused_with_numbers(run, tmp_path, option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(run), *option, "--samples", "50", "--out", str(tmp_path / "out")])
+    assert end.value.code == 2
+    assert f"{option[0]}: of emotions alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_without_utterances_to_draw_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", str(run), "--corpus", "corpus.json"])
+    assert "--corpus is read for --utterances alone" in capsys.readouterr().err
+
+
+def test_reading_numbers_as_emotions_names_the_other_function(run):
+    with pytest.raises(PredictionsError, match=r"expected emotions\. Read numbers with .*read_value_systems"):
+        read_systems([run])
