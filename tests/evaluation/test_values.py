@@ -116,7 +116,7 @@ def test_a_dimension_without_annotation_does_not_count_in_the_means(tmp_path):
     predictions = ValuePredictions(SCALES, whole.keys, whole.gold.clone(), whole.values)
     predictions.gold[:, 0] = torch.nan
     found = write_value_report(
-        tmp_path, predictions, info=ReportInfo("made", "test"), without={("text", 0.5): predictions.values}
+        tmp_path, predictions, info=ReportInfo("made", "test"), stressed={("without", "text", 0.5): predictions.values}
     )
     sentiment = whole.scores()["sentiment"]
     metrics = ValueMetrics(2)
