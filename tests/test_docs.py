@@ -269,7 +269,7 @@ def test_commands_of_comparisons_parse(words, monkeypatch):
         asked.append(systems)
         raise FileNotFoundError("the systems are those of the reader")
 
-    monkeypatch.setattr(merc.evaluation, "read_value_systems", read)  # which asks first
+    monkeypatch.setattr(merc.evaluation, "read_value_systems", read)  # which is asked first
     assert main(words) == 1 and len(asked) == 1
 
 
