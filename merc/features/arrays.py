@@ -35,7 +35,7 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
         missing.
 
     Raises:
-        CorpusError: There are no such files, none is of an utterance, two are of the same one, or a file is not a
+        CorpusError: There are no such files, none is of an utterance or has a vector, two are of the same one, or a file is not a
             plain array of the same width as the others.
         ValueError: The pattern is not a regular expression with these groups.
     """
@@ -87,10 +87,14 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
                 )
             kept.append(key)
             rows.append(array)
+    if not rows:
+        raise CorpusError(
+            f"None of the {len(places)} files of utterances in {folder} has a vector: {next(iter(places.values()))} has "
+            f"{missing[next(key for key in order if key in places)]}. Check how they were made."
+        )
     notes = [f"{framed} files hold frames: the mean over them was taken."] if framed else []
     if strange:
         notes.append(f"{len(strange)} files are of no utterance of the corpus, the first {strange[0].name}.")
-    features = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 0)
     provenance = {
         "source": "folder of .npy files",
         "folder": folder.name,
@@ -98,7 +102,7 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
         "corpus": corpus.name,
         "notes": notes,
     }
-    return FeatureTable(kept, features, missing, provenance)
+    return FeatureTable(kept, torch.from_numpy(np.stack(rows)), missing, provenance)
 
 
 def _unique_ids(order: list[UtteranceKey]) -> dict[str, UtteranceKey]:
