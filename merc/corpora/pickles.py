@@ -254,8 +254,8 @@ class _Importer:
         for role in set(beside) & set(FEATURES):
             if unproved := sorted(self.parts[role].keys() & self.parts["labels"].keys() - again.keys(), key=_order):
                 raise CorpusError(
-                    f"{self.sources[role]} has {role} of dialogue {unproved[0]!r} but no labels, which would prove that "
-                    f"its rows are the utterances of {self.path}: damaged?"
+                    f"{self.sources[role]} has {role} of dialogue {unproved[0]!r} but no labels, which would prove "
+                    f"that its rows are the utterances of {self.path}: damaged?"
                 )
         for name, labels in again.items():
             mine = self.parts["labels"].get(name)

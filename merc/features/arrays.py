@@ -35,8 +35,8 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
         missing.
 
     Raises:
-        CorpusError: There are no such files, none is of an utterance or has a vector, two are of the same one, or a file is not a
-            plain array of the same width as the others.
+        CorpusError: There are no such files, none is of an utterance or has a vector, two are of the same one, or a
+            file is not a plain array of the same width as the others.
         ValueError: The pattern is not a regular expression with these groups.
     """
     folder = Path(folder)
@@ -88,9 +88,10 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
             kept.append(key)
             rows.append(array)
     if not rows:
+        key, file = next(iter(places.items()))
         raise CorpusError(
-            f"None of the {len(places)} files of utterances in {folder} has a vector: {next(iter(places.values()))} has "
-            f"{missing[next(key for key in order if key in places)]}. Check how they were made."
+            f"None of the {len(places)} files of utterances in {folder} has a vector: {file} has {missing[key]}. Check "
+            "how they were made."
         )
     notes = [f"{framed} files hold frames: the mean over them was taken."] if framed else []
     if strange:
