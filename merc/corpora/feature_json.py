@@ -80,7 +80,7 @@ def read_feature_json(
                 f"No file {file}: expected {', '.join(f.name for f in files.values())}.{_hint(folder)}"
             )
     dialogues = {split: list(_dialogues(file)) for split, file in files.items()}
-    found = sorted({str(u["label"]) for talks in dialogues.values() for talk in talks for u in talk if u.get("label")})
+    found = sorted({str(u["label"]) for talks in dialogues.values() for talk in talks for u in talk if _has_label(u)})
     labels = LabelSet(layout.corpus, tuple(found)) if layout.labels is None else layout.labels
     conversations: dict[str, list[Conversation]] = {}
     keys: list[UtteranceKey] = []
@@ -156,14 +156,17 @@ _NEEDED = {"text", "speaker", "cls"}
 def _utterance(
     found: Mapping[str, Any], name: str, labels: LabelSet, rule: MergeRule | None, where: str, hint: str
 ) -> Utterance:
-    label = found.get("label") or None
     try:
-        label = None if label is None else labels.canonical(str(label))
+        label = labels.canonical(str(found["label"])) if _has_label(found) else None
     except UnknownLabelError as error:
         raise CorpusError(f"{where}, utterance {name}: {error}{hint}") from error
     return Utterance(
         name, str(found["speaker"]), str(found["text"]), label=label if rule is None else rule.apply(label)
     )
+
+
+def _has_label(found: Mapping[str, Any]) -> bool:
+    return found.get("label") not in (None, "")  # 0 is one
 
 
 def _are_vectors(value: object, count: int) -> bool:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +105,12 @@ def import_pickle(
     if merge is not None:
         corpus = replace(corpus, protocol=f"{corpus.protocol}; labels {merge}")
     train = {key for conversation in corpus["train"] for key in conversation.keys}
+    for name, table in featured.features.items():
+        if name in standardize and train.isdisjoint(table.keys):
+            raise CorpusError(
+                f"{file}: no training utterance has {name}, over which it would be standardized. Leave it out with "
+                "--features, or name in --standardize what is to be standardized."
+            )
     tables = {
         name: table.standardized(train) if name in standardize else table for name, table in featured.features.items()
     }
@@ -242,7 +249,15 @@ class _Importer:
 
     def _check_alignment(self) -> None:
         """Refuse files whose rows are not of the same utterances: they are joined by position."""
-        for name, labels in self.parts.get("labels again", {}).items():
+        again = self.parts.get("labels again", {})
+        beside = [role for role, source in self.sources.items() if again and source == self.sources["labels again"]]
+        for role in set(beside) & set(FEATURES):
+            if unproved := sorted(self.parts[role].keys() & self.parts["labels"].keys() - again.keys(), key=_order):
+                raise CorpusError(
+                    f"{self.sources[role]} has {role} of dialogue {unproved[0]!r} but no labels, which would prove "
+                    f"that its rows are the utterances of {self.path}: damaged?"
+                )
+        for name, labels in again.items():
             mine = self.parts["labels"].get(name)
             if mine is not None and list(map(_whole, mine)) != list(map(_whole, labels)):
                 raise CorpusError(
@@ -293,8 +308,9 @@ class _Importer:
         for split, names in found.items():
             if unknown := [name for name in names if name not in self.parts["labels"]]:
                 raise CorpusError(f"{self.path}: {split} names dialogue {unknown[0]!r}, which has no labels: damaged?")
-        if twice := sorted(set(found["train"]) & set(found["test"])):
-            raise CorpusError(f"{self.path}: dialogue {twice[0]!r} is in train and test: damaged?")
+        for one, other in combinations(found, 2):
+            if twice := sorted(set(found[one]) & set(found[other])):
+                raise CorpusError(f"{self.path}: dialogue {twice[0]!r} is in {one} and {other}: damaged?")
         protocol = f"{self.layout.name} pickle: its own train and test dialogues"
         if "val" in found:
             return found, f"{self.layout.name} pickle: its own train, validation and test dialogues"

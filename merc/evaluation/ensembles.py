@@ -121,7 +121,9 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
             for name, store in members.items()
         },
     }
-    return FeatureStore.write(out, keys, logits, kind="logits", missing=missing, provenance=provenance)
+    known = {store.corpus for store in members.values()}
+    corpus = known.pop() if len(known) == 1 else None
+    return FeatureStore.write(out, keys, logits, kind="logits", corpus=corpus, missing=missing, provenance=provenance)
 
 
 def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey]) -> Tensor:

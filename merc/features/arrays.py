@@ -35,8 +35,8 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
         missing.
 
     Raises:
-        CorpusError: There are no such files, none is of an utterance, two are of the same one, or a file is not a
-            plain array of the same width as the others.
+        CorpusError: There are no such files, none is of an utterance or has a vector, two are of the same one, or a
+            file is not a plain array of the same width as the others.
         ValueError: The pattern is not a regular expression with these groups.
     """
     folder = Path(folder)
@@ -87,10 +87,15 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
                 )
             kept.append(key)
             rows.append(array)
+    if not rows:
+        key, file = next(iter(places.items()))
+        raise CorpusError(
+            f"None of the {len(places)} files of utterances in {folder} has a vector: {file} has {missing[key]}. Check "
+            "how they were made."
+        )
     notes = [f"{framed} files hold frames: the mean over them was taken."] if framed else []
     if strange:
         notes.append(f"{len(strange)} files are of no utterance of the corpus, the first {strange[0].name}.")
-    features = torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, 0)
     provenance = {
         "source": "folder of .npy files",
         "folder": folder.name,
@@ -98,7 +103,7 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
         "corpus": corpus.name,
         "notes": notes,
     }
-    return FeatureTable(kept, features, missing, provenance)
+    return FeatureTable(kept, torch.from_numpy(np.stack(rows)), missing, provenance)
 
 
 def _unique_ids(order: list[UtteranceKey]) -> dict[str, UtteranceKey]:

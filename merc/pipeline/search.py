@@ -85,7 +85,7 @@ def run_search(
     Raises:
         FileNotFoundError: There is no such config.
         PipelineError: The pipeline does not hold together, the space has what it does not know, or the study is of
-            another pipeline, space or seeds. Nothing has run then. Or the pipeline as it is fails.
+            another pipeline, corpus, space or seeds. Nothing has run then. Or the pipeline as it is fails.
     """
     begin, console = time.time(), Console()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

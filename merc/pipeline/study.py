@@ -16,8 +16,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 import merc
+from merc.conversation import CORPUS_FILE
 from merc.pipeline.ablation import changed_pipeline
-from merc.pipeline.contents import with_contents
+from merc.pipeline.contents import file_digest, with_contents
 from merc.pipeline.plan import FinishedRun, Pipeline
 from merc.pipeline.space import Option
 from merc.pipeline.stage import PipelineError
@@ -85,6 +86,7 @@ class Search:
                     [[s.name, s.command, with_contents(s.options)] for s in known.pipeline.stages],
                 ]
             ),
+            "corpus": _content(self.sources.get("corpus")),
             "space": {option.key: str(option) for option in self.space},
             "seeds": self.seeds,
             "stage": self.judged,
@@ -140,6 +142,16 @@ class Search:
         for option in self.space:
             changes.setdefault(option.stage, {})[option.name] = option.value(params[option.key])
         return changes
+
+
+def _content(corpus: str | None) -> dict[str, str]:
+    """Digests of the files of a corpus, which may lie elsewhere on another machine."""
+    place = None if corpus is None else Path(corpus)
+    if place is None or not place.is_dir():
+        return {} if place is None else {"": file_digest(place)}
+    imported = place / CORPUS_FILE
+    files = [imported] if imported.is_file() else sorted(file for file in place.glob("[!.]*") if file.is_file())
+    return {file.name: file_digest(file) for file in files}
 
 
 def counts(trial: FrozenTrial) -> bool:

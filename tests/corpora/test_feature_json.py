@@ -118,6 +118,11 @@ def test_damage_is_told_with_its_place(tmp_path, layout, change, message):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_a_label_of_0_is_a_label(tmp_path):
+    with pytest.raises(CorpusError, match="Unknown label '0'"):
+        import_pickle(write(tmp_path, "dagerc-meld", change=lambda t: t[0][0].update(label=0)), layout="dagerc-meld")
+
+
 def test_a_wrong_layout_is_told_the_right_one(tmp_path):
     write(tmp_path, "multidag-meld")
     with pytest.raises(

@@ -319,6 +319,36 @@ def test_files_with_other_rows_are_refused_whatever_differs(tmp_path_factory, la
         import_pickle(folder, layout=layout)
 
 
+@pytest.mark.parametrize("layout", ["m3net-meld", "m3net-iemocap"])
+def test_rows_whose_labels_are_not_there_are_not_joined(tmp_path, layout):
+    roles = ("labels again", "roberta1", "roberta2", "roberta3", "roberta4")
+    folder, parts = write(tmp_path, layout, change=lambda parts: parts["labels again"].popitem())
+    gone = (parts["roberta1"].keys() - parts["labels again"].keys()).pop()
+    with pytest.raises(CorpusError, match=rf"has roberta\d of dialogue '{gone}' but no labels"):
+        import_pickle(folder, layout=layout)
+    folder, parts = write(tmp_path, layout, change=lambda parts: [parts[role].pop(gone) for role in roles])
+    text = import_pickle(folder, layout=layout).features["text"]
+    assert set(text.missing.values()) == {"the file has no such dialogue"}
+
+
+@pytest.mark.parametrize("layout", ["cosmic-meld", "tbje-mosei"])
+@pytest.mark.parametrize("other", ["train", "test"])
+def test_a_dialogue_is_in_one_split(tmp_path, layout, other):
+    path, _ = write(tmp_path, layout, change=lambda parts: parts["val"].append(parts[other][0]))
+    with pytest.raises(CorpusError, match=r"dialogue '.*' is in (train and val|val and test): damaged"):
+        import_pickle(path, layout=layout)
+
+
+def test_features_without_a_training_vector_are_named(tmp_path):
+    def no_faces(parts):
+        parts["visual"].update({name: [row * 0 for row in rows] for name, rows in parts["visual"].items()})
+
+    path, _ = write(tmp_path, "sdt-meld", change=no_faces)
+    with pytest.raises(CorpusError, match=r"features\.pkl: no training utterance has visual, .* --features"):
+        import_pickle(path, layout="sdt-meld")
+    assert "visual" not in import_pickle(path, layout="sdt-meld", features=["text", "audio"]).features
+
+
 def test_m3net_needs_both_files(tmp_path):
     folder, _ = write(tmp_path, "m3net-meld")
     with pytest.raises(CorpusError, match=r"is a folder, but .* sdt-meld is one file.* may have: m3net-meld\."):

@@ -101,6 +101,17 @@ def test_of_an_utterance_that_some_members_lack_the_others_tell(tmp_path):
     assert present.tolist() == [True, True, True, False] and both.missing == {KEYS[3]: "no text; too short"}
 
 
+@pytest.mark.parametrize(("other", "digest"), [("a" * 16, "a" * 16), ("b" * 16, None), (None, None)])
+def test_the_ensemble_uses_the_keys_of_its_members(tmp_path, other, digest):
+    members = {
+        name: FeatureStore.write(
+            tmp_path / name, KEYS[:1], torch.zeros(1, 7), kind="logits", provenance=CLASSES, corpus=corpus
+        )
+        for name, corpus in (("one", "a" * 16), ("other", other))
+    }
+    assert ensemble_logits(members, out=tmp_path / "both").corpus == digest
+
+
 def test_seeds_of_one_system_need_no_logits(tmp_path, capsys):
     folders = [member(tmp_path / f"seed-{n}/fusion", n, logits=n > 0, info=replace(INFO, seed=n)) for n in range(3)]
     assert main(["ensemble", *map(str, folders), "--out", str(tmp_path / "all")]) == 0

@@ -94,3 +94,10 @@ def test_broken_arrays_are_missing(tmp_path):
     assert list(table.missing.values()) == ["NaN or infinite in the file", "no frames in the file"]
     with pytest.raises(ValueError, match="needs the groups"):
         import_arrays(tmp_path, corpus_of({"0": ["0"]}), pattern="x")
+
+
+@pytest.mark.parametrize(("array", "why"), [(np.full(3, np.nan), "NaN or infinite"), (np.zeros((0, 3)), "no frames")])
+def test_a_folder_without_a_vector_is_refused(tmp_path, array, why):
+    np.save(tmp_path / "dia0_utt0.npy", array)
+    with pytest.raises(CorpusError, match=rf"None of the 1 files .*/dia0_utt0\.npy has {why} in the file"):
+        import_arrays(tmp_path, corpus_of({"0": ["0", "1"]}))

@@ -398,6 +398,21 @@ def test_a_study_of_another_search_is_refused(change, differs, two):
         replace(two[0], **change).join()
 
 
+def test_a_study_of_another_corpus_is_refused_and_the_same_elsewhere_is_not(two, tmp_path):
+    def given(name, content, folder):
+        place = tmp_path / name
+        file = place / "corpus.json" if folder else place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content)
+        return replace(two[0], out=tmp_path / f"out-{folder}", sources={"corpus": str(place)})
+
+    for folder in (False, True):
+        given(f"a{folder}", "one", folder).join()
+        given(f"b{folder}", "one", folder).join()
+        with pytest.raises(PipelineError, match="is of another corpus: its scores cannot stand beside"):
+            given(f"c{folder}", "two", folder).join()
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_trials(place):
     assert search("--trials", "4", "--jobs", "2") == 0
