@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -404,6 +405,12 @@ def _trained(run: StageRun, cli: MercCLI, console: Console) -> str:
         raise PipelineError(
             f"Stage {run.stage.name!r} ended without a checkpoint: its config needs a ModelCheckpoint that monitors "
             "val/weighted_f1."
+        )
+    if score is not None and not math.isfinite(score):  # Lightning's stand-in where it was never a number
+        monitor = getattr(kept, "monitor", "score")
+        raise PipelineError(
+            f"Stage {run.stage.name!r} never had a finite {monitor} on val: its training has diverged, or val has "
+            "nothing to score. Lower the learning rate, set trainer.gradient_clip_val, or check the features and val."
         )
     best = Path(os.path.relpath(path, run.folder))
     run.link_best(best)

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -25,6 +26,7 @@ from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.evaluation import read_ledger, read_predictions
 from merc.pipeline.run import _compare, run_pipeline
+from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.store import FeatureStore
 from merc.tasks import TeacherTask
 from merc.tasks.base import EmotionTask
@@ -698,6 +700,17 @@ def test_predictions_that_nothing_keeps_and_devices_that_are_not_there(done, cap
         assert "can not run on your system" in one_line(capsys, test)
     two = one_line(capsys, ["run", "pipeline.yaml", "--out", "two", "--trainer.devices=2"])
     assert "uses one device, the options ask for 2" in two
+
+
+def test_a_training_whose_score_was_never_a_number_says_so(tmp_path):
+    kept = SimpleNamespace(
+        best_model_path=tmp_path / "a.ckpt", best_model_score=torch.tensor(-torch.inf), monitor="ccc"
+    )
+    trainer = SimpleNamespace(checkpoint_callback=kept, fit=lambda *given, **options: None)
+    cli = SimpleNamespace(trainer=trainer, model=None, datamodule=None)
+    run = StageRun(Stage("teacher", "fit"), tmp_path, 0, "")
+    with pytest.raises(PipelineError, match="'teacher' never had a finite ccc on val: its training has diverged"):
+        merc.pipeline.kinds._trained(run, cli, None)
 
 
 def test_a_stage_without_a_checkpoint_says_what_its_config_lacks(place, capsys):
