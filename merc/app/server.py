@@ -90,11 +90,11 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
         if path is None:
             raise HTTPException(404, "There is no such result.")
         shown = name in ("annotation.html", "annotated.mp4")
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+        if name == "annotation.html":  # as in the frame of the page: it may not act for the visitor
+            headers["Content-Security-Policy"] = "sandbox allow-scripts"
         return FileResponse(
-            path,
-            filename=name,
-            content_disposition_type="inline" if shown else "attachment",
-            headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"},
+            path, filename=name, content_disposition_type="inline" if shown else "attachment", headers=headers
         )
 
     gradio.mount_gradio_app(

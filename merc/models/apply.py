@@ -66,6 +66,7 @@ def apply_model(
         [key for key, there in zip(found.keys, known, strict=True) if there],
         found.probabilities[known].clamp(min=1e-30).log(),
         kind="logits",
+        corpus=corpus.digest,
         missing={key: "no modality" for key, there in zip(found.keys, known, strict=True) if not there},
         provenance={"classes": list(model.labels.names), "model": model.name, "merc": merc.__version__},
     )

@@ -438,6 +438,7 @@ class Application:
             rows,
             kind=store.kind,
             lengths=[] if store.kind in SEQUENCES else None,
+            corpus=store.corpus,
             missing=missing,
             provenance=store.provenance,
         )

@@ -238,7 +238,7 @@ class EvidenceStage(FunctionStage):
             fitted_on=(source, Corpus.load(options["corpus"])),
             **fit,
         )
-        table.save(run.folder)
+        table.save(run.folder, application.corpus)
 
 
 class ExportLipSyncStage(FunctionStage):

@@ -242,6 +242,8 @@ def test_no_file_is_served_but_the_results_of_a_run(runs, upload, pretended):
         assert (shown.status_code, shown.content) == (206, b"234")  # so that a player can seek
         kept = said(address, f"{start}/annotation.csv")
         assert kept.text == CSV and kept.headers["content-disposition"].startswith("attachment")
+        page = said(address, f"{start}/annotation.html")
+        assert page.headers["content-security-policy"] == "sandbox allow-scripts"
         assert said(address, f"{start}/talk.zip").content.startswith(b"PK")
         up = "../" * 20
         paths = ["/etc/passwd", film, f"{runs.uploads}/../../x", str(mine.folder / "talk.mp4"), f"{up}etc/passwd"]
