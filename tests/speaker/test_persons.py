@@ -1,5 +1,6 @@
 """One person through a film: what joins lines and faces, what keeps them apart, names, and how sure it is."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -8,6 +9,13 @@ from merc.speaker import Person, PersonLinker, SeenFace, SpokenLine
 
 LEFT, RIGHT = (10.0, 10.0, 50.0, 50.0), (200.0, 10.0, 240.0, 50.0)
 draw = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    draw.manual_seed(0)  # whatever tests this process ran before
+
+
 VOICES = F.normalize(torch.eye(4, 32) + 0.2, dim=1)  # cosines of about 0.6
 
 
