@@ -60,7 +60,7 @@ def import_pickle(
     Args:
         file: The file; for layouts of several files the folder that holds them.
         layout: A name of :data:`LAYOUTS`, :data:`ALIASES` or :data:`JSON_LAYOUTS`.
-        features: The features to import, each of which the file must have. Default: all that it has.
+        features: The features to import; the file must have all of them. Default: every feature of the file.
         standardize: Features, of those that the file has, whose columns get mean 0 and standard deviation 1 over
             train: openSMILE's are in hertz, decibels and counts, and a network, or the error of a reconstruction,
             would see the largest alone. Vectors of text encoders have one scale and stay as they are.

@@ -55,7 +55,7 @@ class UtteranceDataModule(L.LightningDataModule):
 
         Raises:
             FileNotFoundError: The corpus or a store is not there.
-            StoreError: A store is damaged or has no utterance of this corpus.
+            StoreError: A store is damaged, has no utterance of this corpus, or uses the keys of another one.
         """
         if not hasattr(self, "corpus"):
             corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)

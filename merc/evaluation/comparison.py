@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
-from merc.evaluation.draws import drawn_counts
+from merc.evaluation.draws import drawn_counts, percentile_interval
 from merc.evaluation.metrics import weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.evaluation.tables import markdown_table
@@ -230,10 +230,11 @@ def paired_bootstrap(
         share = drawn_counts(generator_of_seeds, seeds, size) / seeds
         differences.append(((second - first) * share).sum(1))
     drawn = torch.cat(differences)
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     observed = weighted_f1(tables.sum(dim=2)).mean(dim=1)
-    return BootstrapResult(float(observed[1] - observed[0]), (low, high), min(1.0, 2 * (tail + 1) / (samples + 1)))
+    return BootstrapResult(
+        float(observed[1] - observed[0]), percentile_interval(drawn), min(1.0, 2 * (tail + 1) / (samples + 1))
+    )
 
 
 def pooled(folds: Sequence[Predictions]) -> Predictions:

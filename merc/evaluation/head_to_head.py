@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from merc.evaluation.comparison import BootstrapResult, aligned, by_dialogue
-from merc.evaluation.draws import drawn_counts
+from merc.evaluation.draws import drawn_counts, percentile_interval
 from merc.evaluation.metrics import class_scores, weighted_f1
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.evaluation.systems import System
@@ -395,17 +395,12 @@ def _scores(
         name,
         list(system.seeds),
         [100 * m["weighted_f1"] for m in whole],
-        _interval(over),
+        percentile_interval(over),
         [100 * m["accuracy"] for m in whole],
         [100 * m["macro_f1"] for m in whole],
         {labels.names[c]: observed[:, first + c].tolist() for c in labels.report_ids},
         {group.name: observed[:, 1 + index].tolist() for index, group in enumerate(groups)},
     )
-
-
-def _interval(values: Tensor) -> tuple[float, float]:
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
 
 
 def _order(a: System, b: System, notes: list[str]) -> tuple[list[int], list[int]]:
@@ -504,7 +499,7 @@ def _alone(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 
 def _bootstrap(observed: Tensor, samples: Tensor) -> BootstrapResult:
     tail = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
-    return BootstrapResult(float(observed), _interval(samples), min(1.0, 2 * (tail + 1) / (len(samples) + 1)))
+    return BootstrapResult(float(observed), percentile_interval(samples), min(1.0, 2 * (tail + 1) / (len(samples) + 1)))
 
 
 def _corrected(found: Mapping[str, BootstrapResult]) -> dict[str, Difference]:

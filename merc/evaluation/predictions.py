@@ -114,6 +114,18 @@ class Predictions:
         return text.getvalue()
 
 
+def is_table(path: Path, prefix: str) -> bool:
+    """Whether a file is a table of merc's predictions, by its first line.
+
+    Args:
+        path: The file.
+        prefix: What the names of its columns of predictions begin with.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline(1 << 16).strip().split(",")
+    return header[:3] == list(_KEY) and any(name.startswith(prefix) for name in header)
+
+
 def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
     """Read the ``predictions.csv`` of a report.
 

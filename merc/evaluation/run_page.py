@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merc.evaluation.comparison import compare_seeds, ensemble
-from merc.evaluation.draws import drawn_counts
+from merc.evaluation.comparison import by_dialogue, compare_seeds, ensemble
+from merc.evaluation.draws import drawn_counts, percentile_interval
 from merc.evaluation.folds import compare_folds
 from merc.evaluation.ledger import Opening, describe_ledger
 from merc.evaluation.metrics import weighted_f1
@@ -40,7 +40,7 @@ _WORST = 15
 
 _STYLE = """
 details { margin: 1em 0; } summary { cursor: pointer; font-size: 1.2em; font-weight: 600; }
-td.words { text-align: left; white-space: normal; min-width: 18em; }
+.errors td:nth-child(3) { text-align: left; white-space: normal; min-width: 18em; }
 """
 
 
@@ -129,20 +129,14 @@ def score_interval(runs: Sequence[Predictions], seed: int = 0) -> tuple[float, f
     """
     scores = torch.stack([_drawn_scores(run, np.random.default_rng(seed)) for run in runs], 1)
     chosen = drawn_counts(np.random.default_rng(seed + 1), len(runs), _SAMPLES)
-    low, high = (100 * (scores * chosen).sum(1) / len(runs)).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return low, high
+    return percentile_interval(100 * (scores * chosen).sum(1) / len(runs))
 
 
 def _drawn_scores(run: Predictions, generator: np.random.Generator) -> Tensor:
     """The weighted F1 of as many draws of the dialogues."""
-    dialogues: dict[tuple[str, str], int] = {}
-    rows = torch.tensor([dialogues.setdefault((key[0], key[1]), len(dialogues)) for key in run.keys])
-    classes = len(run.labels)
-    scored = run.gold != IGNORE_INDEX
-    cell = rows[scored] * classes**2 + run.gold[scored] * classes + run.predicted[scored]
-    tables = torch.bincount(cell, minlength=len(dialogues) * classes**2).view(len(dialogues), -1).double()
-    drawn = drawn_counts(generator, len(dialogues), _SAMPLES) @ tables
-    return weighted_f1(drawn.view(_SAMPLES, classes, classes))
+    tables = by_dialogue(run)
+    drawn = drawn_counts(generator, len(tables), _SAMPLES) @ tables.flatten(1)
+    return weighted_f1(drawn.view(_SAMPLES, *tables.shape[1:]))
 
 
 def _stage(
@@ -204,7 +198,7 @@ def _uncertainty(metrics: Sequence[Mapping[str, Any]], predictions: Sequence[Pre
 
 
 def _errors(predictions: Sequence[Predictions]) -> Iterator[str]:
-    """The wrong answers of which the runs are surest, with their words."""
+    """The most confident errors, with their text."""
     same = all(run.keys == predictions[0].keys for run in predictions)
     run = ensemble(predictions) if same and len(predictions) > 1 else predictions[0]
     wrong = (run.gold != IGNORE_INDEX) & (run.predicted != run.gold)
@@ -213,20 +207,19 @@ def _errors(predictions: Sequence[Predictions]) -> Iterator[str]:
     if not order:
         return
     yield "<h3>The surest errors</h3>"
-    lines = predictions[0].lines
-    rows = []
-    for row in order:
-        speaker, text = lines[row] if lines else ("", "")
-        names = run.labels.names
-        rows.append(
-            f"<tr><td>{escape(str(run.keys[row]))}</td><td>{escape(speaker)}</td><td class=words>{escape(text)}</td>"
-            f"<td>{escape(names[int(run.gold[row])])}</td><td>{escape(names[int(run.predicted[row])])}</td>"
-            f"<td>{100 * float(confidence[row]):.0f} %</td></tr>"
-        )
-    head = "".join(
-        f"<th>{name}</th>" for name in ("Utterance", "Speaker", "Words", "Label", "Predicted", "Probability")
-    )
-    yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    lines, names = predictions[0].lines, run.labels.names
+    rows = [
+        [
+            str(run.keys[row]),
+            *(lines[row] if lines else ("", "")),
+            names[int(run.gold[row])],
+            names[int(run.predicted[row])],
+            f"{100 * float(confidence[row]):.0f} %",
+        ]
+        for row in order
+    ]
+    header = ["Utterance", "Speaker", "Words", "Label", "Predicted", "Probability"]
+    yield f'<div class="errors">{html_table(header, rows)}</div>'
 
 
 def learning_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:

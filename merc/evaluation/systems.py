@@ -14,7 +14,7 @@ import torch
 from merc.conversation import CorpusError, UtteranceKey
 from merc.evaluation.comparison import pooled
 from merc.evaluation.ensembles import metrics_of, names_of, report_of
-from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions
+from merc.evaluation.predictions import Predictions, PredictionsError, is_table, read_predictions
 from merc.evaluation.report import METRICS
 from merc.evaluation.values import ValuePredictions, holds_values, read_value_predictions
 from merc.files import parse_json
@@ -202,10 +202,8 @@ def _seed_number(table: Path) -> tuple[str, int]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a table of merc, by its first line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header = file.readline(1 << 16).strip().split(",")
-    return header[:3] == ["partition", "dialogue", "utterance"] and any(name.startswith("p_") for name in header)
+    """Whether a file is a table of merc with probabilities, by its first line."""
+    return is_table(path, "p_")
 
 
 def _read_own(name: str, tables: Sequence[Path]) -> System:

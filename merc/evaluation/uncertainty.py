@@ -14,7 +14,7 @@ from torch import Tensor
 
 from merc.batch import ConversationBatch
 from merc.conversation import UtteranceKey
-from merc.evaluation.draws import drawn_counts
+from merc.evaluation.draws import drawn_counts, percentile_interval
 from merc.evaluation.predictions import Predictions, PredictionsError
 from merc.labels import IGNORE_INDEX
 
@@ -429,5 +429,4 @@ def _dialogues(predictions: Predictions) -> Tensor:
 
 
 def _interval(values: Tensor) -> tuple[float, float]:
-    low, high = values.nan_to_num().quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
+    return percentile_interval(values.nan_to_num())

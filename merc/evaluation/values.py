@@ -18,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from merc.conversation import UtteranceKey
 from merc.evaluation.draws import drawn_counts
-from merc.evaluation.predictions import PredictionsError
+from merc.evaluation.predictions import PredictionsError, is_table
 
 AGREEMENT = ("ccc", "pearson", "mae")
 """The scores of every dimension, for which there are intervals and tests."""
@@ -292,9 +292,7 @@ def _bounds(drawn: Tensor) -> list[tuple[float, float]]:
 
 def holds_values(path: Path) -> bool:
     """Whether a file is a table of merc with predicted numbers, by its first line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header = file.readline(1 << 16).strip().split(",")
-    return header[:3] == list(_KEY) and any(name.startswith(_PREDICTED) for name in header)
+    return is_table(path, _PREDICTED)
 
 
 def read_value_predictions(

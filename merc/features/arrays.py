@@ -21,7 +21,7 @@ FILE_PATTERN = r"(?:(?P<partition>[A-Za-z]+)[_-])?dia(?P<dialogue>\d+)_utt(?P<ut
 def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PATTERN) -> FeatureTable:
     """Read a folder of ``.npy`` files as features of a corpus.
 
-    A file holds a vector, or a row for every frame, of which the mean is taken. Its name is the id of an utterance,
+    A file holds one vector, or one row per frame; rows are averaged. Its name is the id of an utterance,
     such as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be named after partitions.
 
     Args:
