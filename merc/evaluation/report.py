@@ -261,45 +261,75 @@ def plain_info(info: ReportInfo) -> dict[str, Any]:
 
 def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
     total, scored = len(predictions.keys), int((predictions.gold != IGNORE_INDEX).sum())
+    return report_page(
+        predictions.keys,
+        predictions.present,
+        info,
+        score=f"weighted F1 {100 * metrics['weighted_f1']:.2f} %",
+        val=f"weighted F1 {100 * metrics['val']['weighted_f1']:.2f} %" if "val" in metrics else "",
+        read=read,
+        scores=[
+            "All in percent; the order of the columns is that of the published tables.",
+            _score_table(predictions),
+            f"Macro F1 is the mean over all {len(predictions.labels)} classes, including those without an utterance.",
+            "![Confusion matrix](confusion.png)",
+        ],
+        counts=f"{total}, of which {scored} are labelled and scored"
+        + (f"; {total - scored} are unlabelled: predicted, but not scored" if scored < total else ""),
+        measured=_uncertainty_lines(metrics),
+    )
+
+
+def report_page(
+    keys: Sequence[UtteranceKey],
+    present: Mapping[str, Tensor],
+    info: ReportInfo,
+    *,
+    score: str,
+    val: str,
+    read: str,
+    scores: Sequence[str],
+    counts: str,
+    measured: Sequence[str],
+) -> str:
+    """The text of ``report.md``: what was tested, its scores, its data, and where its features come from.
+
+    Args:
+        keys: The predicted utterances.
+        present: By modality, ``(N,)`` booleans: whether the utterance had it.
+        info: Description of the model and of its data.
+        score: The score that counts.
+        val: That on the validation split; empty if it was not predicted.
+        read: How often the test split was read.
+        scores: The section on all scores.
+        counts: How many utterances there are, and how many of them are scored.
+        measured: Further sections.
+    """
     sections = [
-        f"# {info.corpus}, {info.split}: weighted F1 {100 * metrics['weighted_f1']:.2f} %",
-        bullets(
+        f"# {info.corpus}, {info.split}: {score}",
+        _bullets(
             {
                 "Model": info.model,
                 "Checkpoint": info.checkpoint,
                 "Selected on": info.selected_on,
-                "Validation": f"weighted F1 {100 * metrics['val']['weighted_f1']:.2f} % on val"
-                if "val" in metrics
-                else "",
+                "Validation": f"{val} on val" if val else "",
                 "Ledger": read,
-                "Interrupted": resumed_text(info.resumed_at),
+                "Interrupted": _resumed(info.resumed_at),
                 "Seed": info.seed,
                 "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
             }
         ),
         "## Scores",
-        "All in percent; the order of the columns is that of the published tables.",
-        _score_table(predictions),
-        f"Macro F1 is the mean over all {len(predictions.labels)} classes, including those without an utterance.",
-        "![Confusion matrix](confusion.png)",
+        *scores,
         "## Data",
-        bullets(
-            {
-                "Corpus": info.corpus,
-                "Protocol": info.protocol,
-                "Split": info.split,
-                "Utterances": f"{total}, of which {scored} are labelled and scored"
-                + (f"; {total - scored} are unlabelled: predicted, but not scored" if scored < total else ""),
-            }
-        ),
+        _bullets({"Corpus": info.corpus, "Protocol": info.protocol, "Split": info.split, "Utterances": counts}),
     ]
     if info.notes:
         sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
-    lacking = "\n".join(missing_lines(predictions.keys, predictions.present, info))
-    sections += ["## Missing modalities", lacking or "No modality was recorded."]
-    sections += _uncertainty_lines(metrics)
+    lacking = "\n".join(_missing(keys, present, info))
+    sections += ["## Missing modalities", lacking or "No modality was recorded.", *measured]
     if info.stores:
-        sections += ["## Features", "\n".join(store_lines(info.stores))]
+        sections += ["## Features", "\n".join(_stores(info.stores))]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -368,12 +398,12 @@ def stress_lines(metrics: Mapping[str, Any], told: str, cell: Callable[[float], 
     return sections
 
 
-def resumed_text(steps: Sequence[int]) -> str:
+def _resumed(steps: Sequence[int]) -> str:
     """When an interrupted training went on."""
     return f"and resumed after step {', '.join(map(str, steps))}" if steps else ""
 
 
-def bullets(items: Mapping[str, object]) -> str:
+def _bullets(items: Mapping[str, object]) -> str:
     """A Markdown list of what has a value."""
     return "\n".join(f"- {name}: {value}" for name, value in items.items() if value not in (None, ""))
 
@@ -392,7 +422,7 @@ def _score_table(predictions: Predictions) -> str:
     return markdown_table(header, [row + [""] * (len(header) - len(row)) for row in rows])
 
 
-def missing_lines(keys: Sequence[UtteranceKey], present: Mapping[str, Tensor], info: ReportInfo) -> Iterator[str]:
+def _missing(keys: Sequence[UtteranceKey], present: Mapping[str, Tensor], info: ReportInfo) -> Iterator[str]:
     """The number of utterances without each modality, and the first few with their reasons."""
     for name, there in present.items():
         lacking = [keys[row] for row in (~there).nonzero().flatten().tolist()]
@@ -404,7 +434,7 @@ def missing_lines(keys: Sequence[UtteranceKey], present: Mapping[str, Tensor], i
             yield f"  - and {len(lacking) - _LISTED} more, in `predictions.csv` under `has_{name}`"
 
 
-def store_lines(stores: Mapping[str, StoreInfo]) -> Iterator[str]:
+def _stores(stores: Mapping[str, StoreInfo]) -> Iterator[str]:
     """The feature stores with their provenance."""
     for name, store in stores.items():
         yield f"- {name}: `{store.path}`"

@@ -13,17 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from merc.evaluation.ledger import Opening, describe_ledger
-from merc.evaluation.report import (
-    METRICS,
-    VAL,
-    ReportInfo,
-    bullets,
-    missing_lines,
-    plain_info,
-    resumed_text,
-    store_lines,
-    stress_lines,
-)
+from merc.evaluation.report import METRICS, VAL, ReportInfo, plain_info, report_page, stress_lines
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import Stress, by_modality
 from merc.evaluation.values import AGREEMENT, ValuePredictions
@@ -122,44 +112,23 @@ def _stressed(
 
 def _markdown(predictions: ValuePredictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
     total, scored = metrics["utterances"], metrics["scored"]
-    sections = [
-        f"# {info.corpus}, {info.split}: CCC {metrics['ccc']:.3f}",
-        bullets(
-            {
-                "Model": info.model,
-                "Checkpoint": info.checkpoint,
-                "Selected on": info.selected_on,
-                "Validation": f"CCC {metrics['val']['ccc']:.3f} on val" if "val" in metrics else "",
-                "Ledger": read,
-                "Interrupted": resumed_text(info.resumed_at),
-                "Seed": info.seed,
-                "Versions": f"merc {info.merc_version}, PyTorch {info.torch_version}",
-            }
-        ),
-        "## Scores",
-        _agreement_table(metrics),
-        "In brackets: 95 % intervals of a bootstrap over dialogues. CCC: concordance correlation coefficient (Lin "
-        "1989). MAE: mean absolute error, in the units of the scale.",
-        *_sentiment(metrics),
-        "## Data",
-        bullets(
-            {
-                "Corpus": info.corpus,
-                "Protocol": info.protocol,
-                "Split": info.split,
-                "Utterances": f"{total}, of which {scored} are annotated and scored"
-                + (f"; {total - scored} are not: predicted, but not scored" if scored < total else ""),
-            }
-        ),
-    ]
-    if info.notes:
-        sections += ["Notes on this corpus:", "\n".join(f"- {note}" for note in info.notes)]
-    lacking = "\n".join(missing_lines(predictions.keys, predictions.present, info))
-    sections += ["## Missing modalities", lacking or "No modality was recorded."]
-    sections += stress_lines(metrics, "Mean CCC.", "{:.3f}".format)
-    if info.stores:
-        sections += ["## Features", "\n".join(store_lines(info.stores))]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return report_page(
+        predictions.keys,
+        predictions.present,
+        info,
+        score=f"CCC {metrics['ccc']:.3f}",
+        val=f"CCC {metrics['val']['ccc']:.3f}" if "val" in metrics else "",
+        read=read,
+        scores=[
+            _agreement_table(metrics),
+            "In brackets: 95 % intervals of a bootstrap over dialogues. CCC: concordance correlation coefficient (Lin "
+            "1989). MAE: mean absolute error, in the units of the scale.",
+            *_sentiment(metrics),
+        ],
+        counts=f"{total}, of which {scored} are annotated and scored"
+        + (f"; {total - scored} are not: predicted, but not scored" if scored < total else ""),
+        measured=stress_lines(metrics, "Mean CCC.", "{:.3f}".format),
+    )
 
 
 def _agreement_table(metrics: Mapping[str, Any]) -> str:
