@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from merc.media.planes import Colour, Planes
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
-
-Colour = tuple[int, int, int]
-"""Red, green, blue, each from 0 to 255."""
 
 _GROUND: Colour = (24, 24, 28)
 _FAINT: Colour = (70, 70, 78)
@@ -24,47 +21,45 @@ _LEAST_TEXT = 9
 """Pixels: smaller letters are unreadable and left out."""
 
 
-def draw_box(image: Tensor, box: Sequence[float], colour: Colour, label: str = "") -> None:
+def draw_box(frame: Planes, box: Sequence[float], colour: Colour, label: str = "") -> None:
     """Draw a rectangle round a part of a frame, in place, with a label above it if there is room.
 
     Args:
-        image: ``(3, H, W)`` uint8.
+        frame: The frame.
         box: x1, y1, x2, y2 in its pixels; what lies outside is not drawn.
         colour: Of the rectangle.
         label: A few words.
     """
-    height, width = image.shape[1:]
-    thick = max(1, round(height / 240))
+    thick = max(2, round(frame.height / 240))  # chroma has half the pixels
     x1, y1, x2, y2 = (round(value) for value in box)
-    paint = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
-    for left, top, right, bottom in (
+    for edge in (
         (x1, y1, x2, y1 + thick),
         (x1, y2 - thick, x2, y2),
         (x1, y1, x1 + thick, y2),
         (x2 - thick, y1, x2, y2),
     ):
-        part = image[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        if part.numel():
-            part.copy_(paint.expand_as(part))
-    tag = _tag(label, colour, round(height / 28)) if label else None
-    if tag is not None and 0 <= x1 <= width - tag.shape[2]:
-        top = y1 - tag.shape[1] if y1 >= tag.shape[1] else max(y1, 0)
-        part = image[:, top : top + tag.shape[1], x1 : x1 + tag.shape[2]]
-        part.copy_(tag[:, : part.shape[1]])
+        frame.fill(*edge, colour)
+    tag = _tag(label, colour, round(frame.height / 28), frame.matrix) if label else None
+    if tag is not None and 0 <= x1 <= frame.width - tag.width and y1 < frame.height:
+        frame.paste(tag, x1, y1 - tag.height if y1 >= tag.height else max(y1, 0))
 
 
 @lru_cache(maxsize=64)
-def _tag(label: str, colour: Colour, size: int) -> Tensor | None:
+def _tag(label: str, colour: Colour, size: int, matrix: int) -> Planes | None:
     """A label in dark letters on its colour; ``None`` if they would be unreadable."""
     if size < _LEAST_TEXT:
         return None
     from PIL import Image, ImageDraw
 
     font = _font(size)
-    width, height = round(font.getlength(label)) + size // 2, round(1.4 * size)
+    width, height = (_even(side) for side in (font.getlength(label) + size // 2, 1.4 * size))
     image = Image.new("RGB", (width, height), colour)
     ImageDraw.Draw(image).text((size // 4, height / 2), label, (0, 0, 0), font, anchor="lm")
-    return _tensor(image)
+    return _planes(image, matrix)
+
+
+def _even(side: float) -> int:
+    return max(round(side / 2), 1) * 2
 
 
 def bar_panel(
@@ -74,7 +69,8 @@ def bar_panel(
     colours: Mapping[str, Colour],
     title: str = "",
     text: str = "",
-) -> Tensor:
+    matrix: int = 2,
+) -> Planes:
     """A panel with a bar per value, and a title and text to the right of the bars.
 
     If there is not enough room, first the text and then the names of the bars are left out.
@@ -86,9 +82,10 @@ def bar_panel(
         colours: By name.
         title: One line.
         text: A few sentences, wrapped; an ellipsis marks text that does not fit.
+        matrix: Of the film, see :class:`merc.media.planes.Planes`.
 
     Returns:
-        ``(3, height, width)`` uint8.
+        The panel; an odd height or width loses its last row or column.
     """
     from PIL import Image, ImageDraw
 
@@ -123,7 +120,7 @@ def bar_panel(
         for index, words in enumerate(rows):
             faint = (185, 185, 195) if title and not index else _WHITE
             draw.text((left, margin + index * line), words, faint, letters)
-    return _tensor(image)
+    return _planes(image, matrix)
 
 
 def _wrapped(text: str, font: FreeTypeFont, width: float, most: int) -> list[str]:
@@ -153,5 +150,5 @@ def _font(size: int) -> FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def _tensor(image: object) -> Tensor:
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+def _planes(image: object, matrix: int) -> Planes:
+    return Planes.of_rgb(np.array(image, dtype=np.uint8).transpose(2, 0, 1), matrix)

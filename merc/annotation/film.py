@@ -6,17 +6,14 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from merc.annotation.drawing import Colour, bar_panel, draw_box
+from merc.annotation.drawing import bar_panel, draw_box
 from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
 from merc.annotation.thumbnails import face_jpeg
 from merc.conversation import Clip
 from merc.labels import LabelSet
 from merc.media.ahead import ahead
-from merc.media.decode import read_frames
+from merc.media.decode import read_planes
+from merc.media.planes import Colour, Planes
 from merc.media.rates import FRAME_RATE
 from merc.pipeline.apply import AppliedRun
 
@@ -64,33 +61,31 @@ class AnnotatedFilm:
         self.labels = labels
         self.thumbnails: dict[int, bytes] = {}
 
-    def frames(self, video: Path, fps: float) -> Iterator[Tensor]:
-        """``(3, H, W)`` uint8, one after the other."""
+    def frames(self, video: Path, fps: float) -> Iterator[Planes]:
+        """Its frames, one after the other."""
         coming = list(range(len(self.lines)))[::-1]
         active: dict[int, dict[int, dict[int, list[float]]]] = {}
-        panel: Tensor | None = None
+        panel: Planes | None = None
         shown: int | None = None
-        frames = read_frames(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, chunk=8, time_limit=PATIENCE)
-        for chunk in ahead(frames):
-            for index, image in enumerate(chunk.images, start=chunk.first):
-                time = index / fps
-                active = {line: faces for line, faces in active.items() if time < self.lines[line].end}
-                while coming and self.lines[coming[-1]].start <= time:
-                    line = coming.pop()
-                    if time < self.lines[line].end:
-                        active[line] = self._boxes(line)
-                latest = max(active, default=None)
-                if panel is None or latest != shown:
-                    panel, shown = self._panel(latest, *image.shape[1:]), latest
-                for line, faces in active.items():  # before anything is drawn
-                    self._keep_face(self.lines[line], faces, time, image, chunk.scale)
-                for line, faces in active.items():
-                    here = int((time - self.lines[line].start) * FRAME_RATE + 1e-6)
-                    boxes = {track: boxes[here] for track, boxes in faces.items() if here in boxes}
-                    for track in speaking_at(self.lines[line], time, boxes):
-                        self._draw(image, [value * chunk.scale for value in boxes[track]], self.lines[line])
-                # NumPy stays in this thread: waking PyTorch's for each frame costs more than the copy.
-                yield torch.from_numpy(np.concatenate([image.numpy(), panel.numpy()], axis=1))
+        frames = read_planes(Clip(str(video)), fps=fps, max_height=FILM_HEIGHT, time_limit=PATIENCE)
+        for index, (image, scale) in enumerate(ahead(frames)):
+            time = index / fps
+            active = {line: faces for line, faces in active.items() if time < self.lines[line].end}
+            while coming and self.lines[coming[-1]].start <= time:
+                line = coming.pop()
+                if time < self.lines[line].end:
+                    active[line] = self._boxes(line)
+            latest = max(active, default=None)
+            if panel is None or latest != shown:
+                panel, shown = self._panel(latest, image), latest
+            for line, faces in active.items():  # before anything is drawn
+                self._keep_face(self.lines[line], faces, time, image, scale)
+            for line, faces in active.items():
+                here = int((time - self.lines[line].start) * FRAME_RATE + 1e-6)
+                boxes = {track: boxes[here] for track, boxes in faces.items() if here in boxes}
+                for track in speaking_at(self.lines[line], time, boxes):
+                    self._draw(image, [value * scale for value in boxes[track]], self.lines[line])
+            yield image.above(panel)
 
     def _boxes(self, line: int) -> dict[int, dict[int, list[float]]]:
         """The boxes of the faces that speak in a line, by track and frame."""
@@ -108,30 +103,31 @@ class AnnotatedFilm:
         line: AnnotatedLine,
         faces: Mapping[int, Mapping[int, list[float]]],
         time: float,
-        image: Tensor,
+        image: Planes,
         scale: float,
     ) -> None:
         """Keep the face of a line, once, in the middle of the time in which it is visible."""
         boxes = {} if line.face is None or line.line in self.thumbnails else faces.get(line.face.track, {})
         here = int((time - line.start) * FRAME_RATE + 1e-6)
         if here in boxes and here >= min(boxes) + len(boxes) // 2:
-            self.thumbnails[line.line] = face_jpeg(image, [value * scale for value in boxes[here]])
+            self.thumbnails[line.line] = face_jpeg(image.rgb(), [value * scale for value in boxes[here]])
 
-    def _draw(self, image: Tensor, box: Sequence[float], line: AnnotatedLine) -> None:
+    def _draw(self, image: Planes, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
         draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion])))
 
-    def _panel(self, line: int | None, height: int, width: int) -> Tensor:
+    def _panel(self, line: int | None, below: Planes) -> Planes:
+        width, height, matrix = below.width, below.height, below.matrix
         readable = 13 * len(self.labels) + 8  # with room for the names of the emotions
         tall = max(24, round(0.22 * height), min(readable, height // 2))
-        tall += (height + tall) % 2
+        tall += tall % 2
         if line is None:
-            return bar_panel(width, tall, {}, self.colours)
+            return bar_panel(width, tall, {}, self.colours, matrix=matrix)
         here = self.lines[line]
         values = {name: here.probabilities.get(name, 0.0) for name in self.labels.report_order}
         used = "+".join(here.used) or "no modality"
         title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
-        return bar_panel(width, tall, values, self.colours, title, here.text)
+        return bar_panel(width, tall, values, self.colours, title, here.text, matrix)
 
 
 def speaking_at(line: AnnotatedLine, time: float, visible: Container[int]) -> list[int]:

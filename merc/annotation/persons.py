@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from merc.store import FeatureStore
 
 _LONGEST = 20.0  # seconds of a line whose voice is compared
 _AT_ONCE = 16  # lines
+_AT_A_TIME = 2  # lines whose frames are decoded side by side, with the frames of a line in memory for each
 _LOOKS = 4  # frames of a track that tell how it looks
 _SILENT = 1e-4  # root mean square
 _DOUBTFUL = 0.7  # confidence below which a note counts a line
@@ -143,15 +145,18 @@ def spoken_lines(
         voice: Turns sound into voices; ``None`` leaves them out.
     """
     voices = {} if voice is None else _voices(conversation, voice)
+    pairs = list(zip(conversation.keys, conversation.utterances, strict=True))
+    with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="merc-looks") as threads:  # decoders run side by side
+        faces = list(threads.map(lambda pair: _seen(pair[0], pair[1], stores), pairs))
     return [
         SpokenLine(
             start=float(utterance.start or 0.0),
             end=float(utterance.end or 0.0),
             name=None if utterance.speaker == UNKNOWN else utterance.speaker,
             voice=voices.get(key),
-            faces=_seen(key, utterance, stores),
+            faces=seen,
         )
-        for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
+        for (key, utterance), seen in zip(pairs, faces, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -167,7 +168,8 @@ class MediaDataModule(UtteranceDataModule):
         return _Clips(utterances, [self.labels.index(u.label) for _, u in utterances], self.reader)
 
     def _planned(self, clips: _Clips) -> list[list[int]]:
-        return batches_of_seconds(clips.seconds(), self.batch_seconds, self.batch_size)
+        each = math.ceil(len(clips.utterances) / max(self.workers, 1))  # all workers get some of few utterances
+        return batches_of_seconds(clips.seconds(), self.batch_seconds, max(min(self.batch_size, each), 1))
 
     def _loader(self, clips: _Clips, batches: SharedBatches) -> DataLoader[MediaBatch]:
         workers = min(self.workers, len(batches))

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from merc.conversation import Clip
+from merc.media.planes import Planes
 from merc.media.rates import FRAME_RATE
 
 if TYPE_CHECKING:
@@ -63,6 +65,11 @@ CONTAINERS = (
 
 Each holds its content itself. Playlists, such as concat, hls, dash and sdp, could make any file that the user may read
 part of a clip."""
+
+_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+"""How planes make RGB, in FFmpeg's numbers and names; where a file does not say it, as BT.601."""
+
+_FULL_RANGE = 2
 
 _MAX_PIXELS = 2**25  # 8K; a damaged header must not make us allocate more
 
@@ -553,10 +560,45 @@ def frames_at(
                 return
 
 
+def read_planes(
+    clip: Clip, *, fps: float = FRAME_RATE, max_height: int | None = None, time_limit: float = 60.0
+) -> Generator[tuple[Planes, float], None, None]:
+    """The frames of :func:`read_frames`, as films store them and for :func:`merc.media.film.write_film`.
+
+    Args:
+        clip: What to read.
+        fps: As for :func:`read_frames`, as all that follows.
+        max_height: Likewise.
+        time_limit: Likewise.
+
+    Yields:
+        Frames of even sides, each to draw on as one likes, with their scale: see :class:`Frames`.
+
+    Raises:
+        MediaError: As for :func:`read_frames`.
+    """
+    watch = Watch(clip.path, time_limit)
+    with as_media_error(clip.path):
+        shown, last = None, None
+        for frame, view in _screen(clip, fps, max_height, watch, threads=1, stored=True):
+            if shown is None or frame is not last:
+                shown, last = view.planes(frame), frame
+            with watch.delivered(1 / fps):
+                yield Planes(shown.pixels.copy(), shown.matrix), view.scale
+
+
 def _screen(
-    clip: Clip, fps: float, max_height: int | None, watch: Watch, threads: int
+    clip: Clip, fps: float, max_height: int | None, watch: Watch, threads: int, stored: bool = False
 ) -> Iterator[tuple[av.VideoFrame, _View]]:
     """What the screen shows at each time of the grid of :func:`read_frames`, with what makes an image of it.
+
+    Args:
+        clip: As for :func:`read_frames`, as all that follows.
+        fps: Likewise.
+        max_height: Likewise.
+        watch: The time limit.
+        threads: As for :func:`read_frames`.
+        stored: Whether the images are :class:`~merc.media.planes.Planes` instead of RGB.
 
     Raises:
         MediaError: There is no such time.
@@ -570,7 +612,7 @@ def _screen(
             decoded = True
             yield when - clip.start, source.seconds(frame), frame
 
-    view = _View(clip.region, max_height, pixel_shape(source.stream))
+    view = _View(clip.region, max_height, pixel_shape(source.stream), stored)
     for frame in on_grid(shown(), fps, inf if clip.end is None else clip.end - clip.start):
         watch.check()
         empty = False
@@ -619,38 +661,57 @@ class _View:
         region: Part of the frame that counts, in 0..1 of the frame as it is shown.
         max_height: Greatest height of an image.
         shape: Width of a stored pixel over its height.
+        stored: Whether it gives :meth:`planes` instead of RGB; their sides are even.
 
     Attributes:
         scale: Pixels of the displayed frame times this are pixels of the images.
     """
 
     def __init__(
-        self, region: tuple[float, float, float, float] | None, max_height: int | None, shape: Fraction
+        self,
+        region: tuple[float, float, float, float] | None,
+        max_height: int | None,
+        shape: Fraction,
+        stored: bool = False,
     ) -> None:
         self.region = region or (0.0, 0.0, 1.0, 1.0)
         self.max_height = max_height
         self.shape = shape
+        self.stored = stored
         self.scale = 1.0
-        self._size: tuple[int, int] | None = None
+        self._size: tuple[int, ...] | None = None
         self._frames_are: tuple[Any, ...] = ()
         self._graph: Any = None
 
     def __call__(self, frame: av.VideoFrame) -> Tensor:
         """The image ``(3, H, W)`` of a frame."""
-        frames_are = (frame.width, frame.height, frame.format.name, *_orientation(frame))
-        if frames_are != self._frames_are:  # some streams change their size; the images do not
-            self._frames_are = frames_are
-            self._graph = self._made_for(frame)
-        self._graph.push(frame)
-        shown = self._graph.pull()
+        shown = self._shown(frame)
         # NumPy copies in this thread; PyTorch would wake all of its own for each frame, which costs more than the copy.
-        rows = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in shown.planes]
-        green, blue, red = (plane[: shown.height, : shown.width] for plane in rows)
+        green, blue, red = _arrays(shown)
         image = torch.from_numpy(np.stack([red, green, blue]))
         transposed, flipped = _orientation(frame)
         if transposed:
             image = image.transpose(1, 2)
         return image.flip(flipped) if flipped else image
+
+    def planes(self, frame: av.VideoFrame) -> Planes:
+        """The planes of a frame."""
+        shown = self._shown(frame)
+        transposed, flipped = _orientation(frame)
+        axes = tuple(dimension - 1 for dimension in flipped)
+        upright = [np.flip(part.T if transposed else part, axes) for part in _arrays(shown)]
+        return Planes.of_parts(upright, int(frame.colorspace))
+
+    def _shown(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame, cropped and scaled, as it is stored."""
+        colours = (frame.colorspace, frame.color_range)
+        frames_are = (frame.width, frame.height, frame.format.name, *colours, *_orientation(frame))
+        if frames_are != self._frames_are:  # some streams change their size; the images do not
+            self._frames_are = frames_are
+            self._graph = self._made_for(frame)
+        self._graph.push(frame)
+        shown: av.VideoFrame = self._graph.pull()
+        return shown
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
         import av
@@ -664,7 +725,8 @@ class _View:
         if self._size is None:
             across, down = _squared(right - left, bottom - top, self.shape, transposed)
             self.scale = min(1.0, (self.max_height or inf) / float(down))
-            self._size = max(1, round(across * self.scale)), max(1, round(down * self.scale))
+            step = 2 if self.stored else 1  # chroma has half the pixels
+            self._size = tuple(max(1, round(side * self.scale / step)) * step for side in (across, down))
         # Everything up to here was as shown; the filters work on frames as they are stored.
         if 2 in flipped:
             left, right = width - right, width - left
@@ -674,17 +736,30 @@ class _View:
         if transposed:
             left, right, top, bottom = top, bottom, left, right
             size = size[1], size[0]
+        matrix = _MATRICES.get(frame.colorspace, "bt601")
+        scale = [f"{size[0]}:{size[1]}:flags=bilinear", f"in_color_matrix={matrix}"]
+        if frame.color_range == _FULL_RANGE:
+            scale.append("in_range=pc")
+        if self.stored:
+            scale += [f"out_color_matrix={matrix}", "out_range=tv"]
         graph = av.filter.Graph()
         graph.threads = 1
         # Tensors need planes, and swscale writes them faster than packed pixels.
         graph.link_nodes(
             graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)),
             graph.add("crop", f"{right - left}:{bottom - top}:{left}:{top}:exact=1"),
-            graph.add("scale", f"{size[0]}:{size[1]}:flags=bilinear"),
-            graph.add("format", "gbrp"),
+            graph.add("scale", ":".join(scale)),
+            graph.add("format", "yuv420p" if self.stored else "gbrp"),
             graph.add("buffersink"),
         ).configure()
         return graph
+
+
+def _arrays(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
+    """The planes of a frame, without the padding of their rows."""
+    planes: Any = frame.planes
+    rows = [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in planes]
+    return [array[: plane.height, : plane.width] for plane, array in zip(planes, rows, strict=True)]
 
 
 def _pixels(low: float, high: float, size: int) -> tuple[int, int]:

@@ -7,8 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from merc.files import write_aside
 from merc.media.decode import (
     MediaError,
@@ -21,6 +19,7 @@ from merc.media.decode import (
     pyav,
     streams_of,
 )
+from merc.media.planes import Planes
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -39,7 +38,7 @@ _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 6400
 
 def write_film(
     path: str | Path,
-    frames: Iterable[Tensor],
+    frames: Iterable[Planes],
     *,
     fps: float,
     sound_of: str | Path | None = None,
@@ -52,7 +51,7 @@ def write_film(
 
     Args:
         path: The film.
-        frames: Each ``(3, H, W)`` uint8 RGB, all of one size; an odd height or width loses its last row or column.
+        frames: All of one size (:meth:`merc.media.planes.Planes.of_rgb` makes them of RGB).
         fps: Frames per second.
         sound_of: A film whose sound is taken over, from its beginning; as it is where mp4 can hold it, else as AAC at
             the same rate and with the same channels. A film without sound gives none.
@@ -86,7 +85,7 @@ def film_comment(path: str | Path) -> str | None:
 
 def _write(
     film: OutputContainer,
-    frames: Iterator[Tensor],
+    frames: Iterator[Planes],
     fps: float,
     sound_of: str | Path | None,
     time_limit: float,
@@ -95,12 +94,11 @@ def _write(
     first = next(frames, None)
     if first is None:
         raise MediaError(f"There is no frame for {path}: expected at least one.", "no frame")
-    height, width = (max(side - side % 2, 1) for side in first.shape[1:])
-    stream = _video_stream(film, Fraction(fps).limit_denominator(1001), width, height)
+    stream = _video_stream(film, Fraction(fps).limit_denominator(1001), first)
     sound = iter(()) if sound_of is None else _sound(film, str(sound_of), time_limit)
     waiting = next(sound, None)  # makes the stream of the sound, before anything is written
-    for index, image in enumerate(_after(first, frames)):
-        frame = _frame(image[:, :height, :width])
+    for index, planes in enumerate(_after(first, frames)):
+        frame = planes.frame()
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
         # Interleave: the sound of the same time comes first, close to its frame.
         while waiting is not None and waiting[0] <= index / fps:
@@ -113,27 +111,21 @@ def _write(
         waiting = next(sound, None)
 
 
-def _after(first: Tensor, others: Iterator[Tensor]) -> Iterator[Tensor]:
+def _after(first: Planes, others: Iterator[Planes]) -> Iterator[Planes]:
     yield first
     yield from others
 
 
-def _frame(image: Tensor) -> Any:  # noqa: ANN401 - PyAV
-    import av
-
-    # Planes are copied as they are; packed pixels would have to be interleaved first, which takes longer than coding.
-    return av.VideoFrame.from_ndarray(image.permute(1, 2, 0).numpy(), format="gbrp")
-
-
-def _video_stream(film: OutputContainer, rate: Fraction, width: int, height: int) -> Any:  # noqa: ANN401 - PyAV
+def _video_stream(film: OutputContainer, rate: Fraction, like: Planes) -> Any:  # noqa: ANN401 - PyAV
     import av
 
     try:
         av.Codec("libx264", "w")
-        stream: Any = film.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
+        stream: Any = film.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
     except av.codec.codec.UnknownCodecError:
-        stream = film.add_stream("mpeg4", rate=rate, bit_rate=max(400_000, width * height * 6))
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream = film.add_stream("mpeg4", rate=rate, bit_rate=max(400_000, like.width * like.height * 6))
+    stream.width, stream.height, stream.pix_fmt = like.width, like.height, "yuv420p"
+    stream.codec_context.colorspace = like.matrix  # else players guess it from the height
     return stream
 
 
