@@ -27,7 +27,7 @@ import yaml
 from merc.configs.lookup import find_config
 from merc.corpora.simulated import simulate
 from merc.evaluation import Predictions, compare_seeds, paired_bootstrap, read_predictions
-from merc.evaluation.report import markdown_table
+from merc.evaluation.tables import markdown_table
 from merc.features.table import FeatureTable
 from merc.files import write_text
 from merc.pipeline.run import run_pipeline
