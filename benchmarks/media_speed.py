@@ -103,16 +103,16 @@ def render(path: Path, seconds: int, height: int) -> None:
         container.mux(stream.encode(None))
 
 
-def beside(path: Path, seconds: int, height: int, clips: list[str]) -> None:
-    """Three clips of one face side by side, and after five seconds the next three, as H.264."""
-    lane, turn = width_of(height) // 3 // 2 * 2, 5 * FPS
+def beside(path: Path, seconds: int, height: int, clips: list[str], faces: int = 3) -> None:
+    """Some clips of one face side by side, and after five seconds the next ones, as H.264."""
+    lane, turn = width_of(height) // faces // 2 * 2, 5 * FPS
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = 3 * lane, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = faces * lane, height, "yuv420p"
         for start in range(0, seconds * FPS, turn):
             lanes = []
-            for number in range(3):
-                clip = Clip(clips[(start // turn * 3 + number) % len(clips)], end=turn / FPS)
+            for number in range(faces):
+                clip = Clip(clips[(start // turn * faces + number) % len(clips)], end=turn / FPS)
                 images = torch.cat([chunk.images for chunk in read_frames(clip, max_height=height)])
                 width = min(images.shape[3], round(images.shape[2] * lane / height))
                 images = images[..., (images.shape[3] - width) // 2 :][..., :width]
