@@ -1,8 +1,9 @@
-"""The examples run as their readers run them: as programs of their own."""
+"""The examples run as their readers run them: the script as a program, the packages beside ``merc``."""
 
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.evaluation import read_predictions
@@ -21,23 +23,27 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CUSTOM = EXAMPLES / "custom_head"
 CORPUS = EXAMPLES / "custom_corpus"
 PARTS = EXAMPLES / "custom_parts"
+PACKAGES = {source.name for source in EXAMPLES.glob("*/src/*")}
 
 
-def run(*args, cwd, path=""):
-    """What a Python process prints, started in a folder; its failure is the test's, with what it said."""
-    places = os.pathsep.join(
-        [str(place) for place in (path, EXAMPLES.parent) if place]
-    )  # merc is that of this checkout
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": places, "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, *args], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def merc(monkeypatch, capsys):
+    """Runs commands of ``merc`` one after another in a folder, beside an example's package, and gives what they print."""
 
+    def commands(*given, cwd, example=CUSTOM):
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        known = set(sys.modules)
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.syspath_prepend(str(example / "src"))
+            assert [main(args) for args in given] == [0] * len(given)
+        for name in set(sys.modules) - known:  # another process would read the package anew
+            if name.partition(".")[0] in PACKAGES:
+                del sys.modules[name]
+        return capsys.readouterr().out
 
-def merc(*commands, cwd, example=CUSTOM):
-    """What ``merc`` prints, of commands one after another in a process that imports everything once."""
-    code = "import json, sys; from merc.cli import main; sys.exit(any(main(args) for args in json.loads(sys.argv[1])))"
-    return run("-c", code, json.dumps(commands), cwd=cwd, path=example / "src")
+    return commands
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +60,17 @@ def simulated(tmp_path_factory):
     return root
 
 
-def test_the_quickstart_trains_every_stage_and_prints_the_optimum(tmp_path):
-    code = "import runpy, sys; runpy.run_path(sys.argv[1])['main']('out', dialogues=12, epochs=1)"
-    printed = run("-c", code, str(EXAMPLES / "quickstart.py"), cwd=tmp_path)
+def test_the_quickstart_trains_every_stage_and_prints_the_optimum(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "quickstart.py"))["main"]("out", dialogues=12, epochs=1)
+    printed = capsys.readouterr().out
     for stage in ("teacher", "audio_student", "fusion"):
         assert stage in printed
         assert (tmp_path / "out" / stage / "report/report.md").is_file()
     assert "Optimum" in printed
 
 
-def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
+def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated, merc):
     options = ["--model.head.dim", "64", "--model.head_weights.gate", "0.01"]
     short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--out", "out"]
     head = ["--model.head", "my_fusion.TextFirst", *options]
@@ -88,12 +95,11 @@ def test_the_custom_head_trains_tests_and_predicts_by_its_class_path(simulated):
 def emorynlp(tmp_path_factory):
     """Files in the layout of EmoryNLP."""
     root = tmp_path_factory.mktemp("custom_corpus") / "emorynlp"
-    made = "import sys; from pathlib import Path; from made_emorynlp import make_emorynlp; "
-    run("-c", f"{made}make_emorynlp(Path(sys.argv[1]))", str(root), cwd=root.parent, path=CORPUS / "tests")
+    runpy.run_path(str(CORPUS / "tests/made_emorynlp.py"))["make_emorynlp"](root)
     return root
 
 
-def test_a_reader_of_ones_own_imports_by_its_import_path(emorynlp):
+def test_a_reader_of_ones_own_imports_by_its_import_path(emorynlp, merc):
     given = ["import", "my_corpora.read_emorynlp", str(emorynlp), "--out", "three", "--emotions", "three"]
     printed = merc(given, cwd=emorynlp.parent, example=CORPUS)
     assert "EmoryNLP's own train, dev (called val) and test splits, three emotions" in printed
@@ -101,13 +107,13 @@ def test_a_reader_of_ones_own_imports_by_its_import_path(emorynlp):
     assert corpus.labels.names == ("negative", "neutral", "positive") and len(corpus["train"]) == 8
 
 
-def test_the_same_files_need_no_reader_and_no_option(emorynlp):
+def test_the_same_files_need_no_reader_and_no_option(emorynlp, merc):
     merc(["import", "corpus", str(emorynlp), "--out", "plain"], cwd=emorynlp.parent)
     corpus = Corpus.load(emorynlp.parent / "plain")
     assert len(corpus["train"]) == 8 and len(corpus.labels) == 7
 
 
-def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path):
+def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path, merc):
     shutil.copytree(CORPUS / "src", tmp_path / "src")
     short = ["--trainer.max_steps=3", "--trainer.val_check_interval=1"]
     given = ["run", str(CORPUS / "emorynlp.yaml"), "--root", str(emorynlp), "--out", "out", *short]
@@ -121,7 +127,7 @@ def test_a_pipeline_may_start_from_a_reader_of_ones_own(emorynlp, tmp_path):
     assert "finished before, unchanged" not in merc(given, cwd=tmp_path, example=tmp_path)
 
 
-def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(tmp_path):
+def test_an_encoder_a_loss_and_a_stage_of_ones_own_make_a_pipeline(tmp_path, merc):
     tiny_corpus(12).save(tmp_path / "data/corpus.json")
     short = ["--trainer.max_steps=3", "--trainer.val_check_interval=1"]
     given = ["run", str(PARTS / "parts.yaml"), "--corpus", "data", "--out", "out", *short]
@@ -140,4 +146,7 @@ def test_the_tests_of_the_examples_pass():
     folders = [CUSTOM, CORPUS, PARTS]
     places = " ".join(str(folder / name) for folder in folders for name in ("src", "tests"))
     options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-o", f"pythonpath={places}"]
-    run("-m", "pytest", *options, *map(str, folders), cwd=EXAMPLES)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, "-m", "pytest", *options, *map(str, folders)]
+    done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -31,11 +31,10 @@ def confusion_figure(confusion: Tensor, labels: LabelSet, title: str = "") -> Fi
     counts = confusion.detach().cpu()[order][:, order]
     share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
     side = 1.6 + 0.85 * len(labels)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label")
+    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     names = [labels.names[index] for index in order]
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     support = counts.sum(dim=1).tolist()

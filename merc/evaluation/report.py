@@ -47,7 +47,9 @@ METRICS = "metrics.json"
 VAL = "predictions_val.csv"
 """The predictions for the validation split, beside the report of a test."""
 
-_UNCERTAINTY = "uncertainty.png"
+UNCERTAINTY = "uncertainty.png"
+"""The reliability diagram and the curve of risk by coverage, where something is labelled."""
+
 _LISTED = 5  # missing utterances per modality in report.md; predictions.csv has all of them
 
 
@@ -172,7 +174,7 @@ def write_report(
     with ExitStack() as files:
         # Renamed in reverse order: the metrics come last, because they mark the report as complete.
         names = [METRICS, "report.md", "confusion.png", "predictions.csv"]
-        names += [_UNCERTAINTY] * ("uncertainty" in metrics) + [VAL] * (val is not None)
+        names += [UNCERTAINTY] * ("uncertainty" in metrics) + [VAL] * (val is not None)
         aside = {name: files.enter_context(write_aside(folder / name)) for name in names}
         text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
         aside[METRICS].write_text(text + "\n", encoding="utf-8")
@@ -183,8 +185,8 @@ def write_report(
         if val is not None:
             aside[VAL].write_text(val.to_csv(), encoding="utf-8", newline="")
         if "uncertainty" in metrics:
-            _draw_uncertainty(predictions, metrics["uncertainty"]).savefig(aside[_UNCERTAINTY], format="png", dpi=120)
-    for name in {VAL, _UNCERTAINTY} - set(names):  # of an earlier report
+            _draw_uncertainty(predictions, metrics["uncertainty"]).savefig(aside[UNCERTAINTY], format="png", dpi=120)
+    for name in {VAL, UNCERTAINTY} - set(names):  # of an earlier report
         (folder / name).unlink(missing_ok=True)
     return metrics
 
@@ -373,7 +375,7 @@ def _uncertainty_lines(metrics: Mapping[str, Any]) -> list[str]:
             )
         header = ["Probabilities", "Confidence %", "Accuracy %", "ECE % (95 %)", "Brier", "NLL"]
         sections += ["## Uncertainty", markdown_table(header, rows), "\n".join(f"- {line}" for line in lines)]
-        sections.append(f"![Reliability, and risk by coverage]({_UNCERTAINTY})")
+        sections.append(f"![Reliability, and risk by coverage]({UNCERTAINTY})")
     return [*sections, *stress_lines(metrics, "Weighted F1 in percent.", lambda score: f"{100 * score:.2f}")]
 
 

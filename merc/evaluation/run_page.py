@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,20 +20,12 @@ from merc.evaluation.draws import drawn_counts, percentile_interval
 from merc.evaluation.folds import compare_folds
 from merc.evaluation.ledger import Opening, describe_ledger
 from merc.evaluation.metrics import weighted_f1
-from merc.evaluation.plots import (
-    bars_figure,
-    confusion_figure,
-    curves_figure,
-    interval_figure,
-    svg,
-    uncertainty_figure,
-)
+from merc.evaluation.plots import bars_figure, curves_figure, interval_figure, svg
 from merc.evaluation.predictions import Predictions, read_predictions
-from merc.evaluation.report import METRICS, REPORT
+from merc.evaluation.report import METRICS, REPORT, UNCERTAINTY
 from merc.evaluation.tables import html_page, html_table
-from merc.evaluation.uncertainty import abstention
 from merc.files import write_text
-from merc.labels import IGNORE_INDEX
+from merc.labels import IGNORE_INDEX, LabelSet
 
 _SAMPLES = 2000
 _WORST = 15
@@ -41,6 +34,8 @@ _WORST = 15
 _STYLE = """
 details { margin: 1em 0; } summary { cursor: pointer; font-size: 1.2em; font-weight: 600; }
 .errors td:nth-child(3) { text-align: left; white-space: normal; min-width: 18em; }
+.confusion td:not(:first-child) { text-align: center; border: 1px solid #fff; }
+img { max-width: 100%; height: auto; }
 """
 
 
@@ -150,10 +145,10 @@ def _stage(
     yield svg(bars_figure(names, bars, "F1, percent; a point for every run"))
     yield "<h3>Confusion over all runs</h3>"
     confusion = torch.stack([run.confusion for run in predictions]).sum(0).long()
-    yield svg(confusion_figure(confusion, labels, f"{len(runs)} runs" if len(runs) > 1 else ""))
+    yield _confusion_table(confusion, labels)
     if all("uncertainty" in found for found in metrics):
         yield "<h3>Probabilities</h3>"
-        yield from _uncertainty(metrics, predictions)
+        yield from _uncertainty(runs[0], metrics)
     for kind, heading, across in (
         ("without", "Without a modality", "utterances that lose it, percent"),
         ("noise", "With noise in a modality", "noise over signal, percent"),
@@ -177,13 +172,37 @@ def _stage(
     yield f'<p class="note">All numbers of each run: {links}.</p>'
 
 
-def _uncertainty(metrics: Sequence[Mapping[str, Any]], predictions: Sequence[Predictions]) -> Iterator[str]:
-    run = predictions[0]
-    found = metrics[0]["uncertainty"]
-    kinds = [found[name]["bins"] for name in ("calibration", "calibration_after") if name in found]
-    curve = abstention(run)
-    yield svg(uncertainty_figure([[tuple(one.values()) for one in bins] for bins in kinds], curve.coverage, curve.risk))
-    rows, nominal = [], [f"{part['nominal']:.0%}" for part in found.get("conformal", [])]
+def _confusion_table(confusion: Tensor, labels: LabelSet) -> str:
+    """A confusion matrix as HTML: counts, and the share of each label in percent, which also gives the colour.
+
+    Args:
+        confusion: ``(C, C)`` counts in the order of ids; rows are labels, columns predictions.
+        labels: Names of the classes, in the column order of the published tables.
+    """
+    order = labels.report_ids
+    counts = confusion[order][:, order]
+    share = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    names = [escape(labels.names[index]) for index in order]
+    rows = []
+    for name, row, parts in zip(names, counts.tolist(), share.tolist(), strict=True):
+        cells = [
+            f'<td style="background: rgb(8 48 107 / {part:.2f}); color: {"#fff" if part > 0.45 else "#222"}">'
+            f"{count}<br>{100 * part:.1f}%</td>"
+            for count, part in zip(row, parts, strict=True)
+        ]
+        rows.append(f"<tr><td>{name} ({sum(row)})</td>{''.join(cells)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("label (utterances) \\ predicted", *names))
+    return (
+        f'<div class="wide confusion"><table><thead><tr>{head}</tr></thead><tbody>\n'
+        + "\n".join(rows)
+        + "</tbody></table></div>"
+    )
+
+
+def _uncertainty(run: SeedRun, metrics: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    plot = base64.b64encode((run.folder / REPORT / UNCERTAINTY).read_bytes()).decode()  # drawn for its report.md
+    yield f'<img alt="Reliability, and risk by coverage" src="data:image/png;base64,{plot}">'
+    rows, nominal = [], [f"{part['nominal']:.0%}" for part in metrics[0]["uncertainty"].get("conformal", [])]
     for one in metrics:
         of_run = one["uncertainty"]
         errors = [of_run.get(name, {}).get("ece") for name in ("calibration", "calibration_after")]

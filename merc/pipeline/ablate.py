@@ -90,7 +90,8 @@ def run_ablations(
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):
         for run in runs[: len(full.stages)]:
-            run.stage.kind.check(run, trainer_options)
+            if not run.finished:
+                run.stage.kind.check(run, trainer_options)
         planned = planner.plan_all(_choose(rows, planner.system))
     run_stages(full, out / "full", sources, seeds, trainer_options, console, jobs, results=out)
     with quiet_lightning(quiet=True):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -101,6 +100,11 @@ def quiet_lightning(quiet: bool = False) -> Iterator[None]:
 
 class _Parser(ShortParser, LightningArgumentParser):
     """Lightning's parser, with short errors."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - those of jsonargparse
+        """The config as text, without a second validation of what has just been parsed."""
+        text: str = super().dump(*args, **{**kwargs, "skip_validation": True})
+        return text
 
 
 class MercCLI(LightningCLI):
@@ -231,11 +235,9 @@ class MercCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Put the task's own config into its checkpoints, so that ``load_from_checkpoint(path)`` needs nothing else."""
-        dump = yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_none=False, format="yaml"))
-        given = dump[self.subcommand] if self.subcommand else dump
-        config = given["model"]
+        config = self.config_dump["model"]
         if isinstance(self.model, ClassifierTask):
-            self.model.config_digest = _digest(config, given.get("data") or {})
+            self.model.config_digest = _digest(config, self.config_dump.get("data") or {})
         self.model.save_hyperparameters(
             {
                 "_class_path": config["class_path"],

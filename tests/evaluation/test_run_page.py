@@ -1,5 +1,6 @@
 """The page of a run."""
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -40,7 +41,7 @@ class Outside(HTMLParser):
         self.loads = []
 
     def handle_starttag(self, tag, attrs):
-        self.loads += [value for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")]
+        self.loads += [v for name, v in attrs if name in ("src", "href") and not str(v).startswith(("#", "data:"))]
         assert tag not in ("script", "link", "iframe")
 
 
@@ -98,8 +99,15 @@ def test_the_confusion_is_that_of_all_runs(tmp_path):
     write_run_page(tmp_path / "report.html", "x", {"fusion": runs})
     both = sum(run.predictions.confusion.long() for run in runs)
     page = (tmp_path / "report.html").read_text()
-    for label, support in zip(runs[0].predictions.labels.names, both.sum(1).tolist(), strict=True):
+    labels = runs[0].predictions.labels
+    for label, support in zip(labels.names, both.sum(1).tolist(), strict=True):
         assert f"{label} ({support})" in page
+    cells = re.findall(r"rgb\(8 48 107 / ([\d.]+)\).*?>(\d+)<br>([\d.]+)%", page)
+    expected = both[labels.report_ids][:, labels.report_ids]
+    assert [int(count) for _, count, _ in cells] == expected.flatten().tolist()
+    shares = (expected / expected.sum(1, keepdim=True)).flatten().tolist()
+    assert [float(share) for share, _, _ in cells] == pytest.approx(shares, abs=0.005)
+    assert [float(percent) / 100 for _, _, percent in cells] == pytest.approx(shares, abs=0.00051)
 
 
 def test_the_interval_holds_the_score_and_is_that_of_slow_draws():
