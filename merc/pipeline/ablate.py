@@ -37,7 +37,7 @@ from merc.pipeline.configured import EMOTIONS, Configured, build
 from merc.pipeline.kinds import NetworkStage
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
-from merc.pipeline.read import read_stack
+from merc.pipeline.read import read_stack, with_import_options
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, StageRun
 from merc.tasks.base import EmotionTask
@@ -58,6 +58,7 @@ def run_ablations(
     stages: Sequence[str] = (),
     trainer_options: Sequence[str] = (),
     jobs: int = 1,
+    imports: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run a full model and its ablations from Python; ``merc ablate`` does the same.
 
@@ -74,6 +75,7 @@ def run_ablations(
         stages: Stages to compare. Default: the last one that is tested.
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
         jobs: Seeds that are trained at once, of the full model and then of the rows, each in a process of its own.
+        imports: Further options of the import that brings the corpus, such as ``file``, ``layout`` and ``validation``.
 
     Returns:
         The report.
@@ -85,7 +87,7 @@ def run_ablations(
     """
     console, out, sources = Console(), Path(out), sources_of(root, corpus)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
-    full = read_stack(names)
+    full = with_import_options(read_stack(names), imports or {})
     runs = list(plan(full, out / "full", sources, seeds, trainer_options, results=out))
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):

@@ -120,7 +120,7 @@ class FunctionStage(StageKind):
         except ArgumentError as error:
             text = explain(str(error), parser)
             if "arguments are required" in text and self.brings_corpus(run.stage):
-                text += " Give them to `merc run` as options: --NAME VALUE."
+                text += " Give them to the command as options: --NAME VALUE."
             raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {text}") from error
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:

@@ -142,7 +142,7 @@ def _not_a_pipeline(path: Path) -> str:
 
 
 def with_import_options(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
-    """A pipeline whose import of the corpus has further options: those that ``merc run`` is given by name.
+    """A pipeline whose import of the corpus has further options: those that a command is given by name.
 
     Args:
         pipeline: The pipeline.

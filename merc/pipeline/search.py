@@ -28,7 +28,7 @@ from merc.pipeline.configured import Configured
 from merc.pipeline.kinds import EnsembleStage, FitStage, NetworkStage
 from merc.pipeline.lightning import chosen_by, quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
-from merc.pipeline.read import read_stack
+from merc.pipeline.read import absolute, read_stack, with_import_options
 from merc.pipeline.run import run_in_order, sources_of
 from merc.pipeline.search_report import Results
 from merc.pipeline.space import REFUSALS, check_space, read_space
@@ -54,6 +54,7 @@ def run_search(
     pruner: BasePruner | None = None,
     sampler_seed: int = 0,
     trainer_options: Sequence[str] = (),
+    imports: Mapping[str, Any] | None = None,
 ) -> Path:
     """Search a pipeline's options on val from Python; ``merc search`` does the same.
 
@@ -78,6 +79,7 @@ def run_search(
             Default: those below the median, after 5 trials and 30 percent.
         sampler_seed: Seed of the sampler (TPE).
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        imports: Further options of the import that brings the corpus, such as ``file``, ``layout`` and ``validation``.
 
     Returns:
         The report.
@@ -90,7 +92,8 @@ def run_search(
     begin, console = time.time(), Console()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
-    whole = read_stack(names)
+    as_it_is = read_stack(names)
+    whole = with_import_options(as_it_is, absolute(dict(imports or {}), Path()))
     judged = stage or _last(whole)
     extra = _options_of(trainer_options)
     leading = _leading(whole, judged, extra)
@@ -106,7 +109,7 @@ def run_search(
     search = Search(
         names=[str(name) for name in names],
         pipeline=leading,
-        trainer_options=extra,
+        given=_given(as_it_is, leading),
         space=options,
         recipe=recipe,
         judged=judged,
@@ -166,6 +169,15 @@ def _leading(pipeline: Pipeline, judged: str, trainer_options: Mapping[str, Any]
             for stage in kept
         ]
     )
+
+
+def _given(pipeline: Pipeline, changed: Pipeline) -> dict[str, dict[str, Any]]:
+    """By stage, the options that only the command gives: those that the pipeline lacks or has with another value."""
+    known = {stage.name: stage.options for stage in pipeline.stages}
+    return {
+        stage.name: {k: v for k, v in stage.options.items() if k not in known[stage.name] or known[stage.name][k] != v}
+        for stage in changed.stages
+    }
 
 
 def _options_of(trainer_options: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from merc.evaluation.ledger import describe_ledger, read_ledger
 from merc.evaluation.plots import history_figure, shares_figure
 from merc.evaluation.tables import markdown_table
 from merc.files import write_aside, write_text
-from merc.pipeline.kinds import NetworkStage
 from merc.pipeline.study import STAGES, Search, counts, state_of
 
 _ENOUGH = 8
@@ -97,8 +96,7 @@ class Results:
         changes = search.changes(best.params)
         stages = []
         for stage in search.pipeline.stages:
-            network = isinstance(stage.kind, NetworkStage)
-            if options := {**(search.trainer_options if network else {}), **changes.get(stage.name, {})}:
+            if options := {**search.given[stage.name], **changes.get(stage.name, {})}:
                 stages.append({"name": stage.name, "options": options})
         base = find_config(search.names[0])
         if {"stages", "base"} & yaml.safe_load(base.read_text(encoding="utf-8")).keys():

@@ -38,7 +38,7 @@ class Search:
     Args:
         names: The pipeline, or the configs of a stage, as given.
         pipeline: The stages that lead to the judged one.
-        trainer_options: What its Lightning stages have beside their own options.
+        given: By stage, the options that the command gives beside those of the pipeline.
         space: What to try.
         recipe: The pipeline as it is, as a draw from the space.
         judged: The stage whose score counts.
@@ -56,7 +56,7 @@ class Search:
 
     names: list[str]
     pipeline: Pipeline
-    trainer_options: dict[str, Any]
+    given: dict[str, dict[str, Any]]
     space: list[Option]
     recipe: dict[str, Any]
     judged: str

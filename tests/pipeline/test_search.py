@@ -254,6 +254,20 @@ def test_the_best_pipeline_runs_as_it_is_and_gives_the_same_score(done):
     assert statistics.fmean(seed["val"]["weighted_f1"] for seed in summary) == pytest.approx(best.value, abs=1e-6)
 
 
+def test_options_of_the_import_are_those_of_the_search_and_of_what_it_finds(place):
+    assert search("--trials", "1", "--trainer.max_epochs=1", "--label_noise", "0.3") == 0
+    found = yaml.safe_load((place / "out/best.yaml").read_text())
+    assert found["stages"][0] == {"name": "data", "options": {"label_noise": "0.3"}}
+    (made,) = (json.loads(file.read_text()) for file in (place / "out/stages").glob("data-*/stage.json"))
+    assert made["stage"]["options"]["label_noise"] == "0.3"
+
+
+def test_options_that_the_import_does_not_know_are_refused(place, capsys):
+    assert search("--label_nose", "0.3") == 1
+    assert "Stage 'data', import: Option 'label_nose' is not accepted" in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
 def test_the_same_command_goes_on_to_the_number_of_trials(done, monkeypatch, capsys):
     trained = fitted(monkeypatch)
     assert search(*WORDS, "3", "--timeout", "0s") == 0
@@ -344,7 +358,7 @@ def two(tmp_path):
     shared = Search(
         names=["pipeline.yaml"],
         pipeline=Pipeline([]),
-        trainer_options={},
+        given={},
         space=options,
         recipe=recipe,
         judged="fusion",
