@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from merc.configs.lookup import find_config
+from merc.configs.lookup import read_config
 from merc.conversation import CORPUS_FILE, Corpus, CorpusError
 from merc.corpora.commands import import_evidence, import_kind, import_writing, resolve_doctor, resolve_import
 from merc.evaluation import ensemble_logits, ensemble_systems
@@ -278,8 +278,8 @@ class NetworkStage(StageKind):
         return "data.corpus"
 
     def configs(self, stage: Stage) -> list[str]:
-        """The content of the files that the stage names."""
-        return [find_config(name).read_text(encoding="utf-8") for name in stage.configs]
+        """The content of the files that the stage names, in which what lies beside them has absolute paths."""
+        return [read_config(name) for name in stage.configs]
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the configs with the options."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -24,6 +23,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
+from merc.files import parse_yaml
 from merc.pipeline.configured import Configured
 from merc.pipeline.kinds import EnsembleStage, FitStage, NetworkStage
 from merc.pipeline.lightning import chosen_by, quiet_lightning
@@ -187,9 +187,9 @@ def _options_of(trainer_options: Sequence[str]) -> dict[str, Any]:
     for word in trainer_options:
         if word.startswith("--"):
             name, _, value = word.removeprefix("--").partition("=")
-            found[name] = yaml.safe_load(value) if value else True
+            found[name] = parse_yaml(value, f"--{name}") if value else True
         else:
-            found[name] = yaml.safe_load(word)
+            found[name] = parse_yaml(word, f"--{name}")
     return found
 
 
@@ -231,9 +231,12 @@ class _Worker:
             enough = sum(counts(trial) for trial in known) >= search.trials
             if enough or (search.deadline is not None and time.time() > search.deadline):
                 return None
-            # Seeded by the number of trials: processes that share a study draw different ones, whichever takes which.
-            self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + len(known))
-            trial = self._study.ask({option.key: option.distribution for option in search.space})
+            trial = self._study.ask()
+            # Seeded by the number of the trial, which the study gives out once: processes that share it draw different
+            # ones, whichever takes which, also where no lock keeps them apart.
+            self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + trial.number)
+            for option in search.space:
+                option.draw(trial)
             lock = search.running(trial.number)
             Path(lock.lock_file).parent.mkdir(exist_ok=True)
             lock.acquire(timeout=0)
@@ -300,14 +303,14 @@ class _Worker:
             yield replace(run, callbacks=[_Pruning(trial, search.score)]) if watched else run
 
     def _make(self, run: StageRun, log: Console) -> None:
-        """Run a stage unless it is finished, one process at a time; a failed or pruned one leaves nothing."""
+        """Run a stage unless it is finished, one process at a time; a pruned one leaves nothing."""
         if run.folder in self._read and run.finished:  # its stores were read whole before
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{run.folder}.lock"):
             try:
                 run_in_order([run], (), log)
-            except (optuna.TrialPruned, *REFUSALS):
+            except optuna.TrialPruned:
                 run.discard()
                 raise
         self._read.add(run.folder)
