@@ -326,7 +326,6 @@ def test_a_full_disk_is_told_and_the_page_can_be_used_again(runs, pretended, tmp
             told = visitor.predict(film, None, "default", api_name="/annotate")
         assert "The server cannot keep the results: No space left on device." in str(told)
         assert "secret" not in str(told)
-        assert {"interactive": True, "__type__": "update"} in told
         run = runs.new("visitor", _uploaded(runs), None, "default")
         asyncio.run(watched(run))
         monkeypatch.setattr(merc.app.runs, "write_aside", full_disk)

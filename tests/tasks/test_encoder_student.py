@@ -306,7 +306,9 @@ def test_a_teacher_that_does_not_fit_is_refused(folders, corpus, teacher, tmp_pa
         task = student(folders, "data2vec-audio", **options)
         trainer_in(tmp_path).fit(task, datamodule=media(corpus, teacher, stores=stores))
 
-    with pytest.raises(StoreError, match=r"needs 'teacher', the datamodule has \[\]: add --data\.stores\.teacher"):
+    with pytest.raises(
+        StoreError, match=r"needs features 'teacher', the datamodule has \[\]: add --data\.stores\.teacher"
+    ):
         fit({})
     with pytest.raises(StoreError, match="holds features, expected logits"):
         fit({"teacher": teacher / "features"})
