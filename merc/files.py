@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+_DEEPEST = 100
+"""Levels of lists and objects in strict JSON and in YAML."""
 
 
 @contextmanager
@@ -59,8 +64,13 @@ def write_text(path: str | Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON may be anything
+def parse_json(text: str | bytes, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON may be anything
     """Parse JSON from a file that may have been made by anyone.
+
+    Args:
+        text: The JSON.
+        strict: Refuse what the standard has not, and other programs write: NaN and infinite numbers, a member that is
+            given twice, and more than 100 levels of lists and objects.
 
     Raises:
         ValueError: It is not JSON in UTF-8, is nested too deeply, or contains halves of characters, which could not be
@@ -68,12 +78,58 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON may be anything
     """
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number) if strict else json.loads(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if strict and _is_deep(value):
+        raise ValueError(f"nested more than {_DEEPEST} levels deep")
     return value
+
+
+def parse_yaml(text: str, name: str | Path) -> Any:  # noqa: ANN401 - YAML may be anything
+    """Parse the YAML of a config.
+
+    Args:
+        text: The YAML.
+        name: What it is, for the message: its file, or an option.
+
+    Raises:
+        ValueError: It is not YAML, or has more than 100 levels of lists and mappings.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {error}") from error
+    except RecursionError:
+        value = None
+    else:
+        if not _is_deep(value):
+            return value
+    raise ValueError(f"{name} is nested too deeply: expected at most {_DEEPEST} levels of lists and mappings.")
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) != len(members):
+        raise ValueError("a member is given twice")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _is_deep(value: Any) -> bool:  # noqa: ANN401 - plain values
+    """Whether there are too many levels; each part counts once on a level, however many aliases of YAML lead to it."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        outer = [part for part in {id(part): part for part in level}.values() if isinstance(part, dict | list)]
+        level = [part for one in outer for part in (one.values() if isinstance(one, dict) else one)]
+        if not outer:
+            return False
+    return True
 
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - JSON is what json.dumps takes

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from merc.files import write_aside, write_json, write_text
+from merc.files import parse_json, parse_yaml, write_aside, write_json, write_text
 
 
 def names(folder):
@@ -91,3 +91,25 @@ def test_json_is_utf8_and_refuses_numbers_that_json_lacks(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert (tmp_path / "a.json").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[NaN]", "NaN is no number"),
+        ('{"a": 1, "a": 2}', "given twice"),
+        ("[" * 101 + "]" * 101, "more than 100 levels"),
+    ],
+)
+def test_strict_json_is_that_of_the_standard(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_json(text, strict=True)
+    parse_json(text)
+    parse_json("[" * 100 + "]" * 100, strict=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 101 + "]" * 101, "[" * 5000 + "]" * 5000, "&a [*a, *a]", "{a: [1"])
+def test_yaml_that_no_config_has(text):
+    with pytest.raises(ValueError, match=r"x\.yaml is (nested too deeply|not YAML)"):
+        parse_yaml(text, "x.yaml")
+    assert parse_yaml("a: " + "[" * 99 + "]" * 99, "x.yaml").keys() == {"a"}

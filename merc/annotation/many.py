@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from merc.annotation.files import format_of, free_name
 from merc.annotation.lines import Annotation
@@ -37,6 +40,8 @@ TOGETHER = 16
 """Recordings that go through the stages of a run together: each stage starts once for all of them."""
 
 _STAGES = "_stages"
+
+_KILLED = "the process that annotated it was killed, perhaps because memory ran out: give fewer --jobs"
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,8 @@ def annotate_many(
 
     Up to 16 recordings go through the stages of the model together, so each of these starts, and loads its model, once
     for all of them. Results are those of :func:`merc.annotation.annotate`, in ``out/NAME`` for each recording, and
-    ``out/summary.csv`` has a row for each. A recording that cannot be annotated stops no other; its row says why. The
-    same call again does only what is missing, has changed, or failed.
+    ``out/summary.csv`` has a row for each. A recording that cannot be annotated, or whose process is killed, stops no
+    other; its row says why. The same call again does only what is missing, has changed, or failed.
 
     Args:
         source: A folder or a list: see :func:`find_recordings`.
@@ -258,18 +263,34 @@ def _worked(
         return
     context = get_context("spawn")  # a fork of a process with threads of PyTorch can hang
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_threads, initargs=(threads,)) as pool:
-        try:
-            yield from pool.map(work, groups)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
+    def pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,))
 
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    pools = [pool() for _ in range(jobs)]  # of one process each: who has died tells what was being done
+    free, waiting = deque(range(jobs)), deque(groups)
+    running: dict[Future[list[Outcome]], tuple[int, tuple[str, list[Recording]]]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, group = free.popleft(), waiting.popleft()
+                running[pools[number].submit(work, group)] = number, group
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, (name, members) = running.pop(future)
+                free.append(number)
+                try:
+                    done = future.result()
+                except BrokenProcessPool:
+                    pools[number].shutdown()
+                    pools[number] = pool()
+                    if len(members) > 1:  # each alone: only one of them need be what it died of
+                        waiting.extend((f"{name}-{at}", [member]) for at, member in enumerate(members, start=1))
+                        continue
+                    done = [Outcome(member, _KILLED) for member in members]
+                yield done
+    finally:
+        for number in range(jobs):
+            pools[number].shutdown(wait=not running, cancel_futures=True)
 
 
 def _annotate_group(group: tuple[str, list[Recording]], how: _How) -> list[Outcome]:

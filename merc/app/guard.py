@@ -43,13 +43,22 @@ class Guard:
         is_upload: Whether a path is that of an uploaded file.
         max_size: Bytes of the largest upload.
         max_size_told: The same for readers.
+        has_room: Whether so many bytes more may be uploaded.
     """
 
-    def __init__(self, app: ASGIApp, is_upload: Callable[[str], bool], max_size: int, max_size_told: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        is_upload: Callable[[str], bool],
+        max_size: int,
+        max_size_told: str,
+        has_room: Callable[[int], bool],
+    ) -> None:
         self.app = app
         self.is_upload = is_upload
         self.max_size = max_size
         self.max_size_told = max_size_told
+        self.has_room = has_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -79,6 +88,8 @@ class Guard:
                 return PlainTextResponse("An upload must tell its length.", 411)
             if int(length) > self.max_size + _FORM:
                 return PlainTextResponse(f"The file is too large: expected at most {self.max_size_told}.", 413)
+            if not self.has_room(int(length)):
+                return PlainTextResponse("There is no room left for this file on the server.", 507)
         return None
 
     def _refusal_of_body(self, body: bytes | None) -> PlainTextResponse | None:

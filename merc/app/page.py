@@ -55,20 +55,22 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
             async with aclosing(run.watch(runs.slots)) as watching:
                 async for steps in watching:
                     yield {state: steps_html(steps)}
+            if run.stopped:
+                yield {**idle, state: steps_html(run.steps, "Stopped")}
+                return
+            yield {
+                **idle,
+                state: steps_html(run.steps, "Done"),
+                results: gr.update(visible=True),
+                timeline: timeline_html(run),
+                files: files_html(run),
+                table: table_rows(run),
+            }
         except AppError as error:
             yield {**idle, state: problem_html(str(error))}
-            return
-        if run.stopped:
-            yield {**idle, state: steps_html(run.steps, "Stopped")}
-            return
-        yield {
-            **idle,
-            state: steps_html(run.steps, "Done"),
-            results: gr.update(visible=True),
-            timeline: timeline_html(run),
-            files: files_html(run),
-            table: table_rows(run),
-        }
+        except OSError as error:  # without its path, which is the server's
+            why = error.strerror or type(error).__name__
+            yield {**idle, state: problem_html(f"The server cannot keep the results: {why}.")}
 
     def check_recording(path: str | None) -> str:
         return _checked(path, "recording", list(RECORDINGS))

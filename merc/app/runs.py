@@ -196,14 +196,16 @@ class Runs:
         folder: Holds the uploads, and a folder for each run.
         models: What visitors choose from: by the name that they see, the ``--model``.
         jobs: How many recordings are annotated at a time.
+        max_total: Bytes of all uploads and results, beyond which nothing new is taken. Default: no limit.
     """
 
-    def __init__(self, folder: Path, models: Mapping[str, str], jobs: int = 1) -> None:
+    def __init__(self, folder: Path, models: Mapping[str, str], jobs: int = 1, max_total: float = float("inf")) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         # Of this server alone: it is deleted at the end, and what was in the folder before is nobody's upload.
         self.uploads = Path(tempfile.mkdtemp(prefix="uploads-", dir=self.folder))
         self.models = models
+        self.max_total = max_total
         self.slots = asyncio.Semaphore(jobs)
         self.by_token: dict[str, Run] = {}
         self._by_visitor: dict[str, Run] = {}
@@ -218,7 +220,8 @@ class Runs:
             model: One of the models.
 
         Raises:
-            AppError: There is no such upload or model, or files of that kind are not taken.
+            AppError: There is no such upload or model, files of that kind are not taken, or there is no room.
+            OSError: The disk is full.
         """
         if recording is None:
             raise AppError("There is no recording yet: drop a film or a sound first.")
@@ -229,6 +232,8 @@ class Runs:
             require_suffix(path, kind, list(suffixes))
             if not self.is_upload(path):
                 raise AppError(f"{Path(path).name} is no upload: drop it again.")
+        if not self.has_room(1):
+            raise AppError("There is no room left for results on this server: try again when its owner has made some.")
         self.stop(visitor)
         folder = self.folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700)
@@ -239,6 +244,13 @@ class Runs:
         run = Run(folder, names[0], names[1] if transcript else None, self.models[model])
         self.by_token[run.token] = self._by_visitor[visitor] = run
         return run
+
+    def has_room(self, more: int) -> bool:
+        """Whether uploads and results, those of all visitors together, may have so many bytes more."""
+        folders = [self.uploads, *(run.folder for run in self.by_token.values())]
+        states = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
+        # A recording is a link to its upload, and counts once.
+        return sum({(state.st_dev, state.st_ino): state.st_size for state in states}.values()) + more <= self.max_total
 
     def is_upload(self, path: str) -> bool:
         """Whether a path, which a visitor may have made up, is that of an uploaded file."""

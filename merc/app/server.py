@@ -31,6 +31,7 @@ class AppSettings:
         host: Where it listens. Anything but ``127.0.0.1`` lets other machines in.
         port: Likewise; 0 takes a free one.
         max_size: The largest upload, such as ``2GB``.
+        max_total: All uploads and results of all visitors together: beyond it nothing new is taken.
         work: Keeps recordings and results. Default: a temporary folder, deleted at the end.
         jobs: How many recordings are annotated at a time; others wait.
     """
@@ -39,12 +40,14 @@ class AppSettings:
     host: str = "127.0.0.1"
     port: int = 7860
     max_size: str = "2GB"
+    max_total: str = "50GB"
     work: Path | None = None
     jobs: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         as_bytes(self.max_size)
+        as_bytes(self.max_total)
         if not self.models:
             raise AppError("There is no model to choose: expected --model with one or more.")
         if not 0 <= self.port < 2**16:
@@ -86,7 +89,10 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
 
     @app.get("/results/{token}/{name}")
     def result(token: str, name: str) -> FileResponse:
-        path = runs.find(token, name)
+        try:
+            path = runs.find(token, name)
+        except OSError as error:  # of the file with all results, which is made when it is asked for
+            raise HTTPException(507, "There is no room left for this file on the server.") from error
         if path is None:
             raise HTTPException(404, "There is no such result.")
         shown = name in ("annotation.html", "annotated.mp4")
@@ -114,7 +120,11 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
         css=STYLE,
     )
     app.add_middleware(
-        Guard, is_upload=runs.is_upload, max_size=as_bytes(settings.max_size), max_size_told=settings.max_size
+        Guard,
+        is_upload=runs.is_upload,
+        max_size=as_bytes(settings.max_size),
+        max_size_told=settings.max_size,
+        has_room=runs.has_room,
     )
     if settings.host in _LOOPBACK:  # a page elsewhere whose name points here is not let in
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
@@ -133,7 +143,7 @@ def serve(settings: AppSettings) -> None:
     """
     folder = Path(tempfile.mkdtemp(prefix="merc-app-")) if settings.work is None else settings.work
     models = {name: name if name in MODELS else str(Path(name).resolve()) for name in settings.models}
-    runs = Runs(folder, models, settings.jobs)
+    runs = Runs(folder, models, settings.jobs, as_bytes(settings.max_total))
     try:
         app = make_app(settings, runs)
         import uvicorn

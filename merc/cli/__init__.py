@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 
 import merc
@@ -82,6 +83,10 @@ def main(args: Sequence[str] | None = None) -> int:
             raise  # not Lightning, which makes an exit of Ctrl-C
         print("\nInterrupted." + _AFTER_INTERRUPTION.get(command, ""), file=sys.stderr)
         return 130
+    except BrokenExecutor:
+        told = "a process was killed, perhaps because memory ran out: give fewer --jobs or --workers."
+        print(f"merc {command}: {told}{_AFTER_INTERRUPTION.get(command, '')}", file=sys.stderr)
+        return 1
     except (OSError, ValueError) as error:
         # What the user can mend is told in one line; a defect of merc keeps its traceback.
         print(f"merc {command}: {error}", file=sys.stderr)

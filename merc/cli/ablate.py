@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from merc.cli.run import add_run_options, run_options, split_trainer_options
+from merc.cli.run import OTHER_OPTIONS, add_run_options, parse_run_options
 from merc.pipeline.problems import ShortParser
 
 
 def ablate_command(args: list[str]) -> int:
     """Parse the arguments of ``merc ablate`` and run the ablations; returns the exit status."""
-    own, extra = split_trainer_options(args)
     parser = ShortParser(
         prog="merc ablate",
         description="Run a full model and its ablations, and write what each changes, with confidence intervals, next "
         "to the paper's own numbers. Stages that a row does not change are those of the full model. What is finished "
-        "and unchanged is skipped, what was cut goes on: after an interruption give the same command again. Options "
-        "--trainer.* are Lightning's, and go to every training stage.",
+        "and unchanged is skipped, what was interrupted goes on: after an interruption give the same command again. "
+        f"{OTHER_OPTIONS}",
     )
     parser.add_argument(
         "pipeline",
@@ -34,14 +33,8 @@ def ablate_command(args: list[str]) -> int:
     parser.add_argument(
         "--stages", type=str, nargs="+", default=[], help="stages to compare; default: the last one that is tested"
     )
-    given = parser.parse_args(own)
+    given, shared = parse_run_options(parser, args)
     from merc.pipeline.ablate import run_ablations  # as in merc.cli.run
 
-    run_ablations(
-        given.pipeline,
-        rows=given.rows,
-        stages=given.stages,
-        trainer_options=extra,
-        **run_options(given),
-    )
+    run_ablations(given.pipeline, rows=given.rows, stages=given.stages, **shared)
     return 0

@@ -24,6 +24,7 @@ def app_command(args: list[str]) -> int:
     parser.add_argument("--host", type=str, default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860, help="0: a free one")
     parser.add_argument("--max_size", type=str, default="2GB", help="the largest file that is taken")
+    parser.add_argument("--max_total", type=str, default="50GB", help="all files together, beyond which none is taken")
     parser.add_argument(
         "--work", type=Path | None, default=None, help="folder that keeps the results; default: deleted at the end"
     )
@@ -31,7 +32,7 @@ def app_command(args: list[str]) -> int:
     given = parser.parse_args(args)
     from merc.app import AppSettings, serve  # as in merc.cli.run
 
-    settings = AppSettings(given.model, given.host, given.port, given.max_size, given.work, given.jobs)
+    settings = AppSettings(given.model, given.host, given.port, given.max_size, given.max_total, given.work, given.jobs)
     try:
         serve(settings)
     except ImportError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_string_type
 
-from merc.cli.run import add_run_options, run_options, split_trainer_options
+from merc.cli.run import OTHER_OPTIONS, add_run_options, parse_run_options
 from merc.pipeline.problems import ShortParser
 from merc.pipeline.stage import PipelineError
 
@@ -26,13 +26,12 @@ def search_command(args: list[str]) -> int:
         raise PipelineError("A search needs the package optuna, which is not installed: pip install 'merc[search]'.")
     from optuna.pruners import BasePruner
 
-    own, extra = split_trainer_options(args)
     parser = ShortParser(
         prog="merc search",
         description="Search options of a pipeline's stages on val, from the pipeline as it is. Stages that a trial "
         "does not change are those of others. No stage is tested. Processes that share a study, on one machine or "
         "several, share the trials: give the same command in each. After an interruption it goes on from there. "
-        "Options --trainer.* are Lightning's, and go to every Lightning stage.",
+        f"{OTHER_OPTIONS}",
     )
     parser.add_argument(
         "pipeline",
@@ -61,7 +60,7 @@ def search_command(args: list[str]) -> int:
         "default: optuna.pruners.MedianPruner after 5 trials and 30 percent",
     )
     parser.add_argument("--sampler_seed", type=NonNegativeInt, default=0, help="seed of the sampler")
-    given = parser.parse_args(own)
+    given, shared = parse_run_options(parser, args)
     pruner = parser.instantiate_classes(given).get("pruner")
     from merc.pipeline.search import run_search  # as in merc.cli.run
 
@@ -74,8 +73,7 @@ def search_command(args: list[str]) -> int:
         timeout=_seconds(given.timeout),
         pruner=pruner,
         sampler_seed=given.sampler_seed,
-        trainer_options=extra,
-        **run_options(given),
+        **shared,
     )
     return 0
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+
+import yaml
+
+from merc.files import parse_yaml
 
 CONFIGS = Path(__file__).parent
 """The folder of the shipped configs; ``--config systems/lfvd.yaml`` finds them from any folder."""
@@ -33,13 +39,73 @@ def shipped_configs() -> list[str]:
 
 
 def expand_configs(args: Sequence[str]) -> list[str]:
-    """Command-line arguments with the short name after every ``--config`` or ``-c`` replaced by its file."""
+    """Command-line arguments with what stands after every ``--config`` or ``-c`` replaced.
+
+    By the file of a short name; or, if the config names files that lie beside it, by its content with their paths.
+    """
     expanded: list[str] = []
     for arg in args:
         option, equals, value = arg.partition("=")
         if expanded and expanded[-1] in ("--config", "-c"):
-            arg = str(find_config(arg))
+            arg = _file_or_content(arg)
         elif option in ("--config", "-c") and equals:
-            arg = f"{option}={find_config(value)}"
+            arg = f"{option}={_file_or_content(value)}"
         expanded.append(arg)
     return expanded
+
+
+def _file_or_content(name: str) -> str:
+    path, content = find_config(name), read_config(name)
+    return str(path) if content == path.read_text(encoding="utf-8") else content
+
+
+def read_config(name: str) -> str:
+    """The content of a config, in which files and folders that lie beside it have absolute paths.
+
+    So a config means the same from any working directory. What does not lie beside it stays as it is written, and is
+    looked for in the working directory.
+
+    Args:
+        name: The file of the config, or the short name of a shipped one.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        ValueError: It is not YAML.
+    """
+    path = find_config(name)
+    text = path.read_text(encoding="utf-8")
+    if path.is_relative_to(CONFIGS):
+        return text
+    parse_yaml(text, path)
+    # In the text, not in what it means: numbers such as 1e-3 are words to PyYAML, and numbers to jsonargparse.
+    for node in sorted(set(_values(yaml.compose(text))), key=lambda node: -node.start_mark.index):
+        if (found := beside(node.value, path.parent)) is not None:
+            start, end = node.start_mark.index, node.end_mark.index
+            marks = re.match(r"([&!]\S*\s+)*", text[start:end])
+            text = text[:start] + (marks[0] if marks else "") + json.dumps(found) + text[end:]
+    return text
+
+
+def _values(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """The scalars of a document that are no keys."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            yield from _values(part)
+    elif isinstance(node, yaml.MappingNode):
+        for _, part in node.value:
+            yield from _values(part)
+
+
+def beside(value: str, folder: Path) -> str | None:
+    """The absolute path of what a relative path names in a folder; ``None`` if nothing is there.
+
+    A folder is known by a ``/`` in its path, such as ``./clips``: without one it is not told from a word, as ``text``
+    may be a modality.
+    """
+    try:
+        there = (folder / value).is_file() or ("/" in value and (folder / value).is_dir())
+    except (OSError, ValueError):  # a text that no file system takes for a name
+        return None
+    return str((folder / value).absolute()) if value and there else None

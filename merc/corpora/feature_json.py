@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from merc.conversation import Conversation, Corpus, CorpusError, Utterance, UtteranceKey
+from merc.corpora.layouts import text_of
 from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.files import parse_json
 from merc.labels import IEMOCAP6, MELD, LabelSet, MergeRule, UnknownLabelError
@@ -161,7 +162,10 @@ def _utterance(
     except UnknownLabelError as error:
         raise CorpusError(f"{where}, utterance {name}: {error}{hint}") from error
     return Utterance(
-        name, str(found["speaker"]), str(found["text"]), label=label if rule is None else rule.apply(label)
+        name,
+        text_of(found["speaker"]),
+        text_of(found["text"]),
+        label=label if rule is None else rule.apply(label),
     )
 
 
@@ -184,7 +188,10 @@ def _table(
     """The vectors of all utterances; zeros, by which the files mark missing clips, become missing utterances."""
     if len(widths := {len(row) for row in rows}) != 1:
         raise CorpusError(f"{folder}: vectors of {name} have the widths {sorted(widths)}, expected one: damaged?")
-    features = torch.tensor(rows, dtype=torch.float64).float()
+    try:
+        features = torch.tensor(rows, dtype=torch.float64).float()
+    except OverflowError as error:
+        raise CorpusError(f"{folder}: a vector of {name} has a number that no float holds: damaged?") from error
     finite = torch.isfinite(features).all(1)
     present = finite & features.ne(0).any(1)
     missing = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -152,7 +153,9 @@ ALIASES = {
 
 
 def text_of(value: object) -> str:
-    """A string or Python 2's bytes as text."""
+    """A string or Python 2's bytes as text; nothing (``None``, or the NaN of pandas) is no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 

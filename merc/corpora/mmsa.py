@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from merc.conversation import Conversation, Corpus, CorpusError, Utterance, UtteranceKey, split_name
+from merc.corpora.layouts import text_of
 from merc.corpora.unpickle import load_pickle
 from merc.features.table import FeaturedCorpus, FeatureTable
 from merc.labels import LabelSet
@@ -76,7 +77,7 @@ def _read(
     for split, of in parts.items():
         numbers = np.asarray(of["regression_labels"], dtype=np.float64).reshape(-1)
         ids = [_parts(path, str(one)) for one in of["id"]]
-        texts = [str(one) for one in of.get("raw_text", [""] * len(ids))]
+        texts = [text_of(one) for one in of.get("raw_text", [""] * len(ids))]
         classes = [str(one).strip().lower() for one in of.get("annotations", [""] * len(ids))]
         if not len(ids) == len(numbers) == len(texts) == len(classes):
             raise CorpusError(f"{path}: {split} has {len(ids)} ids and {len(numbers)} regression_labels: damaged?")

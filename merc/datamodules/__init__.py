@@ -1,5 +1,6 @@
 """LightningDataModules: what feeds the tasks."""
 
+from merc.datamodules.base import CorpusDataModule
 from merc.datamodules.conversation import ConversationDataModule
 from merc.datamodules.facts import DataFacts
 from merc.datamodules.joint import JointDataModule
@@ -11,6 +12,7 @@ from merc.datamodules.utterances import UtteranceDataModule
 
 __all__ = [
     "ConversationDataModule",
+    "CorpusDataModule",
     "DataFacts",
     "FaceReader",
     "FrameReader",

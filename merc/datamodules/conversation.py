@@ -7,22 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from merc.batch import ConversationBatch, consecutive_batches
-from merc.conversation import SPLITS, Corpus, UtteranceKey, split_name
+from merc.conversation import SPLITS, Corpus, UtteranceKey
+from merc.datamodules.base import CorpusDataModule
 from merc.datamodules.batches import PlannedBatches, Repeated, TrainingLoader, UtteranceBatches
-from merc.datamodules.facts import DataFacts
 from merc.datamodules.resumable import ResumableBatches
-from merc.datamodules.utterances import open_stores
 from merc.graphs import GraphBuilder
-from merc.labels import IGNORE_INDEX, LabelSet
-from merc.store import FeatureStore, Kind, StoreError, difference, identity
+from merc.labels import IGNORE_INDEX
+from merc.store import FeatureStore, StoreError, difference, identity
 
 
-class ConversationDataModule(L.LightningDataModule):
+class ConversationDataModule(CorpusDataModule):
     """Reads a corpus and any number of feature stores, and deals out conversations.
 
     A batch is whole conversations, at least one, and is counted in utterances: a training step sees about as many on
@@ -53,59 +51,15 @@ class ConversationDataModule(L.LightningDataModule):
         predict_splits: Sequence[str] = SPLITS,
         other_encoders: bool = False,
     ) -> None:
-        super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # of few utterances some process has none
-        self._corpus = corpus
-        self._stores = dict(stores)
+        super().__init__(corpus, stores, predict_splits)
         self.graphs = dict(graphs or {})
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.predict_splits = [split_name(split) for split in predict_splits]
         self.other_encoders = other_encoders
-        self.corpus: Corpus
-        self.stores: dict[str, FeatureStore] = {}
         self._splits: dict[str, ConversationBatch] = {}
-        self._facts: DataFacts | None = None
         unknown = self.graphs.keys() - self._stores.keys()
         if unknown:
             raise ValueError(f"Graphs are asked for {sorted(unknown)}, but the stores are {sorted(self._stores)}.")
-
-    @property
-    def labels(self) -> LabelSet:
-        """The label set of the corpus; known after :meth:`setup`."""
-        return self.corpus.labels
-
-    @property
-    def facts(self) -> DataFacts:
-        """What networks must fit: the widths of the stores, the emotions, and how often each is in ``train``."""
-        if self._facts is None:
-            self.setup()
-            self._facts = DataFacts.of(self.corpus, self.stores)
-        return self._facts
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open the corpus and the stores, once.
-
-        Raises:
-            FileNotFoundError: The corpus or a store is not there.
-            StoreError: A store is damaged, has no utterance of this corpus, or uses the keys of another one.
-        """
-        if self.stores or hasattr(self, "corpus"):
-            return
-        corpus = self._corpus if isinstance(self._corpus, Corpus) else Corpus.load(self._corpus)
-        self.stores = open_stores(corpus, self._stores)
-        self.corpus = corpus
-
-    def require(
-        self, name: str, *, kind: Kind | None = None, dim: int | None = None, classes: Sequence[str] | None = None
-    ) -> None:
-        """Check that a store is there and is what a task needs (see :meth:`FeatureStore.require`).
-
-        Raises:
-            StoreError: There is no store of that name, or it does not fit.
-        """
-        self.facts.width(name)  # refuses a store that is not there
-        self.stores[name].require(kind=kind, dim=dim, classes=classes)
 
     def encoders(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """What the stores of some names say of their encoders (:func:`merc.store.identity`), for checkpoints."""

@@ -20,7 +20,7 @@ from merc.evaluation.plots import confusion_figure, points_figure
 from merc.evaluation.predictions import Predictions, PredictionsError, read_predictions, stored_predictions
 from merc.evaluation.report import ReportInfo, StoreInfo, write_report
 from merc.evaluation.systems import System, read_other_predictions, read_systems, read_value_systems
-from merc.evaluation.tsne import draw_store, tsne
+from merc.evaluation.tsne import draw_store, tsne, umap
 from merc.evaluation.uncertainty import (
     Abstention,
     Calibration,
@@ -117,6 +117,7 @@ __all__ = [
     "stored_predictions",
     "terminal_tables",
     "tsne",
+    "umap",
     "value_scores",
     "weighted_f1",
     "with_temperature",

@@ -21,11 +21,13 @@ class Opening:
 
     Args:
         data: The corpus and split, such as ``meld/test``.
-        config: Digest of what was tested: the options of the model and the data, without seed, corpus and stores.
+        config: Digest of what was tested: the options of the model and the data, without seed, corpus, stores and the
+            weights that training started from.
         seed: Seed of its training, if known.
         checkpoint: The tested weights.
         selected_on: What they were chosen on, for example ``best val/weighted_f1 = 0.5632, best-590.ckpt``.
         time: When, in UTC, as in ISO 8601.
+        inputs: Digest of these by content: the utterances and annotations of the split, the stores, and the weights.
     """
 
     data: str
@@ -34,6 +36,7 @@ class Opening:
     checkpoint: str = ""
     selected_on: str = ""
     time: str = ""
+    inputs: str = ""
 
 
 def record_opening(folder: str | Path, opening: Opening) -> None:

@@ -16,8 +16,11 @@ from merc.evaluation.metrics import confusion_matrix, scores
 from merc.labels import IGNORE_INDEX, LabelSet
 from merc.store import FeatureStore
 
-_KEY = ("partition", "dialogue", "utterance")
-_SAID = ("speaker", "text")
+KEY = ("partition", "dialogue", "utterance")
+"""The first columns of every table of predictions."""
+
+SAID = ("speaker", "text")
+"""The next columns, where they are known."""
 
 
 class PredictionsError(ValueError):
@@ -94,9 +97,9 @@ class Predictions:
         names, order = self.labels.names, self.labels.report_ids
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        said = _SAID if self.lines else ()
+        said = SAID if self.lines else ()
         modalities = [f"has_{name}" for name in self.present]
-        writer.writerow([*_KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
+        writer.writerow([*KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
         lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
         rows = zip(
             self.keys,
@@ -123,7 +126,7 @@ def is_table(path: Path, prefix: str) -> bool:
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         header = file.readline(1 << 16).strip().split(",")
-    return header[:3] == list(_KEY) and any(name.startswith(prefix) for name in header)
+    return header[:3] == list(KEY) and any(name.startswith(prefix) for name in header)
 
 
 def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
@@ -156,9 +159,9 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
                 f"{path} is not a table of predictions: expected one column p_<emotion> per emotion."
             )
         labels = LabelSet("predictions", tuple(names))
-    said = _SAID if header[len(_KEY) : len(_KEY) + len(_SAID)] == list(_SAID) else ()
-    first = len(_KEY) + len(said)
-    expected = [*_KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
+    said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
+    first = len(KEY) + len(said)
+    expected = [*KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
     modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
     if header != expected + [f"has_{name}" for name in modalities]:
         raise PredictionsError(
@@ -170,9 +173,9 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
         try:
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells, expected {len(header)}")
-            keys.append(UtteranceKey(*row[: len(_KEY)]))
+            keys.append(UtteranceKey(*row[: len(KEY)]))
             if said:
-                speaker, text = row[len(_KEY) : first]
+                speaker, text = row[len(KEY) : first]
                 lines.append((speaker, text))
             gold.append(labels.index(row[first] or None))
             probabilities.append([float(cell) for cell in row[first + 2 : len(expected)]])

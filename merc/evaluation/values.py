@@ -18,13 +18,11 @@ from torchmetrics.utilities import dim_zero_cat
 
 from merc.conversation import UtteranceKey
 from merc.evaluation.draws import drawn_counts
-from merc.evaluation.predictions import PredictionsError, is_table
+from merc.evaluation.predictions import KEY, SAID, PredictionsError, is_table
 
 AGREEMENT = ("ccc", "pearson", "mae")
 """The scores of every dimension, for which there are intervals and tests."""
 
-_KEY = ("partition", "dialogue", "utterance")
-_SAID = ("speaker", "text")
 _GOLD, _PREDICTED = "gold_", "value_"
 
 
@@ -271,9 +269,9 @@ class ValuePredictions:
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        said = _SAID if self.lines else ()
+        said = SAID if self.lines else ()
         columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in self.dimensions]
-        writer.writerow([*_KEY, *said, *columns, *(f"has_{name}" for name in self.present)])
+        writer.writerow([*KEY, *said, *columns, *(f"has_{name}" for name in self.present)])
         lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
         there = [column.int().tolist() for column in self.present.values()]
         for row, (key, line, gold, values) in enumerate(
@@ -316,20 +314,20 @@ def read_value_predictions(
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
         names = [name.removeprefix(_GOLD) for name in header if name.startswith(_GOLD)]
-        said = _SAID if header[len(_KEY) : len(_KEY) + len(_SAID)] == list(_SAID) else ()
+        said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
         columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in names]
-        expected = [*_KEY, *said, *columns]
+        expected = [*KEY, *said, *columns]
         modalities = header[len(expected) :]
         if not names or header != [*expected, *modalities] or not all(one.startswith("has_") for one in modalities):
             raise ValueError(f"it has the columns {', '.join(header)}, expected gold_<dimension>, value_<dimension>")
-        first = len(_KEY) + len(said)
-        keys = [UtteranceKey(*row[: len(_KEY)]) for row in rows]
+        first = len(KEY) + len(said)
+        keys = [UtteranceKey(*row[: len(KEY)]) for row in rows]
         cells = [[float(cell) if cell else math.nan for cell in row[first : len(expected)]] for row in rows]
         numbers = torch.tensor(cells, dtype=torch.float32).reshape(len(rows), 2, len(names))
         there = torch.tensor([[bool(int(cell)) for cell in row[len(expected) :]] for row in rows]).reshape(
             len(rows), -1
         )
-        lines = [(row[len(_KEY)], row[len(_KEY) + 1]) for row in rows] if said else []
+        lines = [(row[len(KEY)], row[len(KEY) + 1]) for row in rows] if said else []
     except (UnicodeDecodeError, csv.Error, ValueError, IndexError) as error:
         raise PredictionsError(f"{path} is not a table of predicted numbers ({error}). Run the test again.") from error
     gold, values = numbers[:, 0], numbers[:, 1]

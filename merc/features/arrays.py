@@ -21,7 +21,8 @@ FILE_PATTERN = r"(?:(?P<partition>[A-Za-z]+)[_-])?dia(?P<dialogue>\d+)_utt(?P<ut
 def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PATTERN) -> FeatureTable:
     """Read a folder of ``.npy`` files as features of a corpus.
 
-    A file holds one vector, or one row per frame; rows are averaged. Its name is the id of an utterance,
+    A file holds one vector, ``(d,)``, ``(1, d)`` or ``(d, 1)``, or those of frames, ``(T, d)``, which are averaged. Its
+    name is the id of an utterance,
     such as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be named after partitions.
 
     Args:
@@ -133,9 +134,9 @@ def _read(file: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], bool]:
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
         raise CorpusError(
             f"{file} holds {getattr(array, 'shape', type(array).__name__)} of {getattr(array, 'dtype', 'no type')}: "
-            "expected a vector (d,), or frames (T, d), of numbers."
+            "expected a vector (d,), (1, d) or (d, 1), or frames (T, d), of numbers."
         )
-    if array.ndim == 1 or len(array) == 1:
+    if array.ndim == 1 or 1 in array.shape:
         return array.reshape(-1).astype(np.float32), False
     if not len(array):
         return np.zeros(0, np.float32), True

@@ -327,15 +327,15 @@ class KeyFinder:
         return next((word for word in words if word in self.partitions), None)
 
     def find(self, partition: str | None, dialogue: str, utterance: str, where: str) -> UtteranceKey:
-        """The key of a row; without a partition, that of the only utterance of the corpus with these ids."""
+        """The key of some ids; without a partition, that of the only utterance of the corpus with these ids."""
         if partition is not None:
             return UtteranceKey(partition, dialogue, utterance)
         fitting = self.by_ids.get((dialogue, utterance), [])
         if len(fitting) > 1:
             raise CorpusError(
                 f"{where}: dialogue {dialogue!r}, utterance {utterance!r} is in the partitions "
-                f"{', '.join(key.partition for key in fitting)}, and the row does not say which. Name the file after "
-                "its partition (train, val, dev or test), pass files by partition, or name a partition column."
+                f"{', '.join(key.partition for key in fitting)}, and nothing says which. Name the file or its "
+                "folder after its partition (train, val, dev or test), or let a column or a pattern say it."
             )
         return fitting[0] if fitting else UtteranceKey("unknown", dialogue, utterance)
 

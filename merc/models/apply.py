@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 
 import merc
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
+from merc.files import parse_yaml
 from merc.models.errors import ModelError
 from merc.models.media import MediaStep
 from merc.pipeline.apply import FACES, AppliedRun, NameSpeakers, content_of
@@ -172,5 +172,5 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
     options = {}
     for word in words:
         name, equals, value = word.removeprefix("--trainer.").partition("=")
-        options[name] = yaml.safe_load(value if equals else next(words, ""))
+        options[name] = parse_yaml(value if equals else next(words, ""), word)
     return options

@@ -17,8 +17,13 @@ FREQUENT = 100
 """Words by which the language of a training is recognized again."""
 
 _ENOUGH = 15  # fewer words say nothing
+# Of 800 words of MELD, the 100 most frequent are so many of them that 2 % of its test dialogues would pass for another
+# language, of 400 words 10 %, of 1600 none.
+_ENOUGH_TO_LEARN = 1600
 _APOSTROPHE = "\u2019"
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+# Of scripts that put no spaces between words (Thai to Khmer, Chinese, Japanese), a letter is a word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"(?!\d)[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+(?:'[^\W\d_{_UNSPACED}]+)?")
 
 
 def word_profile(conversations: Sequence[Conversation]) -> dict[str, Any]:
@@ -28,11 +33,14 @@ def word_profile(conversations: Sequence[Conversation]) -> dict[str, Any]:
         conversations: Those of the training.
 
     Returns:
-        ``frequent``: at most :data:`FREQUENT` words in small letters; ``share``: from 0 to 1.
+        ``frequent``: at most :data:`FREQUENT` words in small letters; ``share``: from 0 to 1. Empty if the training has
+        so few words that they say little of others.
     """
     counts = Counter(word for conversation in conversations for word in _words(conversation))
+    if counts.total() < _ENOUGH_TO_LEARN:
+        return {}
     frequent = [word for word, _ in counts.most_common(FREQUENT)]
-    return {"frequent": frequent, "share": round(sum(counts[word] for word in frequent) / max(counts.total(), 1), 4)}
+    return {"frequent": frequent, "share": round(sum(counts[word] for word in frequent) / counts.total(), 4)}
 
 
 def _words(conversation: Conversation) -> Iterator[str]:
@@ -47,9 +55,11 @@ def other_words(profile: Mapping[str, Any], conversations: Sequence[Conversation
     of what is said in another.
 
     Args:
-        profile: What :func:`word_profile` found in the training.
+        profile: What :func:`word_profile` found in the training; nothing gives no note.
         conversations: The new conversations.
     """
+    if not profile:
+        return None
     words = [word for conversation in conversations for word in _words(conversation)]
     known = set(profile["frequent"])
     share = sum(word in known for word in words) / max(len(words), 1)
@@ -72,7 +82,7 @@ def model_notes(model: Model, applied: AppliedRun) -> list[str]:
     conversations = [conversation for split in applied.corpus.values() for conversation in split]
     about = model.about
     notes = [f"The emotions are those of the model {model.name}, trained on {about.get('data') or about['corpus']}."]
-    if (profile := about.get("words")) and (note := other_words(profile, conversations)):
+    if note := other_words(about.get("words", {}), conversations):
         notes.append(note)
     return [*notes, *_on_modalities(applied)]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from rich import box
 from rich.console import Console
@@ -23,7 +22,7 @@ from merc.datamodules.made_up import made_up_batch
 from merc.evaluation import BootstrapResult, Predictions, paired_bootstrap, read_predictions
 from merc.evaluation.ledger import LEDGER
 from merc.evaluation.tables import latex_table, markdown_table
-from merc.files import write_json, write_text
+from merc.files import parse_yaml, write_json, write_text
 from merc.pipeline.ablation import (
     Ablation,
     Reported,
@@ -37,7 +36,7 @@ from merc.pipeline.configured import EMOTIONS, Configured, build
 from merc.pipeline.kinds import NetworkStage
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
-from merc.pipeline.read import read_stack
+from merc.pipeline.read import absolute, read_stack, with_import_options
 from merc.pipeline.run import run_in_order, run_in_parallel, run_stages, sources_of
 from merc.pipeline.stage import PipelineError, StageRun
 from merc.tasks.base import EmotionTask
@@ -58,6 +57,7 @@ def run_ablations(
     stages: Sequence[str] = (),
     trainer_options: Sequence[str] = (),
     jobs: int = 1,
+    imports: Mapping[str, Any] | None = None,
 ) -> Path:
     """Run a full model and its ablations from Python; ``merc ablate`` does the same.
 
@@ -74,6 +74,7 @@ def run_ablations(
         stages: Stages to compare. Default: the last one that is tested.
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
         jobs: Seeds that are trained at once, of the full model and then of the rows, each in a process of its own.
+        imports: Further options of the import that brings the corpus, such as ``file``, ``layout`` and ``validation``.
 
     Returns:
         The report.
@@ -85,7 +86,7 @@ def run_ablations(
     """
     console, out, sources = Console(), Path(out), sources_of(root, corpus)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
-    full = read_stack(names)
+    full = with_import_options(read_stack(names), imports or {})
     runs = list(plan(full, out / "full", sources, seeds, trainer_options, results=out))
     planner = _Planner(full, runs, out, sources, seeds, trainer_options, stages)
     with quiet_lightning(quiet=True):
@@ -108,6 +109,8 @@ def run_ablations(
 def read_ablations(file: str | Path, name: str) -> dict[str, Ablation]:
     """Read and check a file with a row, or with a table of rows.
 
+    Files and folders with relative paths are those beside the file, if they are there.
+
     Args:
         file: The file.
         name: What names begin with: that of a single row, ``name/row`` in a table.
@@ -119,7 +122,8 @@ def read_ablations(file: str | Path, name: str) -> dict[str, Ablation]:
     parser.add_class_arguments(Ablation, "row")
     found: dict[str, Ablation] = {}
     try:
-        for row, raw in rows_of(yaml.safe_load(Path(file).read_text(encoding="utf-8")), name).items():
+        content = absolute(parse_yaml(Path(file).read_text(encoding="utf-8"), file), Path(file).parent)
+        for row, raw in rows_of(content, name).items():
             # The parser checks names and types. It would also turn the changes into options of its own.
             parser.parse_object({"row": deepcopy(raw)})
             reported = {corpus: Reported(**numbers) for corpus, numbers in raw.get("reported", {}).items()}

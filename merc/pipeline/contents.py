@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from typing import Any
 import yaml
 
 _LIBRARIES = frozenset({"merc", "torch", "torch_geometric", "torchvision", "torchaudio", "lightning", "transformers"})
-"""Packages that are not part of a fingerprint: merc's version is, and the others are what it is built on."""
+"""Packages that are not part of a fingerprint: merc's version is, and the others are what it is built on.
+
+Another version of these rarely changes what a training comes to by more than another seed does, and an upgrade must not
+throw away days of work. :func:`libraries` lets a run say so instead.
+"""
 
 
-def with_contents(value: Any, folders: Sequence[Path] = (Path(),), leave_out: Path | None = None) -> Any:  # noqa: ANN401
+def with_contents(value: Any, leave_out: Path | None = None) -> Any:  # noqa: ANN401 - nested JSON values
     """A nested value in which what decides a result stands in the place of its name.
 
     - A string that names a file becomes the digest of its content, which is read once per process as long as size and
@@ -34,24 +39,22 @@ def with_contents(value: Any, folders: Sequence[Path] = (Path(),), leave_out: Pa
 
     Args:
         value: Nested plain values.
-        folders: Where relative names are looked for; the working directory by default.
         leave_out: The results of a run, which do not count among the files of a folder.
     """
     if isinstance(value, Mapping):
-        return {name: with_contents(part, folders, leave_out) for name, part in value.items()}
+        return {name: with_contents(part, leave_out) for name, part in value.items()}
     if isinstance(value, list):
-        return [with_contents(part, folders, leave_out) for part in value]
+        return [with_contents(part, leave_out) for part in value]
     if not isinstance(value, str) or not value:
         return value
-    for folder in folders:
-        try:
-            path = folder / value
-            if path.is_file():
-                return file_digest(path)
-            if "/" in value and path.is_dir() and path.resolve() != Path(path.anchor or "/"):
-                return listing(path, leave_out)
-        except (OSError, ValueError):  # a text that no file system takes for a name
-            break
+    try:
+        path = Path(value)
+        if path.is_file():
+            return file_digest(path)
+        if "/" in value and path.is_dir() and path.resolve() != Path(path.anchor or "/"):
+            return listing(path, leave_out)
+    except (OSError, ValueError):  # a text that no file system takes for a name
+        pass
     if "." in value and all(part.isidentifier() for part in value.split(".")):
         return f"{value} {' '.join(_source_of(value))}".rstrip()
     return value
@@ -71,6 +74,16 @@ def options_with_contents(options: Sequence[str]) -> list[Any]:
         except yaml.YAMLError:
             parsed = value
         found.append([name, value, with_contents(parsed if isinstance(parsed, dict | list) else value)])
+    return found
+
+
+@cache
+def libraries() -> Mapping[str, str]:
+    """The versions of the libraries that decide a result and are not part of its fingerprint, as far as installed."""
+    found = {}
+    for name in sorted(_LIBRARIES - {"merc"}):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found
 
 

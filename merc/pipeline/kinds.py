@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from merc.configs.lookup import find_config
+from merc.configs.lookup import read_config
 from merc.conversation import CORPUS_FILE, Corpus, CorpusError
 from merc.corpora.commands import import_evidence, import_kind, import_writing, resolve_doctor, resolve_import
 from merc.evaluation import ensemble_logits, ensemble_systems
@@ -120,7 +120,7 @@ class FunctionStage(StageKind):
         except ArgumentError as error:
             text = explain(str(error), parser)
             if "arguments are required" in text and self.brings_corpus(run.stage):
-                text += " Give them to `merc run` as options: --NAME VALUE."
+                text += " Give them to the command as options: --NAME VALUE."
             raise PipelineError(f"Stage {run.stage.name!r}, {run.stage.command}: {text}") from error
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
@@ -278,8 +278,8 @@ class NetworkStage(StageKind):
         return "data.corpus"
 
     def configs(self, stage: Stage) -> list[str]:
-        """The content of the files that the stage names."""
-        return [find_config(name).read_text(encoding="utf-8") for name in stage.configs]
+        """The content of the files that the stage names, in which what lies beside them has absolute paths."""
+        return [read_config(name) for name in stage.configs]
 
     def check(self, run: StageRun, trainer_options: Sequence[str]) -> None:
         """Parse the configs with the options."""

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import merc
-from merc.files import write_json
+from merc.files import parse_yaml, write_json
 from merc.pipeline.contents import file_digest, listing, options_with_contents, with_contents
 from merc.pipeline.stage import PipelineError, Stage, StageRun, references, substitute
 
@@ -218,9 +216,8 @@ def plan(
         prints = {**listings, "seed": str(seed)}
         for stage in pipeline.stages:
             configs = stage.kind.configs(stage)
-            # A config may name another one, which lies beside it.
-            folders = [Path(), *(Path(name).parent for name in stage.configs if Path(name).is_file())]
-            parsed = with_contents([yaml.safe_load(config) for config in configs], folders, results)
+            read = [parse_yaml(text, f"A config of stage {stage.name!r}") for text in configs]
+            parsed = with_contents(read, results)
             basis = [
                 merc.__version__,
                 # Configs by content: the same ones in another place decide the same.

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from merc.configs.lookup import CONFIGS, find_config, shipped_configs
+from merc.configs.lookup import CONFIGS, beside, find_config, shipped_configs
+from merc.files import parse_yaml
 from merc.pipeline.kinds import ImportStage
 from merc.pipeline.plan import Pipeline
 from merc.pipeline.stage import PipelineError, Stage, references
@@ -72,7 +72,7 @@ def read_stack(names: Sequence[str | Path]) -> Pipeline:
         PipelineError: The file is not a pipeline, or a config follows it.
     """
     paths = [str(find_config(str(name))) for name in names]
-    content = yaml.safe_load(Path(paths[0]).read_text(encoding="utf-8"))
+    content = parse_yaml(Path(paths[0]).read_text(encoding="utf-8"), names[0])
     if isinstance(content, dict) and "stages" not in content and "base" not in content and "model" in content:
         return Pipeline([Stage("fusion", "fit", paths)])
     if len(paths) > 1:
@@ -91,7 +91,7 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A pipeline together with the one that it is based on."""
     if path in seen:
         raise PipelineError(f"{path} is based on itself: {' -> '.join(map(str, [*seen, path]))}.")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = parse_yaml(path.read_text(encoding="utf-8"), path)
     if isinstance(raw, dict) and {"model", "data", "trainer"} & raw.keys():
         raise PipelineError(_not_a_pipeline(path))
     if not isinstance(raw, dict) or not isinstance(raw.get("stages", []), list):
@@ -142,7 +142,7 @@ def _not_a_pipeline(path: Path) -> str:
 
 
 def with_import_options(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
-    """A pipeline whose import of the corpus has further options: those that ``merc run`` is given by name.
+    """A pipeline whose import of the corpus has further options: those that a command is given by name.
 
     Args:
         pipeline: The pipeline.
@@ -179,12 +179,7 @@ def _located(stage: Any, folder: Path) -> dict[str, Any]:  # noqa: ANN401 - what
 def absolute(value: Any, folder: Path) -> Any:  # noqa: ANN401 - nested JSON values
     """A nested value whose strings that name files or folders below ``folder`` are absolute paths."""
     if isinstance(value, str):
-        try:
-            # Without a slash a folder is not told from a word: `text` may be a modality.
-            there = (folder / value).is_file() or ("/" in value and (folder / value).is_dir())
-        except (OSError, ValueError):  # a text that no file system takes for a name
-            there = False
-        return str((folder / value).absolute()) if value and there and not references(value) else value
+        return value if references(value) else beside(value, folder) or value
     if isinstance(value, Mapping):
         return {key: absolute(part, folder) for key, part in value.items()}
     return [absolute(part, folder) for part in value] if isinstance(value, list) else value

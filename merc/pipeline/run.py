@@ -31,6 +31,7 @@ from merc.evaluation.run_page import SeedRun, write_run_page
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.value_comparison import plain_table
 from merc.files import write_json, write_text
+from merc.pipeline.contents import libraries
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
 from merc.pipeline.read import read_pipeline, with_import_options
@@ -136,14 +137,21 @@ def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], conso
         title = f"{of}stage {names.index(run.stage.name) + 1} of {len(names)}: {run.stage.name}{seed}"
         damage = run.damage() if run.marked else None
         if run.marked and damage is None:
-            console.print(f"[dim]{title}: finished before, unchanged[/dim]")
+            console.print(f"[dim]{title}: finished before, unchanged{_made_with(run)}[/dim]")
             continue
         console.rule(title, align="left")
         if damage is not None:
             console.print(f"{damage} This stage is made again.", style="yellow", markup=False)
         run.begin()
         run.stage.kind.run(run, trainer_options, console)
-        run.update_state(finished=True)
+        run.update_state(finished=True, libraries=libraries())
+
+
+def _made_with(*runs: StageRun) -> str:
+    """The libraries with which finished stages were made, where those that are installed have another version."""
+    made = {item for run in runs for item in run.state.get("libraries", {}).items()}
+    others = [f"{name} {version}" for name, version in sorted(made) if libraries().get(name, version) != version]
+    return f"; made with {', '.join(others)}, not what is installed now" if others else ""
 
 
 def run_in_parallel(
@@ -164,7 +172,7 @@ def run_in_parallel(
     left = {name: [run for run in runs if not run.stage.once] for name, runs in chains.items()}
     done = [name for name, runs in left.items() if all(run.finished and run.damage() is None for run in runs)]
     for name in done:
-        console.print(f"[dim]{name}: finished before, unchanged[/dim]")
+        console.print(f"[dim]{name}: finished before, unchanged{_made_with(*left[name])}[/dim]")
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,))
     try:

@@ -15,7 +15,6 @@ from typing import Any
 
 import optuna
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -24,11 +23,12 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
+from merc.files import parse_yaml
 from merc.pipeline.configured import Configured
 from merc.pipeline.kinds import EnsembleStage, FitStage, NetworkStage
 from merc.pipeline.lightning import chosen_by, quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
-from merc.pipeline.read import read_stack
+from merc.pipeline.read import absolute, read_stack, with_import_options
 from merc.pipeline.run import run_in_order, sources_of
 from merc.pipeline.search_report import Results
 from merc.pipeline.space import REFUSALS, check_space, read_space
@@ -54,6 +54,7 @@ def run_search(
     pruner: BasePruner | None = None,
     sampler_seed: int = 0,
     trainer_options: Sequence[str] = (),
+    imports: Mapping[str, Any] | None = None,
 ) -> Path:
     """Search a pipeline's options on val from Python; ``merc search`` does the same.
 
@@ -78,6 +79,7 @@ def run_search(
             Default: those below the median, after 5 trials and 30 percent.
         sampler_seed: Seed of the sampler (TPE).
         trainer_options: Options such as ``--trainer.precision=bf16-mixed``, for every Lightning stage.
+        imports: Further options of the import that brings the corpus, such as ``file``, ``layout`` and ``validation``.
 
     Returns:
         The report.
@@ -90,7 +92,8 @@ def run_search(
     begin, console = time.time(), Console()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [pipeline] if isinstance(pipeline, str | Path) else list(pipeline)
-    whole = read_stack(names)
+    as_it_is = read_stack(names)
+    whole = with_import_options(as_it_is, absolute(dict(imports or {}), Path()))
     judged = stage or _last(whole)
     extra = _options_of(trainer_options)
     leading = _leading(whole, judged, extra)
@@ -106,7 +109,7 @@ def run_search(
     search = Search(
         names=[str(name) for name in names],
         pipeline=leading,
-        trainer_options=extra,
+        given=_given(as_it_is, leading),
         space=options,
         recipe=recipe,
         judged=judged,
@@ -168,6 +171,15 @@ def _leading(pipeline: Pipeline, judged: str, trainer_options: Mapping[str, Any]
     )
 
 
+def _given(pipeline: Pipeline, changed: Pipeline) -> dict[str, dict[str, Any]]:
+    """By stage, the options that only the command gives: those that the pipeline lacks or has with another value."""
+    known = {stage.name: stage.options for stage in pipeline.stages}
+    return {
+        stage.name: {k: v for k, v in stage.options.items() if k not in known[stage.name] or known[stage.name][k] != v}
+        for stage in changed.stages
+    }
+
+
 def _options_of(trainer_options: Sequence[str]) -> dict[str, Any]:
     """Options as on the command line, ``--name=value`` or ``--name value``, as those of a stage."""
     found: dict[str, Any] = {}
@@ -175,9 +187,9 @@ def _options_of(trainer_options: Sequence[str]) -> dict[str, Any]:
     for word in trainer_options:
         if word.startswith("--"):
             name, _, value = word.removeprefix("--").partition("=")
-            found[name] = yaml.safe_load(value) if value else True
+            found[name] = parse_yaml(value, f"--{name}") if value else True
         else:
-            found[name] = yaml.safe_load(word)
+            found[name] = parse_yaml(word, f"--{name}")
     return found
 
 
@@ -219,9 +231,12 @@ class _Worker:
             enough = sum(counts(trial) for trial in known) >= search.trials
             if enough or (search.deadline is not None and time.time() > search.deadline):
                 return None
-            # Seeded by the number of trials: processes that share a study draw different ones, whichever takes which.
-            self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + len(known))
-            trial = self._study.ask({option.key: option.distribution for option in search.space})
+            trial = self._study.ask()
+            # Seeded by the number of the trial, which the study gives out once: processes that share it draw different
+            # ones, whichever takes which, also where no lock keeps them apart.
+            self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + trial.number)
+            for option in search.space:
+                option.draw(trial)
             lock = search.running(trial.number)
             Path(lock.lock_file).parent.mkdir(exist_ok=True)
             lock.acquire(timeout=0)
@@ -288,14 +303,14 @@ class _Worker:
             yield replace(run, callbacks=[_Pruning(trial, search.score)]) if watched else run
 
     def _make(self, run: StageRun, log: Console) -> None:
-        """Run a stage unless it is finished, one process at a time; a failed or pruned one leaves nothing."""
+        """Run a stage unless it is finished, one process at a time; a pruned one leaves nothing."""
         if run.folder in self._read and run.finished:  # its stores were read whole before
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{run.folder}.lock"):
             try:
                 run_in_order([run], (), log)
-            except (optuna.TrialPruned, *REFUSALS):
+            except optuna.TrialPruned:
                 run.discard()
                 raise
         self._read.add(run.folder)

@@ -19,8 +19,7 @@ from merc.configs.lookup import CONFIGS, find_config
 from merc.evaluation.ledger import describe_ledger, read_ledger
 from merc.evaluation.plots import history_figure, shares_figure
 from merc.evaluation.tables import markdown_table
-from merc.files import write_aside, write_text
-from merc.pipeline.kinds import NetworkStage
+from merc.files import parse_yaml, write_aside, write_text
 from merc.pipeline.study import STAGES, Search, counts, state_of
 
 _ENOUGH = 8
@@ -97,11 +96,10 @@ class Results:
         changes = search.changes(best.params)
         stages = []
         for stage in search.pipeline.stages:
-            network = isinstance(stage.kind, NetworkStage)
-            if options := {**(search.trainer_options if network else {}), **changes.get(stage.name, {})}:
+            if options := {**search.given[stage.name], **changes.get(stage.name, {})}:
                 stages.append({"name": stage.name, "options": options})
         base = find_config(search.names[0])
-        if {"stages", "base"} & yaml.safe_load(base.read_text(encoding="utf-8")).keys():
+        if {"stages", "base"} & parse_yaml(base.read_text(encoding="utf-8"), base).keys():
             name = base.relative_to(CONFIGS).as_posix() if base.is_relative_to(CONFIGS) else str(base.absolute())
             pipeline: dict[str, Any] = {"base": name, "stages": stages}
         else:
@@ -146,7 +144,7 @@ class Results:
                 markdown_table(["Option", "Importance"], rows),
                 "![Importances](importances.png)",
             ]
-        if self._finished:
+        if (search.out / "history.png").is_file():  # drawn when a command ends
             lines.append("![History](history.png)")
         return "\n\n".join(lines) + "\n"
 

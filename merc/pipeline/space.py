@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import Trial
 
 from merc.configs.lookup import find_config
+from merc.files import parse_yaml
 from merc.pipeline.configured import Configured, build
 from merc.pipeline.kinds import NetworkStage
 from merc.pipeline.lightning import chosen_by
@@ -56,6 +57,16 @@ class Option:
         if isinstance(self.distribution, FloatDistribution | IntDistribution):
             return [self.distribution.low, self.distribution.high]
         return list(self.values)
+
+    def draw(self, trial: Trial) -> None:
+        """Let a trial draw a value, or take the one that it is to repeat."""
+        kind = self.distribution
+        if isinstance(kind, CategoricalDistribution):
+            trial.suggest_categorical(self.key, kind.choices)
+        elif isinstance(kind, IntDistribution):
+            trial.suggest_int(self.key, kind.low, kind.high, step=kind.step, log=kind.log)
+        elif isinstance(kind, FloatDistribution):
+            trial.suggest_float(self.key, kind.low, kind.high, step=kind.step, log=kind.log)
 
     def value(self, drawn: Any) -> Any:  # noqa: ANN401 - whatever the option takes
         """The value that stands behind what the study has drawn."""
@@ -114,7 +125,7 @@ def read_space(name: str | Path) -> list[Option]:
         PipelineError: It has something else than lists and ranges.
     """
     path = find_config(str(name))
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = parse_yaml(path.read_text(encoding="utf-8"), name)
     if not isinstance(raw, dict) or not raw or not all(isinstance(options, dict) for options in raw.values()):
         raise PipelineError(f"{name} is not a space: expected options by stage, such as `fusion: {{OPTION: [1, 2]}}`.")
     found = [(stage, option, given) for stage, options in raw.items() for option, given in options.items()]

@@ -38,7 +38,7 @@ class Search:
     Args:
         names: The pipeline, or the configs of a stage, as given.
         pipeline: The stages that lead to the judged one.
-        trainer_options: What its Lightning stages have beside their own options.
+        given: By stage, the options that the command gives beside those of the pipeline.
         space: What to try.
         recipe: The pipeline as it is, as a draw from the space.
         judged: The stage whose score counts.
@@ -56,7 +56,7 @@ class Search:
 
     names: list[str]
     pipeline: Pipeline
-    trainer_options: dict[str, Any]
+    given: dict[str, dict[str, Any]]
     space: list[Option]
     recipe: dict[str, Any]
     judged: str
@@ -116,17 +116,30 @@ class Search:
             load_if_exists=True,
         )
 
-    def _storage(self) -> str | BaseStorage:
+    @property
+    def _journal(self) -> Path | None:
+        """The file of the study, its folder made; ``None`` for a database."""
         if self.storage is not None and "://" in self.storage:
-            return self.storage
+            return None
         file = (Path(self.storage) if self.storage else self.out / JOURNAL).absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def _storage(self) -> str | BaseStorage | None:
+        file = self._journal
+        if file is None:
+            return self.storage
         return JournalStorage(JournalFileBackend(str(file), JournalFileOpenLock(str(file))))
 
     def locked(self) -> FileLock:
-        """Held by a process that looks for work, so that no two of them take the same."""
+        """Held by a process that looks for work, so that no two of them take the same.
+
+        It lies beside the study, which is what processes with different ``out`` share. Those that share only a
+        database are not kept apart: each of them may begin a trial more than was asked for.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.out / ".search.lock")
+        file = self._journal or self.out / "study"
+        return FileLock(file.with_name(f".{file.name}.search.lock"))
 
     def running(self, number: int) -> FileLock:
         """Held by the process that runs a trial, and by none once that has ended, however it ended."""

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
+from merc.files import parse_json
 from merc.store.kinds import SEQUENCES, Kind, StoreError
 
 MANIFEST = "manifest.json"
@@ -24,9 +25,6 @@ AGAIN = "Write the store again; `merc run` does so when it is given the same com
 
 _LARGEST = 2**48
 """Above every number of rows and bytes that a store can have, and far below where products of them overflow."""
-
-_DEEPEST = 100
-"""Levels of lists and objects in a provenance."""
 
 
 def digest_of(value: object) -> str:
@@ -48,39 +46,6 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def strict_json(text: str) -> Any:  # noqa: ANN401 - JSON values
-    """JSON as the standard has it: no NaN, no member twice, and no nesting that exhausts the stack.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [part for outer in level if isinstance(outer, dict | list) for part in _parts(outer)]
-        if not level:
-            return value
-    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-
-
-def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
-
-
-def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(members)
-    if len(value) != len(members):
-        raise ValueError("a member is given twice")
-    return value
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 Version = tuple[int, int, int]
@@ -110,7 +75,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], Version]:
     with file.open("rb") as opened:
         data, version = opened.read(), _version(os.fstat(opened.fileno()))
     try:
-        manifest = strict_json(data.decode())
+        manifest = parse_json(data, strict=True)
     except ValueError as error:
         raise StoreError(f"{file} is not a store's manifest ({error}). {AGAIN}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

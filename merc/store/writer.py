@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from merc.conversation import UtteranceKey
-from merc.files import write_aside
+from merc.files import parse_json, write_aside
 from merc.store.kinds import SEQUENCES, Kind, StoreError
 from merc.store.lock import take_lock
 from merc.store.manifest import (
@@ -32,7 +32,6 @@ from merc.store.manifest import (
     file_digest,
     manifest_bytes,
     shard_name,
-    strict_json,
 )
 
 
@@ -141,7 +140,7 @@ class StoreWriter:
             if file.is_symlink() or file.name != shard_name(sha256):
                 return None
             with safe_open(str(file), framework="pt") as shard:
-                about = strict_json(shard.metadata()["merc"])
+                about = parse_json(shard.metadata()["merc"], strict=True)
                 features: Tensor = shard.get_tensor("features")
             if about["fingerprint"] != self._fingerprint or features.dim() != 2:
                 return None

@@ -24,6 +24,7 @@ from merc.evaluation.ledger import Opening, read_ledger, record_opening
 from merc.evaluation.predictions import lines_of
 from merc.evaluation.uncertainty import Stress
 from merc.labels import LabelSet
+from merc.store.manifest import digest_of
 from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.gather import gather_in_order
@@ -282,9 +283,13 @@ class ClassifierTask(TermsTask, Generic[Batch]):
                 "has diverged. Lower the learning rate, set trainer.gradient_clip_val, or check the features."
             )
         self.targets.update(self.metrics[part], prediction.logits, batch, self.known_facts)
-        labelled = int(self.targets.known(batch).sum())
+        labelled = int(self.compared(batch).sum())
         if labelled and prediction.terms:
             self._losses[part].update(prediction.loss, labelled)
+
+    def compared(self, batch: Batch) -> Tensor:
+        """``(N,)`` booleans: the utterances of a batch whose annotations the loss compares, its weight in val/loss."""
+        return self.targets.known(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation split, such as weighted F1, macro F1 and accuracy."""
@@ -298,10 +303,22 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         """Note in the ledger of the run that the test split is read, and on what grounds these weights were chosen."""
         corpus = self.data.corpus.name
         checkpoint = str(self.trainer.ckpt_path or "")
-        self._opening = Opening(f"{corpus}/test", self.config_digest, _seed(), checkpoint, self._selected_on())
+        self._opening = Opening(
+            f"{corpus}/test", self.config_digest, _seed(), checkpoint, self._selected_on(), inputs=self._inputs()
+        )
         folder = self._ledger_folder()  # asks all processes
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             record_opening(folder, self._opening)
+
+    def _inputs(self) -> str:
+        """A digest of what is tested on, read and started from, wherever it lies."""
+        utterances = [
+            [*key, utterance.speaker, utterance.text, utterance.label, utterance.values]
+            for talk in self.data.corpus["test"]
+            for key, utterance in zip(talk.keys, talk.utterances, strict=True)
+        ]
+        stores = {name: store.digest for name, store in getattr(self.data, "stores", {}).items()}
+        return digest_of([utterances, stores, self.origin.get("started_from", {})])[:16]
 
     def _ledger_folder(self) -> Path:
         return Path(self.trainer.log_dir or self.trainer.default_root_dir) if self.ledger is None else self.ledger

@@ -111,6 +111,10 @@ class EncoderStudentTask(EncoderTask[ReadBatch | MediaBatch], Taught):
         terms = self.taught(logits, features, label, there, lambda name: self._stored(name, batch))
         return Prediction(logits, features, terms)
 
+    def compared(self, batch: ReadBatch | MediaBatch) -> Tensor:
+        """Those that could be read."""
+        return super().compared(batch) & self.present(batch)[self.modality]
+
     def _stored(self, name: str, batch: ReadBatch | MediaBatch) -> tuple[Tensor, Tensor] | None:
         """What a store of the datamodule has of the utterances of a batch, on its device."""
         found = None if self._trainer is None else self.data.stored(name, batch.keys)

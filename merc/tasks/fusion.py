@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from merc.batch import ConversationBatch
@@ -36,7 +37,7 @@ class FusionTask(EmotionTask):
             ``(N, C)``, labels ``(N,)`` and embeddings ``(N, d)`` to a dict of weighted terms, such as
             :class:`merc.losses.FusionLoss`. Default: that of the targets, for emotions cross-entropy alone.
         head_weights: Weights of the head's own ``losses``, by name; a term that is not named has weight 1, one of
-            weight 0 is left out.
+            weight 0 is left out. The first epoch warns of a name that the head has given no term.
         aux_weight: Weight of the mean loss (cross-entropy for emotions) of the head's auxiliary classifiers, each on
             the utterances that have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
@@ -83,6 +84,7 @@ class FusionTask(EmotionTask):
         self.aux_weight = aux_weight
         self.modality_dropout = modality_dropout
         self.modalities = modalities
+        self._given: set[str] = set()
         self.embedding_dim: int | None = None
         """Width of the head's embeddings; known if a loss needs it."""
 
@@ -119,6 +121,8 @@ class FusionTask(EmotionTask):
         output = self.head(self.targets.hidden_from(batch))
         target = self.targets.of(batch, self.known_facts)
         terms = self._loss_terms(output, target)
+        if self.training:
+            self._given.update(output.losses)
         unfit = self.head.emotion_losses if self.targets.hides_labels else ()
         for name, term in output.losses.items():
             weight = 0.0 if name in unfit else self.head_weights.get(name, 1.0)
@@ -131,6 +135,16 @@ class FusionTask(EmotionTask):
             ]
             terms["aux"] = self.aux_weight * torch.stack(aux).mean()
         return Prediction(output.logits, output.embeddings, terms)
+
+    def on_train_epoch_end(self) -> None:
+        """Warn of weights that have changed nothing."""
+        super().on_train_epoch_end()
+        idle = sorted(name for name, weight in self.head_weights.items() if weight and name not in self._given)
+        if idle and not self.current_epoch:
+            rank_zero_warn(
+                f"head_weights names {', '.join(idle)}, which changes nothing: {type(self.head).__name__} gives, with "
+                f"these options and modalities, {', '.join(sorted(self._given)) or 'no loss terms'}."
+            )
 
     def _loss_terms(self, output: FusionOutput, target: Tensor) -> dict[str, Tensor]:
         """The terms of the loss; of an ensemble the means over its members."""

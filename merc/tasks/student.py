@@ -10,9 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from merc.batch import ConversationBatch
-from merc.datamodules.conversation import ConversationDataModule
+from merc.datamodules.base import CorpusDataModule
 from merc.datamodules.facts import DataFacts
-from merc.datamodules.utterances import UtteranceDataModule
 from merc.graphs import GraphEncoder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss, ValueDistillationLoss
 from merc.tasks.base import EmotionTask
@@ -45,7 +44,7 @@ class Taught(ABC):
     def hidden_dim(self) -> int:
         """Width of the hidden states, which those of the teacher must have too."""
 
-    def require_teacher(self, data: ConversationDataModule | UtteranceDataModule) -> None:
+    def require_teacher(self, data: CorpusDataModule) -> None:
         """Check that the stores have of the teacher what the losses need.
 
         Raises:

@@ -11,10 +11,12 @@ pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
 from merc.annotation import annotate, annotate_many, find_recordings, is_many
+from merc.annotation.many import Outcome, _worked
 from merc.annotation.teller import Teller
 from merc.cli import main
 from merc.conversation import CorpusError
 from merc.pipeline.stage import PipelineError
+from support.killing import die_of
 from support.tiny_clips import GREEN, RED, write_clip
 from support.tiny_run import TEXT_ONLY, write_pipeline
 
@@ -186,6 +188,14 @@ def test_two_processes_share_the_work(run, films, tmp_path):
     groups = json.loads((tmp_path / "out/_stages/groups.json").read_text())
     assert [len(members) for members in groups.values()] == [2, 2]
     assert (tmp_path / "out/talk/annotation.srt").exists()
+
+
+def test_of_a_process_that_is_killed_only_the_recording_fails_that_it_died_of():
+    groups = [("001", ["a", "dead"]), ("002", ["b"]), ("003", ["c"])]
+    found = [outcome for done in _worked(die_of, groups, jobs=2) for outcome in done]
+    [failed] = [outcome for outcome in found if isinstance(outcome, Outcome)]
+    assert sorted(one for one in found if one is not failed) == ["a", "b", "c"]
+    assert failed.recording == "dead" and "was killed" in failed.reason and "--jobs" in failed.reason
 
 
 def test_what_is_wrong_with_all_is_said_at_once(run, films, tmp_path, capsys):

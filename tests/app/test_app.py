@@ -1,6 +1,7 @@
 """The page of `merc app`: what it runs, what it shows, and what it refuses."""
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import merc.annotation
+import merc.app.runs
 import merc.models
 from merc.app import AppError, AppSettings, Run, Runs, as_bytes
 from merc.app.runs import FORMATS, _plain_name
@@ -296,6 +298,44 @@ def test_uploads_are_limited_and_stay_in_their_folder(runs):
         assert sum(file.stat().st_size for file in runs.uploads.rglob("*") if file.is_file()) == 100_000
 
 
+def test_all_visitors_together_have_a_limit(tmp_path):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=250_000)
+    with served(runs, AppSettings()) as address:
+        to = f"{address}/gradio_api/upload"
+        [path] = WEB.post(to, files={"files": ("x.mp4", b"y" * 150_000)}).json()
+        full = WEB.post(to, files={"files": ("x.mp4", b"z" * 150_000)})
+        assert (full.status_code, full.text) == (507, "There is no room left for this file on the server.")
+        run = runs.new("visitor", path, None, "default")  # a link to the upload takes no room
+        assert runs.has_room(90_000)
+        (run.folder / "result").write_bytes(b"y" * 100_000)
+        with pytest.raises(AppError, match="no room left for results"):
+            runs.new("other", path, None, "default")
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/srv/secret")
+
+
+def test_a_full_disk_is_told_and_the_page_can_be_used_again(runs, pretended, tmp_path, monkeypatch):
+    (tmp_path / "talk.mp4").write_bytes(b"x")
+    with served(runs, AppSettings()) as address:
+        visitor = gradio_client.Client(address, verbose=False, analytics_enabled=False)
+        film = gradio_client.handle_file(tmp_path / "talk.mp4")
+        with monkeypatch.context() as patch:
+            patch.setattr(merc.app.runs, "_copy", full_disk)
+            told = visitor.predict(film, None, "default", api_name="/annotate")
+        assert "The server cannot keep the results: No space left on device." in str(told)
+        assert "secret" not in str(told)
+        run = runs.new("visitor", _uploaded(runs), None, "default")
+        asyncio.run(watched(run))
+        monkeypatch.setattr(merc.app.runs, "write_aside", full_disk)
+        assert WEB.get(f"{address}/results/{run.token}/{run.zip_name}").status_code == 507
+
+
+def _uploaded(runs):
+    return next(str(path) for path in runs.uploads.rglob("*.mp4"))
+
+
 def test_the_page_asks_no_other_server_and_answers_to_no_other_name(runs):
     with served(runs, AppSettings()) as address:
         page = WEB.get(address)
@@ -345,6 +385,7 @@ def test_sizes():
     [
         (["--model", "nowhere"], "There is no model nowhere: expected default, text-meld, a folder of"),
         (["--max_size", "much"], "'much' is no size"),
+        (["--max_total", "much"], "'much' is no size"),
         (["--jobs", "0"], "jobs is 0: expected 1 or more"),
         (["--port", "65536"], "port is 65536: expected 0 to 65535"),
         (["--port", "-1"], "port is -1: expected 0 to 65535"),

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -25,6 +26,16 @@ def test_ctrl_c_says_how_to_go_on(command, hint, as_exit, monkeypatch, capsys):
     monkeypatch.setattr(merc.cli, "_dispatch", interrupted)
     assert main([command]) == 130
     assert hint in capsys.readouterr().err
+
+
+def test_a_killed_process_of_several_is_told_in_a_line(monkeypatch, capsys):
+    def broken(command, args):
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+    monkeypatch.setattr(merc.cli, "_dispatch", broken)
+    assert main(["run"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("merc run: a process was killed") and "The same command goes on from here." in error
 
 
 def test_other_exits_keep_their_status(monkeypatch):

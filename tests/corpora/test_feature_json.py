@@ -109,6 +109,7 @@ def test_rows_without_information_become_missing(tmp_path):
         ("dagerc-meld", lambda t: t.append([]), r"dialogue 3: expected a list of objects"),
         ("dagerc-meld", lambda t: t[0][0].update(cls=[1.0]), r"widths \[1, 5\], expected one"),
         ("dagerc-meld", lambda t: t[0][0].update(cls=["a"]), "utterance 0: cls is not a vector"),
+        ("dagerc-meld", lambda t: t[0][0]["cls"].__setitem__(0, 10**400), "text has a number that no float holds"),
         ("multidag-meld", lambda t: t[2][1]["cls"].pop(), "dialogue 2, utterance 1: cls is not three vectors"),
     ],
 )
@@ -116,6 +117,12 @@ def test_damage_is_told_with_its_place(tmp_path, layout, change, message):
     with pytest.raises(CorpusError, match=message) as caught:
         import_pickle(write(tmp_path, layout, change=change), layout=layout)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_null_is_no_text(tmp_path):
+    write(tmp_path, "dagerc-meld", change=lambda t: t[0][0].update(text=None, speaker=None))
+    utterance = import_pickle(tmp_path, layout="dagerc-meld").corpus["train"][0].utterances[0]
+    assert (utterance.text, utterance.speaker) == ("", "")
 
 
 def test_a_label_of_0_is_a_label(tmp_path):

@@ -34,6 +34,7 @@ def source(out):
 def test_the_stores_are_what_lipsyncnet_reads(drawn):
     out, corpus = drawn
     assert Corpus.load(out / "corpus.json") == corpus
+    assert {FeatureStore(out / name).corpus for name in ("faces", "crops", "sound", "speaker")} == {corpus.digest}
     data = LipSyncDataModule([source(out)])
     data.setup()
     clips = {clip.key.dialogue: clip for clip in data.clips("train")}

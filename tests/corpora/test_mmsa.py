@@ -50,6 +50,13 @@ def test_a_video_is_a_dialogue_and_features_are_means_over_frames(tmp_path):
     assert sorted(found.features) == ["audio", "text"]
 
 
+def test_a_text_that_is_not_there_is_empty(tmp_path):
+    parts = write(tmp_path / "mosi.pkl")
+    parts["test"]["raw_text"] = [None]
+    (tmp_path / "mosi.pkl").write_bytes(pickle.dumps(parts))
+    assert import_mmsa(tmp_path / "mosi.pkl").corpus["test"][0].utterances[0].text == ""
+
+
 def test_sims_has_a_scale_from_minus_1_to_1(tmp_path):
     write(tmp_path / "sims.pkl", regression_labels=np.array([0.4]))
     with pytest.raises(CorpusError, match="3 ids and 1 regression_labels"):

@@ -223,6 +223,16 @@ def put(role, value):
     return lambda parts: parts[role].__setitem__(2, value)
 
 
+def test_a_sentence_that_is_not_there_has_no_text(tmp_path):
+    def change(parts):
+        parts["sentences"][2][:2] = [None, float("nan")]
+
+    path, _ = write(tmp_path, "sdt-meld", change=change)
+    train = import_pickle(path, layout="sdt-meld").corpus["train"]
+    (talk,) = (conversation for conversation in train if conversation.id == "2")
+    assert [utterance.text for utterance in talk.utterances[:2]] == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -93,6 +93,7 @@ def test_the_truth(rendered):
     faces, speaker = FeatureStore(out / "truth/faces"), FeatureStore(out / "truth/speaker")
     people = json.loads((out / "truth/tracks.json").read_text())
     assert (faces.kind, speaker.kind) == ("faces", "speaker")
+    assert faces.corpus == speaker.corpus == corpus.digest
     for conversation in (*corpus["train"], *corpus["test"]):
         chosen, _ = speaker.gather(conversation.keys)
         for key, utterance, row in zip(conversation.keys, conversation.utterances, chosen, strict=True):

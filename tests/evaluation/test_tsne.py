@@ -1,4 +1,4 @@
-"""t-SNE, and the figure of a store."""
+"""t-SNE, UMAP, and the figure of a store."""
 
 import sys
 
@@ -7,9 +7,10 @@ import torch
 
 pytest.importorskip("sklearn", reason="t-SNE needs scikit-learn: pip install 'merc[plots]'")
 
+import merc.evaluation
 from merc.cli import main
 from merc.conversation import Conversation, Corpus, Utterance
-from merc.evaluation import draw_store, points_figure, tsne
+from merc.evaluation import draw_store, points_figure, tsne, umap
 from merc.labels import MELD
 from merc.store import FeatureStore
 
@@ -32,6 +33,47 @@ def test_clusters_stay_apart_and_it_is_the_same_every_time():
     assert torch.equal(points, tsne(vectors, perplexity=10))
     with pytest.raises(ValueError, match="t-SNE of 5 vectors needs a perplexity of at least 1 and below 5, found 30"):
         tsne(vectors[:5])
+
+
+@pytest.fixture(scope="module")
+def needs_umap():
+    return pytest.importorskip("umap", reason="UMAP needs umap-learn: pip install 'merc[plots]'")
+
+
+def test_umap_keeps_neighbours_and_is_the_same_every_time(needs_umap):
+    vectors, group = clusters()
+    points = umap(vectors, neighbors=10)
+    nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
+    assert points.shape == (60, 2) and (group[nearest] == group).all()
+    assert torch.equal(points, umap(vectors, neighbors=10))
+    assert umap(vectors[:4], neighbors=3).isfinite().all()
+    with pytest.raises(ValueError, match="UMAP of 5 vectors needs at least 2 and fewer than 5 neighbors, found 15"):
+        umap(vectors[:5])
+
+
+def test_without_umap_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match=r"UMAP needs umap-learn: pip install 'merc\[plots\]'"):
+        umap(torch.randn(40, 3))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "options"),
+    [
+        (["--perplexity", "4"], "tsne", {"perplexity": 4.0}),
+        (["--method", "umap"], "umap", {"neighbors": 15}),
+        (["--method", "umap", "--neighbors", "7"], "umap", {"neighbors": 7}),
+    ],
+)
+def test_the_command_takes_either_method(words, name, options, monkeypatch, tmp_path):
+    talk = Conversation("0", tuple(Utterance(str(n), "A", label="joy") for n in range(12)), "test")
+    Corpus("drawn", MELD, {"test": [talk]}).save(tmp_path / "corpus.json")
+    FeatureStore.write(tmp_path / "hidden", talk.keys, torch.randn(12, 3), kind="hidden")
+    asked = []
+    monkeypatch.setattr(merc.evaluation, name, lambda vectors, **how: asked.append(how) or vectors[:, :2])
+    place = [str(tmp_path / "hidden"), "--corpus", str(tmp_path / "corpus.json"), "--out", str(tmp_path / "a.png")]
+    assert main(["tsne", *place, *words]) == 0
+    assert asked == [options]
 
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):

@@ -57,6 +57,20 @@ def test_frames_are_averaged_whatever_the_names(tmp_path_factory, frames, split)
     assert bool(table.provenance["notes"]) == any(length > 1 for length in frames.values())
 
 
+def test_a_column_is_a_vector(tmp_path):
+    for number, shape in enumerate([(3,), (1, 3), (3, 1)]):
+        np.save(tmp_path / f"dia0_utt{number}.npy", np.arange(3.0).reshape(shape))
+    table = import_arrays(tmp_path, corpus_of({"0": ["0", "1", "2"]}))
+    assert table.features.tolist() == [[0, 1, 2]] * 3 and not table.provenance["notes"]
+
+
+def test_of_a_name_without_a_partition_the_message_says_what_to_do(tmp_path):
+    np.save(tmp_path / "dia0_utt0.npy", np.ones(2))
+    talks = {name: [Conversation("0", (Utterance("0", "A", "x"),), name)] for name in ("train", "val")}
+    with pytest.raises(CorpusError, match=r"dia0_utt0\.npy: .* in the partitions train, val, and nothing says which"):
+        import_arrays(tmp_path, Corpus("toy", MELD, talks))
+
+
 def test_names_of_utterances(tmp_path):
     names = ["Ses01F_impro01_F000", "Ses01F_impro01_M000"]
     np.save(tmp_path / f"{names[1]}.npy", np.ones(2, np.float32))

@@ -382,6 +382,7 @@ def test_a_config_of_one_stage_is_a_full_model(done, monkeypatch):
     ("words", "message"),
     [
         (["--rows", "nowhere"], "No rows 'nowhere': expected a file, .* hierarchical/table3/gating"),
+        (["--label_nose", "0.3"], "Option 'label_nose' is not accepted"),
         (["--stages", "aside"], "the stage 'aside' is not tested"),
         (["--stages", "nowhere"], "the stage 'nowhere' is not tested"),
         (["--root", "nowhere", "--rows", "lfvd/table5"], "it is an ablation of merc.fusion.LFVDFusion"),

@@ -1,6 +1,7 @@
-"""Options of the import on the command line of merc run, and the comparison at the end of a run."""
+"""Options of the import on the command line of merc run, ablate and search, and the comparison at the end of a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -53,7 +54,7 @@ def test_python_has_the_same_options(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "required: file, layout. Give them to `merc run` as options: --NAME VALUE."),
+        ([], "required: file, layout. Give them to the command as options: --NAME VALUE."),
         (["--file", "x", "--layuot", "y"], "Option 'layuot' is not accepted"),
         (["--file", "x", "--layout", "y", "--seed", "0", "1"], "Unknown option --seed: expected --seeds N"),
         (
@@ -91,6 +92,37 @@ def test_splitting():
     own, found = split_import_options(words, parser)
     assert own == ["p.yaml", "--out", "o", "--out=z"]
     assert found == {"a": "1", "b": "2", "c": ["x", "y"]}
+
+
+def test_a_negative_number_is_a_value():
+    parser = ShortParser()
+    parser.add_argument("--out")
+    parser.add_argument("--pruner")
+    words = ["--a", "-1", "--b", "-0.5", "2", "-.5e-3", "--c=-1", "--pruner.rate", "-2", "--pruner.class", "x", "-h"]
+    own, found = split_import_options(words, parser)
+    assert own == ["--pruner.rate", "-2", "--pruner.class", "x", "-h"]
+    assert found == {"a": "-1", "b": ["-0.5", "2", "-.5e-3"], "c": "-1"}
+
+
+COMMANDS = {
+    "run": ("merc.pipeline.run.run_pipeline", []),
+    "ablate": ("merc.pipeline.ablate.run_ablations", ["--rows", "table3"]),
+    "search": ("merc.pipeline.search.run_search", ["--pruner", "optuna.pruners.NopPruner", "--space", "s.yaml"]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_commands_that_run_a_pipeline_share_their_options(command, monkeypatch):
+    function, own = COMMANDS[command]
+    asked = []
+    monkeypatch.setattr(function, lambda *what, **how: asked.append((what, how)))
+    words = ["--file", "a", "--values", "x", "y", "--shift", "-1", "--root", "r", "--first_seed", "2"]
+    assert main([command, "pickle.yaml", *words, *own, "--out", "out", "--trainer.max_epochs=1", "--seeds", "2"]) == 0
+    ((what, how),) = asked
+    assert what[0] == ("pickle.yaml" if command == "run" else ["pickle.yaml"])
+    assert how["imports"] == {"file": "a", "values": ["x", "y"], "shift": "-1"}
+    assert how["trainer_options"] == ["--trainer.max_epochs=1"] and how["seeds"] == [2, 3]
+    assert (how["out"], how["root"], how["corpus"], how["jobs"]) == (Path("out"), Path("r"), None, 1)
 
 
 @pytest.mark.parametrize("config", ["paper/lfvd.yaml", "corpora/meld_sdt.yaml", "systems/lfvd.yaml"])

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 from dataclasses import replace
@@ -5,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from merc.conversation import UtteranceKey
+from merc.pipeline.contents import libraries
 from merc.pipeline.plan import Pipeline, plan
-from merc.pipeline.stage import STATE, PipelineError, Stage, references, substitute
+from merc.pipeline.run import run_in_order
+from merc.pipeline.stage import STATE, PipelineError, Stage, StageRun, references, substitute
 from merc.store import FeatureStore
 
 DATA = Stage("data", "import", "simulated", once=True)
@@ -313,3 +317,13 @@ def test_placeholders_deep_inside_are_found_and_filled():
     assert references(value) == {"x", "y"}
     assert substitute(value, {"x": "X", "y": "Y"}) == {"a": ["X/1", {"b": "XY"}], "c": 3, "{x}": None}
     assert references({}) == references([]) == references(None) == set()
+
+
+def test_a_stage_that_other_libraries_made_is_told_and_not_made_again(tmp_path):
+    run, told = StageRun(Stage("data", "import", "simulated"), tmp_path, 0, "fingerprint"), io.StringIO()
+    run.update_state(finished=True, inputs={}, libraries=libraries())
+    run_in_order([run], (), Console(file=told, width=200))
+    assert told.getvalue() == "stage 1 of 1: data, seed 0: finished before, unchanged\n"
+    run.update_state(libraries={**libraries(), "torch": "1.0", "gone": "2"})
+    run_in_order([run], (), Console(file=told, width=200))
+    assert "finished before, unchanged; made with torch 1.0, not what is installed now" in told.getvalue()

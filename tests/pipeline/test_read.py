@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from merc.pipeline.plan import plan
+from merc.cli import main
+from merc.configs.lookup import expand_configs, read_config
+from merc.pipeline.ablate import read_ablations
+from merc.pipeline.plan import Pipeline, plan
 from merc.pipeline.read import read_pipeline
+from merc.pipeline.stage import Stage
 
 
 def test_an_option_that_names_a_class_is_a_plain_value_of_the_stage(tmp_path):
@@ -59,3 +64,60 @@ def test_relative_paths_are_those_beside_the_pipeline(elsewhere, tmp_path, monke
     assert data.options["labels"] == "nowhere.txt" and teacher.configs[0] == "systems/teacher.yaml"
     assert teacher.options["data.stores"]["more"] == "text"  # a word: not every folder is meant
     assert teacher.options["data.stores"]["deep"] == "{data}/my.csv"
+
+
+def test_a_pipeline_that_is_nested_too_deeply_is_told_so(tmp_path, capsys):
+    file = tmp_path / "deep.yaml"
+    file.write_text("stages: " + "[" * 3000 + "]" * 3000)
+    for command in (["run"], ["search", "--space", str(file)], ["ablate"]):
+        assert main([*command[:1], str(file), *command[1:], "--out", str(tmp_path / "out")]) == 1
+        assert "deep.yaml is nested too deeply: expected at most 100 levels" in capsys.readouterr().err
+
+
+CONFIG = """\
+# kept
+trainer: {max_steps: 1e1, callbacks: &same words.txt}
+model: {class_path: merc.tasks.FusionTask, init_args: {words: *same, more: [./clips, clips, nowhere.txt], words.txt: 1}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A config with files beside it, and another working directory, which has a file of the same name."""
+    for name in ("project/clips", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    for folder in ("project", "elsewhere"):
+        (tmp_path / folder / "words.txt").write_text(folder)
+    (tmp_path / "project/my.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "project/my.yaml"
+
+
+def test_paths_in_a_config_are_those_beside_it(config):
+    text, place = read_config(str(config)), config.parent.absolute()
+    assert text.startswith("# kept\ntrainer: {max_steps: 1e1, callbacks: &same ")  # 1e1 is no number to PyYAML
+    found = yaml.safe_load(text)
+    init = found["model"]["init_args"]
+    assert found["trainer"]["callbacks"] == init["words"] == str(place / "words.txt")
+    assert init["more"] == [str(place / "clips"), "clips", "nowhere.txt"] and init["words.txt"] == 1
+    assert expand_configs(["--config", str(config), f"-c={config}"]) == ["--config", text, f"-c={text}"]
+    config.write_text("trainer: {max_steps: 1}")
+    assert expand_configs(["--config", str(config)]) == ["--config", str(config)]
+
+
+def test_the_fingerprint_of_a_stage_has_the_files_beside_its_config(config):
+    def fingerprint():
+        [run] = plan(Pipeline([Stage("a", "fit", str(config))]), "out", {}, [0])
+        return run.fingerprint
+
+    before = fingerprint()
+    (config.parents[1] / "elsewhere/words.txt").write_text("other")
+    assert fingerprint() == before
+    (config.parent / "words.txt").write_text("other")
+    assert fingerprint() != before
+
+
+def test_a_row_of_ablations_names_files_beside_it(config):
+    row = config.with_name("row.yaml")
+    row.write_text("{title: Words, changes: {fusion: {model.words: words.txt}}}")
+    assert read_ablations(row, "row")["row"].changes["fusion"]["model.words"] == str(config.with_name("words.txt"))

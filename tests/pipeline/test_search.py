@@ -1,16 +1,22 @@
 """``merc search``: on val alone, from the shipped recipe, shared between processes, and what it finds can be run."""
 
 import csv
+import io
 import json
+import pickle
 import shutil
 import statistics
 from dataclasses import replace
+from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 import yaml
+from filelock import Timeout
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
+from rich.console import Console
 
 import merc.cli.search
 from merc.cli import main
@@ -20,9 +26,10 @@ from merc.pipeline.configured import Configured
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import Pipeline, ancestors, plan
 from merc.pipeline.read import read_stack
-from merc.pipeline.search import _Worker, run_search
+from merc.pipeline.search import _work_in_parallel, _Worker, run_search
+from merc.pipeline.search_report import Results
 from merc.pipeline.space import check_space, read_space
-from merc.pipeline.stage import PipelineError, Stage
+from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.pipeline.study import Search
 from merc.tasks.base import EmotionTask
 from support.small_pipeline import fitted, write_pipeline
@@ -254,6 +261,20 @@ def test_the_best_pipeline_runs_as_it_is_and_gives_the_same_score(done):
     assert seed["val"]["weighted_f1"] == pytest.approx(float(table(done / "out")[best.number]["seed 0"]), abs=1e-6)
 
 
+def test_options_of_the_import_are_those_of_the_search_and_of_what_it_finds(place):
+    assert search("--trials", "1", "--trainer.max_epochs=1", "--label_noise", "0.3") == 0
+    found = yaml.safe_load((place / "out/best.yaml").read_text())
+    assert found["stages"][0] == {"name": "data", "options": {"label_noise": "0.3"}}
+    (made,) = (json.loads(file.read_text()) for file in (place / "out/stages").glob("data-*/stage.json"))
+    assert made["stage"]["options"]["label_noise"] == "0.3"
+
+
+def test_options_that_the_import_does_not_know_are_refused(place, capsys):
+    assert search("--label_nose", "0.3") == 1
+    assert "Stage 'data', import: Option 'label_nose' is not accepted" in capsys.readouterr().err
+    assert not (place / "out").exists()
+
+
 def test_the_same_command_goes_on_to_the_number_of_trials(done, monkeypatch, capsys):
     trained = fitted(monkeypatch)
     assert search(*WORDS, "3", "--timeout", "0s") == 0
@@ -304,7 +325,8 @@ def test_a_trial_that_fails_says_why_and_the_others_go_on(place, monkeypatch):
         breaks(patch, ValueError("the training has diverged"), at=1)
         assert search("--trials", "2") == 0
     assert [row["state"] for row in table(place / "out")] == ["complete", "failed: the training has diverged"]
-    assert len(list((place / "out/stages").glob("audio_student-*/stage.json"))) == 1
+    states = [json.loads(file.read_text()) for file in (place / "out/stages").glob("audio_student-*/stage.json")]
+    assert sorted(state["finished"] for state in states) == [False, True]
     assert "2 of 2 trials: 1 complete, 1 failed" in (place / "out/search.md").read_text()  # the same would happen again
 
 
@@ -344,7 +366,7 @@ def two(tmp_path):
     shared = Search(
         names=["pipeline.yaml"],
         pipeline=Pipeline([]),
-        trainer_options={},
+        given={},
         space=options,
         recipe=recipe,
         judged="fusion",
@@ -411,6 +433,104 @@ def test_a_study_of_another_corpus_is_refused_and_the_same_elsewhere_is_not(two,
         given(f"b{folder}", "one", folder).join()
         with pytest.raises(PipelineError, match="is of another corpus: its scores cannot stand beside"):
             given(f"c{folder}", "two", folder).join()
+
+
+def test_processes_with_folders_of_their_own_draw_different_trials(two, tmp_path):
+    """Both have seen the same trials when each takes one: no lock keeps apart those that share a database."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    first, second = (replace(two[0], storage=storage, out=tmp_path / name) for name in ("a", "b"))
+    first.join()
+    second.join()
+    one, other = _Worker(first, None), _Worker(second, None)
+    one._take()  # the pipeline as it is
+    taken, known = [], other._study.get_trials
+
+    def both(*args, **kwargs):
+        found = known(*args, **kwargs)
+        if "states" not in kwargs:
+            taken.append(one._take()[0])
+        return found
+
+    other._study.get_trials = both
+    taken.append(other._take()[0])
+    assert sorted(trial.number for trial in taken) == [1, 2]
+    assert taken[0].params["fusion --y"] != taken[1].params["fusion --y"]
+
+
+def test_the_lock_lies_beside_the_study(two, tmp_path):
+    a, b = (replace(two[0], storage=str(tmp_path / "s.log"), out=tmp_path / name) for name in ("a", "b"))
+    assert a.locked().lock_file == b.locked().lock_file
+    with a.locked(), pytest.raises(Timeout):
+        b.locked().acquire(timeout=0)
+
+
+def test_a_folder_that_is_not_of_a_stage_is_not_removed(two, tmp_path):
+    run = StageRun(Stage("data", "import", "simulated"), tmp_path / "mine", 0, "fingerprint")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(PipelineError, match="is not the result of a stage"):
+        two[1]._make(run, Console(file=io.StringIO()))
+    assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+
+
+def test_the_report_links_no_plot_that_is_not_there(done, monkeypatch):
+    report, drawn = done / "out/search.md", Results.write
+    assert "![History](history.png)" in report.read_text()
+    (done / "out/history.png").unlink()
+    monkeypatch.setattr(Results, "write", lambda self, plots=True: drawn(self, plots=False))  # as while trials run
+    assert search(*WORDS, "2") == 0
+    assert "history.png" not in report.read_text()
+
+
+class InThisProcess:
+    """A process that is none: what it does is done when it is started."""
+
+    def __init__(self, target, args):
+        self.do, self.exitcode = lambda: target(*args), None
+        pickle.dumps(args)  # as a process gets them
+
+    def start(self):
+        try:
+            self.do()
+            self.exitcode = 0
+        except SystemExit as end:
+            self.exitcode = end.code
+
+    def join(self):
+        assert self.exitcode is not None
+
+    def is_alive(self):
+        return False
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Processes are those of :class:`InThisProcess`; gives the searches that they are to work on."""
+    begun = []
+    monkeypatch.setattr(merc.pipeline.search, "get_context", lambda how: SimpleNamespace(Process=InThisProcess))
+    monkeypatch.setattr(merc.pipeline.search, "_work", begun.append)
+    return begun
+
+
+def test_jobs_are_processes_with_a_share_of_the_threads(two, at_once, monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    _work_in_parallel(two[0], 3)
+    assert at_once == [two[0]] * 3 and threads == [2, 2, 2]
+
+
+def test_a_process_that_ends_early_is_told(two, at_once, monkeypatch, capsys):
+    def work(search):
+        at_once.append(search)
+        if len(at_once) == 2:
+            raise PipelineError("no such luck")
+
+    monkeypatch.setattr(merc.pipeline.search, "_work", work)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    with pytest.raises(PipelineError, match=r"1 of 3 processes ended early\. The same command goes on from here"):
+        _work_in_parallel(two[0], 3)
+    assert len(at_once) == 3 and "merc search: no such luck" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -8,6 +8,13 @@ from types import FrameType
 from typing import Any
 
 
+def die_of(group: tuple[str, list[str]]) -> list[str]:
+    """The members of a group; kills the process if one of them is ``dead``."""
+    if "dead" in group[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return group[1]
+
+
 def die_at(moment: int | None, *parts: str) -> Callable[[], int]:
     """Counts the lines run in files of the parts (``merc/store/writer.py``), and kills the process at a number.
 

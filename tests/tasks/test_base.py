@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -13,14 +14,14 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 
 from merc.callbacks import StoreWriterCallback
-from merc.conversation import Corpus
+from merc.conversation import Conversation, Corpus, Utterance
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.evaluation.metrics import confusion_matrix, weighted_f1
 from merc.features.table import FeaturedCorpus
 from merc.fusion import ConcatFusion, HierarchicalFusion
 from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
-from merc.labels import LabelSet
+from merc.labels import MELD, LabelSet
 from merc.losses import DistillationLoss, FusionLoss
 from merc.store import FeatureStore, StoreError
 from merc.tasks.fusion import FusionTask
@@ -509,3 +510,25 @@ def test_a_head_of_ones_own_size_is_told_apart(data, chain, tmp_path):
         trainer_in(tmp_path).test(
             concat, datamodule=conversations(data, stores), ckpt_path=chain[1]["fusion"], weights_only=True
         )
+
+
+def test_a_weight_that_no_term_of_the_head_has_is_told(data, tmp_path):
+    stores = {name: data / "features" / name for name in ("text", "audio")}
+    module = conversations(data, stores)
+    task = FusionTask(ConcatFusion, head_weights={"balance": 0.5, "other": 0.0}, optimizer=ADAM)
+    with pytest.warns(UserWarning, match=r"names balance, which changes nothing: ConcatFusion .* no loss terms"):
+        trainer_in(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, datamodule=module)
+
+
+def test_the_ledger_tells_corpora_stores_and_warm_starts_apart(monkeypatch):
+    def digest(label="joy", store="a", **started):
+        utterance = Utterance("0", "A", "oh", label=label)
+        corpus = Corpus("toy", MELD, {"test": [Conversation("0", (utterance,), "test")]})
+        task = teacher_task()
+        task.origin = {"started_from": started}
+        read = SimpleNamespace(corpus=corpus, stores={"text": SimpleNamespace(digest=store)})
+        monkeypatch.setattr(TeacherTask, "data", read)
+        return task._inputs()
+
+    assert digest() == digest()
+    assert len({digest(), digest(label="fear"), digest(store="b"), digest(text="weights")}) == 4

@@ -1,6 +1,8 @@
 """Students that are encoders: tuned from clips, taught by stores, interrupted, in half precision, up to the fusion."""
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -235,6 +237,14 @@ def test_unread_utterances_change_neither_loss_nor_gradients(folders):
     assert torch.equal(prediction.logits[2], task.classifier[1].bias)
 
 
+def test_val_loss_is_the_mean_over_the_utterances_that_are_read(folders):
+    """A batch counts in val/loss by what its loss is a mean of, whatever could not be read beside it."""
+    task = student(folders, "data2vec-audio").build(FACTS)
+    batch = sounds(task, 3000, 5000, 4000, missing=2)
+    batch = replace(batch, label=torch.tensor([0, -100, 1, 0, 1]))
+    assert task.compared(batch).tolist() == [True, False, True, False, False]
+
+
 def test_a_batch_of_which_nothing_can_be_read_gives_zero_gradients(folders):
     task = student(folders, "data2vec-audio", loss=DISTLoss(alpha=0.0), feature_loss=None).build(FACTS).train()
     prediction = task.step(sounds(task, missing=3))
@@ -296,7 +306,9 @@ def test_a_teacher_that_does_not_fit_is_refused(folders, corpus, teacher, tmp_pa
         task = student(folders, "data2vec-audio", **options)
         trainer_in(tmp_path).fit(task, datamodule=media(corpus, teacher, stores=stores))
 
-    with pytest.raises(StoreError, match=r"needs 'teacher', the datamodule has \[\]: add --data\.stores\.teacher"):
+    with pytest.raises(
+        StoreError, match=r"needs features 'teacher', the datamodule has \[\]: add --data\.stores\.teacher"
+    ):
         fit({})
     with pytest.raises(StoreError, match="holds features, expected logits"):
         fit({"teacher": teacher / "features"})
@@ -426,9 +438,17 @@ class Unplugged(Callback):
             raise RuntimeError("unplugged")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_interrupted_and_resumed_it_equals_an_uninterrupted_one(folders, corpus, teacher, tmp_path, precision):
-    def fit(out, *callbacks, start=None):
+class Killed(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 5:  # one step behind the checkpoint
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def fit(folders, corpus, teacher):
+    """Trains a student in a folder; what its last checkpoint holds."""
+
+    def fitted(out, *callbacks, start=None, precision="32-true"):
         L.seed_everything(0, verbose=False)
         last = ModelCheckpoint(out, filename="last", enable_version_counter=False)
         style = {"epochs": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "precision": precision}
@@ -437,11 +457,34 @@ def test_interrupted_and_resumed_it_equals_an_uninterrupted_one(folders, corpus,
         trainer_in(out, last, *callbacks, **style).fit(task, datamodule=data, ckpt_path=start, weights_only=True)
         return torch.load(out / "last.ckpt", weights_only=True)
 
+    return fitted
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start a training to be killed quickly")
+def test_killed_and_resumed_it_equals_an_uninterrupted_one(fit, tmp_path):
     whole = fit(tmp_path / "whole")
-    with pytest.raises(RuntimeError, match="unplugged"):
-        fit(tmp_path / "cut", Unplugged())
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # those of the parent are not here
+        try:
+            fit(tmp_path / "cut", Killed())
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     shutil.copy(tmp_path / "cut/last.ckpt", tmp_path / "start.ckpt")
     resumed = fit(tmp_path / "cut", start=tmp_path / "start.ckpt")
+    assert resumed["global_step"] == whole["global_step"] == 6
+    assert resumed["merc"]["origin"]["resumed_at"] == [4]
+    assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_interrupted_and_resumed_it_equals_an_uninterrupted_one(fit, tmp_path, precision):
+    whole = fit(tmp_path / "whole", precision=precision)
+    with pytest.raises(RuntimeError, match="unplugged"):
+        fit(tmp_path / "cut", Unplugged(), precision=precision)
+    shutil.copy(tmp_path / "cut/last.ckpt", tmp_path / "start.ckpt")
+    resumed = fit(tmp_path / "cut", start=tmp_path / "start.ckpt", precision=precision)
     assert resumed["global_step"] == whole["global_step"] == 6
     assert resumed["merc"]["origin"]["resumed_at"] == [4]
     assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())

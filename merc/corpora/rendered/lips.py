@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 from torch import Tensor
@@ -62,8 +63,14 @@ def render_lips(
         ImportError: A package that is needed to draw is not installed.
     """
     jobs = _jobs(TALKING if talking is None else talking, SILENT if silent is None else silent)
+    splits: dict[str, list[Conversation]] = {}
+    for key, *_ in jobs:
+        talk = Conversation(key.dialogue, (Utterance(key.utterance, key.dialogue),), key.partition)
+        splits.setdefault(key.partition, []).append(talk)
+    corpus = Corpus("rendered lips", MELD, splits, f"drawn heads, seed {seed}; nobody is in two splits")
     provenance = {"source": "merc.corpora.rendered.lips", "seconds": seconds, "seed": seed, "crop_size": crop_size}
-    writers = {kind: StoreWriter(Path(out) / kind, kind=kind, provenance=provenance, shard_rows=64) for kind in _KINDS}
+    shared: dict[str, Any] = {"corpus": corpus.digest, "provenance": provenance, "shard_rows": 64}
+    writers = {kind: StoreWriter(Path(out) / kind, kind=kind, **shared) for kind in _KINDS}
     done = set.intersection(*(writer.done for writer in writers.values()))
     left = [job for job in jobs if job[0] not in done]
     draw = partial(_draw, seconds=seconds, crop_size=crop_size, seed=seed)
@@ -77,11 +84,6 @@ def render_lips(
             writer.flush()
     for writer in writers.values():
         writer.commit()
-    splits: dict[str, list[Conversation]] = {}
-    for key, *_ in jobs:
-        talk = Conversation(key.dialogue, (Utterance(key.utterance, key.dialogue),), key.partition)
-        splits.setdefault(key.partition, []).append(talk)
-    corpus = Corpus("rendered lips", MELD, splits, f"drawn heads, seed {seed}; nobody is in two splits")
     corpus.save(Path(out) / CORPUS_FILE)
     return corpus
 

@@ -40,7 +40,6 @@ def render_corpus(out: Path, config: RenderConfig, *, workers: int, progress: bo
         split: [plan_dialogue(config, split, number) for number in range(count)]
         for split, count in config.dialogues.items()
     }
-    _write_truth(out / "truth", config, [take for split in dialogues.values() for takes in split for take in takes])
     corpus = Corpus(
         name="rendered",
         labels=config.labels,
@@ -51,6 +50,8 @@ def render_corpus(out: Path, config: RenderConfig, *, workers: int, progress: bo
         protocol=f"rendered, seed {config.seed}; nobody is in two splits",
         notes=("All faces are variants of one photograph, and the voices are synthetic: only the words make sense.",),
     )
+    takes = [take for split in dialogues.values() for takes in split for take in takes]
+    _write_truth(out / "truth", config, takes, corpus.digest)
     corpus.save(out / CORPUS_FILE)
     return corpus
 
@@ -123,7 +124,7 @@ def _conversation(out: Path, split: str, number: int, takes: list[Take]) -> Conv
     )
 
 
-def _write_truth(folder: Path, config: RenderConfig, takes: list[Take]) -> None:
+def _write_truth(folder: Path, config: RenderConfig, takes: list[Take], corpus: str) -> None:
     provenance = {"source": "merc.corpora.rendered", "config": dataclasses.asdict(config)}
     people: dict[str, list[dict[str, Any]]] = {}
     rows, speakers = [], []
@@ -137,8 +138,9 @@ def _write_truth(folder: Path, config: RenderConfig, takes: list[Take]) -> None:
         ]
     keys = [take.key for take in takes]
     lengths = [len(part) for part in rows]
-    FeatureStore.write(folder / "faces", keys, torch.cat(rows), kind="faces", lengths=lengths, provenance=provenance)
-    FeatureStore.write(folder / "speaker", keys, torch.stack(speakers), kind="speaker", provenance=provenance)
+    shared: dict[str, Any] = {"corpus": corpus, "provenance": provenance}
+    FeatureStore.write(folder / "faces", keys, torch.cat(rows), kind="faces", lengths=lengths, **shared)
+    FeatureStore.write(folder / "speaker", keys, torch.stack(speakers), kind="speaker", **shared)
     write_json(folder / "tracks.json", people)
 
 
