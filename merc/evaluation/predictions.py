@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from merc.evaluation.metrics import confusion_matrix, scores
 from merc.labels import IGNORE_INDEX, LabelSet
 from merc.store import FeatureStore
 
-_KEY = ("partition", "dialogue", "utterance")
-_SAID = ("speaker", "text")
+KEY = ("partition", "dialogue", "utterance")
+SAID = ("speaker", "text")
+OF_NUMBERS = ("gold_", "value_")
+"""How the names of the columns of annotated and predicted numbers begin."""
 
 
 class PredictionsError(ValueError):
@@ -91,27 +94,53 @@ class Predictions:
         Columns: partition, dialogue, utterance, speaker and text (where they are known), gold (empty if unlabelled),
         predicted, ``p_<emotion>`` in the column order of the published tables, ``has_<modality>`` (0 or 1).
         """
-        names, order = self.labels.names, self.labels.report_ids
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        said = _SAID if self.lines else ()
-        modalities = [f"has_{name}" for name in self.present]
-        writer.writerow([*_KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
-        lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
-        rows = zip(
-            self.keys,
-            lines,
-            self.gold.tolist(),
-            self.predicted.tolist(),
-            self.probabilities[:, order].tolist(),
-            *(there.int().tolist() for there in self.present.values()),
-            strict=True,
-        )
-        for key, line, gold, predicted, values, *there in rows:
-            label = "" if gold == IGNORE_INDEX else names[gold]
+        return table_text(self, self.columns())
+
+    def columns(self) -> dict[str, list[str]]:
+        """The cells of ``gold``, ``predicted`` and ``p_<emotion>``."""
+        names = self.labels.names
+        return {
+            "gold": ["" if gold == IGNORE_INDEX else names[gold] for gold in self.gold.tolist()],
+            "predicted": [names[label] for label in self.predicted.tolist()],
             # Nine digits represent every float32 exactly.
-            writer.writerow([*key, *line, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
-        return text.getvalue()
+            **{
+                f"p_{names[c]}": [f"{p:.9g}" for p in self.probabilities[:, c].tolist()] for c in self.labels.report_ids
+            },
+        }
+
+
+class Predicted(Protocol):
+    """What predictions of emotions and of numbers have in common."""
+
+    @property
+    def keys(self) -> Sequence[UtteranceKey]:
+        """N utterance keys."""
+
+    @property
+    def lines(self) -> Sequence[tuple[str, str]]:
+        """Speaker and text of each, or nothing."""
+
+    @property
+    def present(self) -> Mapping[str, Tensor]:
+        """By modality, ``(N,)`` booleans."""
+
+
+def table_text(predictions: Predicted, columns: Mapping[str, Sequence[str]]) -> str:
+    """The text of a ``predictions.csv``.
+
+    Args:
+        predictions: Whose keys, lines and presence are the first and the last columns.
+        columns: By name, the N cells of each column between them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    said = SAID if predictions.lines else ()
+    writer.writerow([*KEY, *said, *columns, *(f"has_{name}" for name in predictions.present)])
+    lines: Sequence[Sequence[str]] = predictions.lines or [()] * len(predictions.keys)
+    there = [column.int().tolist() for column in predictions.present.values()]
+    for key, line, *cells in zip(predictions.keys, lines, *columns.values(), *there, strict=True):
+        writer.writerow([*key, *line, *cells])
+    return text.getvalue()
 
 
 def is_table(path: Path, prefix: str) -> bool:
@@ -123,7 +152,7 @@ def is_table(path: Path, prefix: str) -> bool:
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         header = file.readline(1 << 16).strip().split(",")
-    return header[:3] == list(_KEY) and any(name.startswith(prefix) for name in header)
+    return header[:3] == list(KEY) and any(name.startswith(prefix) for name in header)
 
 
 def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
@@ -147,7 +176,10 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
             header, *rows = csv.reader(file)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
-    if any(name.startswith("value_") for name in header):
+    whole = len(header)
+    kept = [column for column, name in enumerate(header) if not name.startswith(OF_NUMBERS)]
+    header = [header[column] for column in kept]
+    if len(header) < whole and "predicted" not in header:
         raise PredictionsError(f"{path} holds predicted numbers: expected predictions of emotions, p_<emotion>.")
     if labels is None:
         names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
@@ -156,9 +188,9 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
                 f"{path} is not a table of predictions: expected one column p_<emotion> per emotion."
             )
         labels = LabelSet("predictions", tuple(names))
-    said = _SAID if header[len(_KEY) : len(_KEY) + len(_SAID)] == list(_SAID) else ()
-    first = len(_KEY) + len(said)
-    expected = [*_KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
+    said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
+    first = len(KEY) + len(said)
+    expected = [*KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
     modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
     if header != expected + [f"has_{name}" for name in modalities]:
         raise PredictionsError(
@@ -168,11 +200,12 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
     keys, lines, gold, probabilities, present = [], [], [], [], []
     for line, row in enumerate(rows, start=2):
         try:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} cells, expected {len(header)}")
-            keys.append(UtteranceKey(*row[: len(_KEY)]))
+            if len(row) != whole:
+                raise ValueError(f"{len(row)} cells, expected {whole}")
+            row = [row[column] for column in kept]
+            keys.append(UtteranceKey(*row[: len(KEY)]))
             if said:
-                speaker, text = row[len(_KEY) : first]
+                speaker, text = row[len(KEY) : first]
                 lines.append((speaker, text))
             gold.append(labels.index(row[first] or None))
             probabilities.append([float(cell) for cell in row[first + 2 : len(expected)]])
