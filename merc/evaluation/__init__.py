@@ -12,7 +12,7 @@ from merc.evaluation.comparison import (
 )
 from merc.evaluation.comparison_report import print_comparison, terminal_tables, write_comparison
 from merc.evaluation.ensembles import ensemble_logits, ensemble_systems
-from merc.evaluation.folds import compare_folds
+from merc.evaluation.folds import compare_folds, compare_value_folds
 from merc.evaluation.head_to_head import Difference, HeadToHead, Pair, SystemScores, compare_systems, holm
 from merc.evaluation.ledger import Opening, describe_ledger, read_ledger, record_opening
 from merc.evaluation.metrics import EmotionMetrics, confusion_matrix, scores, weighted_f1
@@ -42,8 +42,10 @@ from merc.evaluation.value_comparison import (
     compare_values,
     print_value_comparison,
 )
-from merc.evaluation.value_report import write_value_report
+from merc.evaluation.value_report import write_emotion_value_report, write_value_report
 from merc.evaluation.values import (
+    EmotionValueMetrics,
+    EmotionValuePredictions,
     ValueDifference,
     ValueMetrics,
     ValuePredictions,
@@ -63,6 +65,8 @@ __all__ = [
     "Conformal",
     "Difference",
     "EmotionMetrics",
+    "EmotionValueMetrics",
+    "EmotionValuePredictions",
     "HeadToHead",
     "Opening",
     "Pair",
@@ -86,6 +90,7 @@ __all__ = [
     "compare_folds",
     "compare_seeds",
     "compare_systems",
+    "compare_value_folds",
     "compare_value_seeds",
     "compare_values",
     "conformal_sets",
@@ -123,6 +128,7 @@ __all__ = [
     "with_temperature",
     "without_modality",
     "write_comparison",
+    "write_emotion_value_report",
     "write_report",
     "write_value_report",
 ]

@@ -6,6 +6,7 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -14,6 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from merc.labels import IGNORE_INDEX, LabelSet
+
+if TYPE_CHECKING:
+    from merc.evaluation.values import ValuePredictions
 
 
 def confusion_figure(confusion: Tensor, labels: LabelSet, title: str = "") -> Figure:
@@ -126,6 +130,23 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], across: s
         axes.plot([x for x, _ in points], [y for _, y in points], ".-", label=name, markersize=4)
     axes.set(xlabel=across, ylabel=up)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def values_figure(predictions: ValuePredictions) -> Figure:
+    """Draw predicted over annotated numbers, a plot for every dimension.
+
+    Args:
+        predictions: The predictions; utterances without a number are left out.
+    """
+    count = len(predictions.dimensions)
+    figure = Figure(figsize=(3.2 * count + 0.5, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for column, (name, (low, high)) in enumerate(predictions.dimensions.items()):
+        axes = figure.add_subplot(1, count, column + 1)
+        axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)
+        axes.plot(predictions.gold[:, column], predictions.values[:, column], ".", markersize=3, alpha=0.5)
+        axes.set(xlabel="annotated", ylabel="predicted", title=name)
     return figure
 
 

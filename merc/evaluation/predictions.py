@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ KEY = ("partition", "dialogue", "utterance")
 
 SAID = ("speaker", "text")
 """The next columns, where they are known."""
+
+OF_NUMBERS = ("gold_", "value_")
+"""How the names of the columns of annotated and predicted numbers begin."""
 
 
 class PredictionsError(ValueError):
@@ -94,27 +98,53 @@ class Predictions:
         Columns: partition, dialogue, utterance, speaker and text (where they are known), gold (empty if unlabelled),
         predicted, ``p_<emotion>`` in the column order of the published tables, ``has_<modality>`` (0 or 1).
         """
-        names, order = self.labels.names, self.labels.report_ids
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        said = SAID if self.lines else ()
-        modalities = [f"has_{name}" for name in self.present]
-        writer.writerow([*KEY, *said, "gold", "predicted", *(f"p_{names[c]}" for c in order), *modalities])
-        lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
-        rows = zip(
-            self.keys,
-            lines,
-            self.gold.tolist(),
-            self.predicted.tolist(),
-            self.probabilities[:, order].tolist(),
-            *(there.int().tolist() for there in self.present.values()),
-            strict=True,
-        )
-        for key, line, gold, predicted, values, *there in rows:
-            label = "" if gold == IGNORE_INDEX else names[gold]
+        return table_text(self, self.columns())
+
+    def columns(self) -> dict[str, list[str]]:
+        """The cells of ``gold``, ``predicted`` and ``p_<emotion>``."""
+        names = self.labels.names
+        return {
+            "gold": ["" if gold == IGNORE_INDEX else names[gold] for gold in self.gold.tolist()],
+            "predicted": [names[label] for label in self.predicted.tolist()],
             # Nine digits represent every float32 exactly.
-            writer.writerow([*key, *line, label, names[predicted], *(f"{value:.9g}" for value in values), *there])
-        return text.getvalue()
+            **{
+                f"p_{names[c]}": [f"{p:.9g}" for p in self.probabilities[:, c].tolist()] for c in self.labels.report_ids
+            },
+        }
+
+
+class Predicted(Protocol):
+    """What predictions of emotions and of numbers have in common."""
+
+    @property
+    def keys(self) -> Sequence[UtteranceKey]:
+        """N utterance keys."""
+
+    @property
+    def lines(self) -> Sequence[tuple[str, str]]:
+        """Speaker and text of each, or nothing."""
+
+    @property
+    def present(self) -> Mapping[str, Tensor]:
+        """By modality, ``(N,)`` booleans."""
+
+
+def table_text(predictions: Predicted, columns: Mapping[str, Sequence[str]]) -> str:
+    """The text of a ``predictions.csv``.
+
+    Args:
+        predictions: Whose keys, lines and presence are the first and the last columns.
+        columns: By name, the N cells of each column between them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    said = SAID if predictions.lines else ()
+    writer.writerow([*KEY, *said, *columns, *(f"has_{name}" for name in predictions.present)])
+    lines: Sequence[Sequence[str]] = predictions.lines or [()] * len(predictions.keys)
+    there = [column.int().tolist() for column in predictions.present.values()]
+    for key, line, *cells in zip(predictions.keys, lines, *columns.values(), *there, strict=True):
+        writer.writerow([*key, *line, *cells])
+    return text.getvalue()
 
 
 def is_table(path: Path, prefix: str) -> bool:
@@ -150,7 +180,10 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
             header, *rows = csv.reader(file)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
-    if any(name.startswith("value_") for name in header):
+    whole = len(header)
+    kept = [column for column, name in enumerate(header) if not name.startswith(OF_NUMBERS)]
+    header = [header[column] for column in kept]
+    if len(header) < whole and "predicted" not in header:
         raise PredictionsError(f"{path} holds predicted numbers: expected predictions of emotions, p_<emotion>.")
     if labels is None:
         names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
@@ -171,8 +204,9 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
     keys, lines, gold, probabilities, present = [], [], [], [], []
     for line, row in enumerate(rows, start=2):
         try:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} cells, expected {len(header)}")
+            if len(row) != whole:
+                raise ValueError(f"{len(row)} cells, expected {whole}")
+            row = [row[column] for column in kept]
             keys.append(UtteranceKey(*row[: len(KEY)]))
             if said:
                 speaker, text = row[len(KEY) : first]

@@ -22,7 +22,7 @@ from merc.conversation import UtteranceKey
 from merc.evaluation.ledger import Opening, describe_ledger
 from merc.evaluation.metrics import class_scores, confusion_matrix, weighted_f1
 from merc.evaluation.plots import confusion_figure, uncertainty_figure
-from merc.evaluation.predictions import Predictions
+from merc.evaluation.predictions import Predicted, Predictions
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import (
     Calibration,
@@ -50,6 +50,7 @@ VAL = "predictions_val.csv"
 UNCERTAINTY = "uncertainty.png"
 """The reliability diagram and the curve of risk by coverage, where something is labelled."""
 
+_CONFUSION = "confusion.png"
 _LISTED = 5  # missing utterances per modality in report.md; predictions.csv has all of them
 
 
@@ -150,45 +151,144 @@ def write_report(
         {name: torch.as_tensor(there).cpu().bool() for name, there in present.items()},
         lines,
     )
+    part = emotion_part(predictions, info, val, stressed)
+    return write_parts(folder, [part], predictions, predictions.to_csv(), val and val.to_csv(), info, openings, opening)
+
+
+class ReportPart(NamedTuple):
+    """What a report says of one kind of predictions: of emotions, or of numbers.
+
+    Attributes:
+        metrics: Its share of ``metrics.json``.
+        score: The score that counts, as text.
+        val: That on the validation split; empty if it was not predicted.
+        scores: The section on all scores.
+        counts: How many utterances are scored.
+        measured: Further sections.
+        figures: By file name, what they show.
+    """
+
+    metrics: dict[str, Any]
+    score: str
+    val: str
+    scores: Sequence[str]
+    counts: str
+    measured: Sequence[str]
+    figures: Mapping[str, Figure] = {}
+
+
+def write_parts(
+    folder: str | Path,
+    parts: Sequence[ReportPart],
+    predictions: Predicted,
+    table: str,
+    val_table: str | None,
+    info: ReportInfo,
+    openings: Sequence[Opening],
+    opening: Opening | None,
+) -> dict[str, Any]:
+    """Write a report of one or several parts, ``metrics.json`` last.
+
+    Args:
+        folder: Folder of the report.
+        parts: What it says; of metrics with one name that of the first part counts.
+        predictions: The predicted utterances.
+        table: Text of ``predictions.csv``.
+        val_table: Text of ``predictions_val.csv``.
+        info: Description of the model and of its data.
+        openings: The ledger of the run.
+        opening: The reading of this report.
+
+    Returns:
+        The contents of ``metrics.json``.
+    """
+    metrics: dict[str, Any] = {}
+    for part in parts:
+        metrics = {**part.metrics, **metrics, "val": {**part.metrics.get("val", {}), **metrics.get("val", {})}}
+    if not metrics["val"]:
+        del metrics["val"]
+    metrics |= {
+        "utterances": len(predictions.keys),
+        "missing": {name: int((~there).sum()) for name, there in predictions.present.items()},
+        "info": plain_info(info),
+    }
+    if openings:
+        metrics["test_reads"] = len(openings)
+    texts = {
+        METRICS: json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.md": report_page(
+            predictions.keys,
+            predictions.present,
+            info,
+            score=", ".join(part.score for part in parts),
+            val=", ".join(part.val for part in parts if part.val),
+            read=describe_ledger(openings, opening) if openings else "",
+            scores=[section for part in parts for section in part.scores],
+            counts=f"{metrics['utterances']}, of which " + "; of all, ".join(part.counts for part in parts),
+            measured=[section for part in parts for section in part.measured],
+        ),
+        "predictions.csv": table,
+        **({} if val_table is None else {VAL: val_table}),
+    }
+    figures = {name: figure for part in parts for name, figure in part.figures.items()}
+    folder = Path(folder)
+    with ExitStack() as files:
+        # Renamed in reverse order: the metrics come last, because they mark the report as complete.
+        aside = {name: files.enter_context(write_aside(folder / name)) for name in (*texts, *figures)}
+        for name, text in texts.items():
+            aside[name].write_text(text, encoding="utf-8", newline="")
+        for name, figure in figures.items():
+            figure.savefig(aside[name], format="png", dpi=130)
+    for name in {VAL, _CONFUSION, UNCERTAINTY} - {*texts, *figures}:  # of an earlier report
+        (folder / name).unlink(missing_ok=True)
+    return metrics
+
+
+def emotion_part(
+    predictions: Predictions, info: ReportInfo, val: Predictions | None, stressed: Mapping[Stress, Tensor] | None
+) -> ReportPart:
+    """What a report says of emotions.
+
+    Args:
+        predictions: Of the test split.
+        info: Description of the model and of its data.
+        val: Of the validation split, on which temperature, thresholds and sets of emotions are chosen.
+        stressed: The ``(N,)`` predicted ids where utterances lacked a modality, or it was noisy.
+    """
+    labels = predictions.labels
     confusion = predictions.confusion.long()
     order = labels.report_ids
     metrics: dict[str, Any] = {
         **predictions.metrics(),
         **{f"support/{labels.names[c]}": int(confusion[c].sum()) for c in order},
-        "utterances": len(predictions.keys),
-        "scored": int(confusion.sum()),
-        "missing": {name: int((~there).sum()) for name, there in predictions.present.items()},
+        "scored": (scored := int(confusion.sum())),
         "classes": list(labels.report_order),
         "confusion": confusion[order][:, order].tolist(),
-        "info": plain_info(info),
     }
     if val is not None:
         metrics["val"] = {**val.metrics(), "scored": int((val.gold != IGNORE_INDEX).sum())}
     if confusion.sum():
         metrics["uncertainty"] = _uncertainty(predictions, val)
     metrics |= _stressed(predictions, stressed or {})
-    if openings:
-        metrics["test_reads"] = len(openings)
-    figure = confusion_figure(confusion, labels, f"{info.corpus}, {info.split}")
-    folder = Path(folder)
-    with ExitStack() as files:
-        # Renamed in reverse order: the metrics come last, because they mark the report as complete.
-        names = [METRICS, "report.md", "confusion.png", "predictions.csv"]
-        names += [UNCERTAINTY] * ("uncertainty" in metrics) + [VAL] * (val is not None)
-        aside = {name: files.enter_context(write_aside(folder / name)) for name in names}
-        text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
-        aside[METRICS].write_text(text + "\n", encoding="utf-8")
-        read = describe_ledger(openings, opening) if openings else ""
-        aside["report.md"].write_text(_markdown(predictions, info, metrics, read), encoding="utf-8")
-        aside["predictions.csv"].write_text(predictions.to_csv(), encoding="utf-8", newline="")
-        figure.savefig(aside["confusion.png"], format="png", dpi=150)
-        if val is not None:
-            aside[VAL].write_text(val.to_csv(), encoding="utf-8", newline="")
-        if "uncertainty" in metrics:
-            _draw_uncertainty(predictions, metrics["uncertainty"]).savefig(aside[UNCERTAINTY], format="png", dpi=120)
-    for name in {VAL, UNCERTAINTY} - set(names):  # of an earlier report
-        (folder / name).unlink(missing_ok=True)
-    return metrics
+    figures = {_CONFUSION: confusion_figure(confusion, labels, f"{info.corpus}, {info.split}")}
+    if "uncertainty" in metrics:
+        figures[UNCERTAINTY] = _draw_uncertainty(predictions, metrics["uncertainty"])
+    total = len(predictions.keys)
+    return ReportPart(
+        metrics,
+        score=f"weighted F1 {100 * metrics['weighted_f1']:.2f} %",
+        val=f"weighted F1 {100 * metrics['val']['weighted_f1']:.2f} %" if "val" in metrics else "",
+        scores=[
+            "All in percent; the order of the columns is that of the published tables.",
+            _score_table(predictions),
+            f"Macro F1 is the mean over all {len(labels)} classes, including those without an utterance.",
+            f"![Confusion matrix]({_CONFUSION})",
+        ],
+        counts=f"{scored} are labelled and scored"
+        + (f"; {total - scored} are unlabelled: predicted, but not scored" if scored < total else ""),
+        measured=_uncertainty_lines(metrics),
+        figures=figures,
+    )
 
 
 def _uncertainty(predictions: Predictions, val: Predictions | None) -> dict[str, Any]:
@@ -250,6 +350,24 @@ def _stressed(predictions: Predictions, stressed: Mapping[Stress, Tensor]) -> di
     return by_modality(found, predictions.metrics()["weighted_f1"])
 
 
+def of_emotions(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The stages that predict emotions, alone or beside numbers.
+
+    Args:
+        metrics: By stage, the contents of ``metrics.json`` of each of its runs.
+    """
+    return {name: found for name, found in metrics.items() if "confusion" in found[0]}
+
+
+def of_values(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The stages that predict numbers, alone or beside emotions.
+
+    Args:
+        metrics: As for :func:`of_emotions`.
+    """
+    return {name: found for name, found in metrics.items() if "values" in found[0]}
+
+
 def plain_info(info: ReportInfo) -> dict[str, Any]:
     """``info`` as JSON values, with the reasons for missing utterances and their counts."""
     plain = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
@@ -259,27 +377,6 @@ def plain_info(info: ReportInfo) -> dict[str, Any]:
     }
     plain["missing"] = {name: dict(Counter(missing.values())) for name, missing in info.missing.items()}
     return plain
-
-
-def _markdown(predictions: Predictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
-    total, scored = len(predictions.keys), int((predictions.gold != IGNORE_INDEX).sum())
-    return report_page(
-        predictions.keys,
-        predictions.present,
-        info,
-        score=f"weighted F1 {100 * metrics['weighted_f1']:.2f} %",
-        val=f"weighted F1 {100 * metrics['val']['weighted_f1']:.2f} %" if "val" in metrics else "",
-        read=read,
-        scores=[
-            "All in percent; the order of the columns is that of the published tables.",
-            _score_table(predictions),
-            f"Macro F1 is the mean over all {len(predictions.labels)} classes, including those without an utterance.",
-            "![Confusion matrix](confusion.png)",
-        ],
-        counts=f"{total}, of which {scored} are labelled and scored"
-        + (f"; {total - scored} are unlabelled: predicted, but not scored" if scored < total else ""),
-        measured=_uncertainty_lines(metrics),
-    )
 
 
 def report_page(
@@ -379,20 +476,21 @@ def _uncertainty_lines(metrics: Mapping[str, Any]) -> list[str]:
     return [*sections, *stress_lines(metrics, "Weighted F1 in percent.", lambda score: f"{100 * score:.2f}")]
 
 
-def stress_lines(metrics: Mapping[str, Any], told: str, cell: Callable[[float], str]) -> list[str]:
+def stress_lines(metrics: Mapping[str, Any], told: str, cell: Callable[[float], str], suffix: str = "") -> list[str]:
     """The sections on lost and noisy modalities.
 
     Args:
         metrics: With ``without`` and ``noise``, if they were measured.
         told: What the scores are.
         cell: A score as text.
+        suffix: Of both names.
     """
     sections = []
     for kind, title, first in (
         ("without", "Without a modality", "Utterances that lose it"),
         ("noise", "With noise", "Noise over signal"),
     ):
-        if found := metrics.get(kind):
+        if found := metrics.get(kind + suffix):
             amounts = list(next(iter(found.values())))
             header = [first, *(f"{float(amount):.0%}" for amount in amounts)]
             rows = [[name, *(cell(of[amount]) for amount in amounts)] for name, of in found.items()]

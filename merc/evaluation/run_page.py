@@ -17,13 +17,15 @@ from torch import Tensor
 
 from merc.evaluation.comparison import by_dialogue, compare_seeds, ensemble
 from merc.evaluation.draws import drawn_counts, percentile_interval
-from merc.evaluation.folds import compare_folds
+from merc.evaluation.folds import compare_folds, compare_value_folds
 from merc.evaluation.ledger import Opening, describe_ledger
 from merc.evaluation.metrics import weighted_f1
-from merc.evaluation.plots import bars_figure, curves_figure, interval_figure, svg
+from merc.evaluation.plots import bars_figure, curves_figure, interval_figure, svg, values_figure
 from merc.evaluation.predictions import Predictions, read_predictions
-from merc.evaluation.report import METRICS, REPORT, UNCERTAINTY
+from merc.evaluation.report import METRICS, REPORT, UNCERTAINTY, of_emotions, of_values
 from merc.evaluation.tables import html_page, html_table
+from merc.evaluation.value_comparison import compare_value_seeds
+from merc.evaluation.values import ValuePredictions, agreement, read_value_predictions
 from merc.files import write_text
 from merc.labels import IGNORE_INDEX, LabelSet
 
@@ -59,8 +61,14 @@ class SeedRun:
 
     @property
     def predictions(self) -> Predictions:
-        """What it predicted for the test split."""
+        """The emotions that it predicted for the test split."""
         return read_predictions(self.folder / REPORT)
+
+    @property
+    def values(self) -> ValuePredictions:
+        """The numbers that it predicted for the test split."""
+        dimensions = {name: (low, high) for name, (low, high) in self.metrics["dimensions"].items()}
+        return read_value_predictions(self.folder / REPORT, dimensions)
 
 
 def write_run_page(
@@ -70,8 +78,9 @@ def write_run_page(
     *,
     ledger: Sequence[Opening] = (),
     optimum: Mapping[str, float] | None = None,
+    value_optimum: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the page of a run.
+    """Write the page of a run, whose stages predict emotions, numbers, or both.
 
     Args:
         file: ``report.html``.
@@ -79,6 +88,7 @@ def write_run_page(
         stages: By stage, its trainings.
         ledger: Every reading of the test split.
         optimum: By stage, the best weighted F1 that any model can reach, in percent, if it is known.
+        value_optimum: By stage, the highest CCC that any model can reach, if it is known.
 
     Raises:
         ValueError: No stage was tested, or their classes differ.
@@ -86,11 +96,22 @@ def write_run_page(
         OSError: The page cannot be written.
     """
     metrics = {name: [run.metrics for run in runs] for name, runs in stages.items()}
-    predictions = {name: [run.predictions for run in runs] for name, runs in stages.items()}
-    body = [*_overview(metrics, predictions, optimum or {})]
+    emotions = {name: [run.predictions for run in stages[name]] for name in of_emotions(metrics)}
+    values = {name: [run.values for run in stages[name]] for name in of_values(metrics)}
+    body = ["<h2>Scores</h2>"]
+    if emotions:
+        body += _overview({name: metrics[name] for name in emotions}, emotions, optimum or {})
+    if values:
+        body += _value_overview({name: metrics[name] for name in values}, values, value_optimum or {})
     for number, name in enumerate(reversed(list(stages))):  # the last stage is what the run is for
         opened = " open" if number == 0 else ""
-        content = "\n".join(_stage(stages[name], metrics[name], predictions[name]))
+        parts = [f"<p>{escape(str(metrics[name][0]['info']['model']))}</p>"]
+        if name in emotions:
+            parts += _stage(stages[name], metrics[name], emotions[name])
+        if name in values:
+            parts += _value_stage(stages[name], metrics[name], values[name])
+        links = ", ".join(f"seed {run.seed}: {escape(str(run.folder / REPORT))}" for run in stages[name])
+        content = "\n".join([*parts, f'<p class="note">All numbers of each run: {links}.</p>'])
         body.append(f"<details{opened}><summary>{escape(name)}</summary>\n{content}\n</details>")
     body += [*_ledger(ledger), *_provenance(metrics)]
     write_text(Path(file), html_page(title, body, _STYLE))
@@ -104,7 +125,6 @@ def _overview(
     comparison = compare_seeds(metrics, optimum)
     header, rows = comparison.texts()
     rows_of = [(row.name, row.mean["weighted_f1"], score_interval(predictions[row.name])) for row in comparison.rows]
-    yield "<h2>Scores</h2>"
     yield svg(interval_figure(rows_of, "weighted F1, percent, with 95 % intervals over dialogues and runs"))
     yield html_table(header, rows)
     yield '<p class="note">In percent, mean ± standard deviation over the runs.</p>'
@@ -123,8 +143,30 @@ def score_interval(runs: Sequence[Predictions], seed: int = 0) -> tuple[float, f
         Its ends, in percent.
     """
     scores = torch.stack([_drawn_scores(run, np.random.default_rng(seed)) for run in runs], 1)
-    chosen = drawn_counts(np.random.default_rng(seed + 1), len(runs), _SAMPLES)
-    return percentile_interval(100 * (scores * chosen).sum(1) / len(runs))
+    return _interval_over_runs(100 * scores, seed)
+
+
+def value_interval(runs: Sequence[ValuePredictions], seed: int = 0) -> tuple[float, float]:
+    """A 95 % interval of the mean CCC of some runs; see :func:`score_interval`.
+
+    Args:
+        runs: Of one system.
+        seed: Of the draws.
+    """
+    drawn = []
+    for run in runs:
+        table = run.by_dialogue()
+        counts = drawn_counts(np.random.default_rng(seed), len(table), _SAMPLES)
+        ccc = agreement(torch.einsum("sd,dkm->skm", counts, table))["ccc"]
+        drawn.append(ccc[:, (~run.gold.isnan()).any(0)].mean(1))
+    return _interval_over_runs(torch.stack(drawn, 1), seed)
+
+
+def _interval_over_runs(scores: Tensor, seed: int) -> tuple[float, float]:
+    """The interval of scores of draws and runs, of which runs are drawn too."""
+    runs = scores.shape[1]
+    chosen = drawn_counts(np.random.default_rng(seed + 1), runs, _SAMPLES)
+    return percentile_interval((scores * chosen).sum(1) / runs)
 
 
 def _drawn_scores(run: Predictions, generator: np.random.Generator) -> Tensor:
@@ -139,7 +181,6 @@ def _stage(
 ) -> Iterator[str]:
     labels = predictions[0].labels
     names = list(labels.report_order)
-    yield f"<p>{escape(str(metrics[0]['info']['model']))}</p>"
     yield "<h3>Emotions</h3>"
     bars = {"F1": [[100 * found[f"f1/{name}"] for found in metrics] for name in names]}
     yield svg(bars_figure(names, bars, "F1, percent; a point for every run"))
@@ -149,27 +190,90 @@ def _stage(
     if all("uncertainty" in found for found in metrics):
         yield "<h3>Probabilities</h3>"
         yield from _uncertainty(runs[0], metrics)
+    yield from _stressed(metrics, "", 100, "weighted F1, percent")
+    yield from _learning(runs, "val/weighted_f1", 100, "weighted F1 on val, percent")
+    yield from _errors(predictions)
+
+
+def _stressed(metrics: Sequence[Mapping[str, Any]], suffix: str, unit: float, up: str) -> Iterator[str]:
+    """What is left of a score where a modality is missing or noisy."""
     for kind, heading, across in (
         ("without", "Without a modality", "utterances that lose it, percent"),
         ("noise", "With noise in a modality", "noise over signal, percent"),
     ):
-        if parts := [found[kind] for found in metrics if found.get(kind)]:
+        if parts := [found[kind + suffix] for found in metrics if found.get(kind + suffix)]:
             yield f"<h3>{heading}</h3>"
             curves = {
-                name: [(100 * float(at), 100 * statistics.fmean(of[name][at] for of in parts)) for at in of_first]
+                name: [(100 * float(at), unit * statistics.fmean(of[name][at] for of in parts)) for at in of_first]
                 for name, of_first in parts[0].items()
             }
-            yield svg(curves_figure(curves, across, "weighted F1, percent"))
+            yield svg(curves_figure(curves, across, up))
+
+
+def _learning(runs: Sequence[SeedRun], score: str, unit: float, up: str) -> Iterator[str]:
+    """A score on val by step."""
     curves = {}
     for run in runs:
-        for tag, points in learning_curves(run.folder).items():
-            curves[f"{tag}, seed {run.seed}" if len(runs) > 1 else tag] = points
+        if points := learning_curve(run.folder, score):
+            name = f"val, seed {run.seed}" if len(runs) > 1 else "val"
+            curves[name] = [(step, unit * value) for step, value in points]
     if curves:
         yield "<h3>Learning</h3>"
-        yield svg(curves_figure(curves, "step", "weighted F1 on val"))
-    yield from _errors(predictions)
-    links = ", ".join(f"seed {run.seed}: {escape(str(run.folder / REPORT))}" for run in runs)
-    yield f'<p class="note">All numbers of each run: {links}.</p>'
+        yield svg(curves_figure(curves, "step", up))
+
+
+def _value_overview(
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    predictions: Mapping[str, Sequence[ValuePredictions]],
+    optimum: Mapping[str, float],
+) -> Iterator[str]:
+    rows = [
+        (name, statistics.fmean(one["ccc"] for one in metrics[name]), value_interval(runs))
+        for name, runs in predictions.items()
+    ]
+    yield svg(interval_figure(rows, "mean CCC, with 95 % intervals over dialogues and runs"))
+    yield html_table(*compare_value_seeds(metrics, optimum))
+    yield (
+        '<p class="note">Means over the dimensions, mean ± standard deviation over the runs. CCC: concordance '
+        "correlation coefficient. MAE: mean absolute error.</p>"
+    )
+    if folds := compare_value_folds(metrics, predictions):
+        yield f"<pre>{escape(folds)}</pre>"
+
+
+def _value_stage(
+    runs: Sequence[SeedRun], metrics: Sequence[Mapping[str, Any]], predictions: Sequence[ValuePredictions]
+) -> Iterator[str]:
+    names = list(predictions[0].dimensions)
+    yield "<h3>Numbers</h3>"
+    bars = {
+        title: [[found["values"][name][score] for found in metrics] for name in names]
+        for score, title in (("ccc", "CCC"), ("pearson", "Pearson"))
+    }
+    yield svg(bars_figure(names, bars, "a point for every run"))
+    yield svg(values_figure(predictions[0]))
+    if len(predictions) > 1:
+        yield '<p class="note">The plot of the utterances is of the first run.</p>'
+    yield from _stressed(metrics, "_ccc", 1, "mean CCC")
+    yield from _learning(runs, "val/ccc", 1, "mean CCC on val")
+    yield from _far_off(predictions[0])
+
+
+def _far_off(run: ValuePredictions) -> Iterator[str]:
+    """The largest errors, in shares of the scale, with their text."""
+    width = torch.tensor([high - low or 1.0 for low, high in run.dimensions.values()])
+    share = ((run.values - run.gold).abs() / width).nan_to_num(-1)
+    order = share.flatten().argsort(descending=True).tolist()[:_WORST]
+    rows = []
+    for row, column in (divmod(place, len(width)) for place in order):
+        if share[row, column] > 0:
+            gold, value = float(run.gold[row, column]), float(run.values[row, column])
+            said = run.lines[row] if run.lines else ("", "")
+            rows.append([str(run.keys[row]), *said, list(run.dimensions)[column], f"{gold:.2f}", f"{value:.2f}"])
+    if rows:
+        yield "<h3>The largest errors</h3>"
+        header = ["Utterance", "Speaker", "Words", "Dimension", "Annotated", "Predicted"]
+        yield f'<div class="errors">{html_table(header, rows)}</div>'
 
 
 def _confusion_table(confusion: Tensor, labels: LabelSet) -> str:
@@ -241,14 +345,15 @@ def _errors(predictions: Sequence[Predictions]) -> Iterator[str]:
     yield f'<div class="errors">{html_table(header, rows)}</div>'
 
 
-def learning_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
-    """The weighted F1 on ``val`` by step, as the training logged it for TensorBoard.
+def learning_curve(folder: str | Path, score: str = "val/weighted_f1") -> list[tuple[float, float]]:
+    """A score on ``val`` by step, as the training logged it for TensorBoard.
 
     Args:
         folder: The folder of the training.
+        score: Its name in the logs.
 
     Returns:
-        Points by name; empty if nothing was logged.
+        Points; empty if nothing was logged.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
@@ -257,9 +362,9 @@ def learning_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
         tags = events.Tags()["scalars"]
-        if "val/weighted_f1" in tags and any(tag.startswith("train/") for tag in tags):  # not the last validation
-            points |= {event.step: 100 * event.value for event in events.Scalars("val/weighted_f1")}
-    return {"val": sorted(points.items())} if points else {}
+        if score in tags and any(tag.startswith("train/") for tag in tags):  # not the last validation
+            points |= {event.step: event.value for event in events.Scalars(score)}
+    return sorted(points.items())
 
 
 def _ledger(ledger: Sequence[Opening]) -> Iterator[str]:

@@ -1,25 +1,21 @@
-"""The report of a test on numbers, such as valence or sentiment: metrics.json, predictions.csv and report.md."""
+"""The report of a test on numbers, such as valence or sentiment, alone or beside emotions."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from merc.evaluation.ledger import Opening, describe_ledger
-from merc.evaluation.report import METRICS, VAL, ReportInfo, plain_info, report_page, stress_lines
+from merc.evaluation.ledger import Opening
+from merc.evaluation.report import ReportInfo, ReportPart, emotion_part, stress_lines, write_parts
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.uncertainty import Stress, by_modality
-from merc.evaluation.values import AGREEMENT, ValuePredictions
-from merc.files import write_aside
+from merc.evaluation.values import AGREEMENT, EmotionValuePredictions, ValuePredictions
 
-_OF_CLASSES = ("confusion.png", "uncertainty.png")
 _SENTIMENT = {
     "acc7": "Acc-7",
     "acc5": "Acc-5",
@@ -57,41 +53,92 @@ def write_value_report(
         The contents of ``metrics.json``: ``ccc``, ``pearson`` and ``mae`` as means over the annotated dimensions;
         ``values``, all scores by dimension (:func:`merc.evaluation.value_scores`); ``intervals``; ``dimensions`` with
         their scales; the number of ``utterances`` and of those ``scored``; the ``missing`` ones by modality; ``info``;
-        ``val``; ``without`` and ``noise``, the mean CCC by modality and by the share of utterances that lost it, or the
-        level of noise; ``test_reads``.
+        ``val``; ``without_ccc`` and ``noise_ccc``, the mean CCC by modality and by the share of utterances that lost
+        it, or the level of noise; ``test_reads``.
 
     Raises:
         OSError: The files cannot be written; the previous report is unchanged.
     """
+    part = value_part(predictions, val, stressed)
+    return write_parts(folder, [part], predictions, predictions.to_csv(), val and val.to_csv(), info, openings, opening)
+
+
+def value_part(
+    predictions: ValuePredictions, val: ValuePredictions | None, stressed: Mapping[Stress, Tensor] | None
+) -> ReportPart:
+    """What a report says of numbers.
+
+    Args:
+        predictions: Of the test split.
+        val: Of the validation split.
+        stressed: The ``(N, D)`` predicted numbers where utterances lacked a modality, or it was noisy.
+    """
+    total, scored = len(predictions.keys), int((~predictions.gold.isnan()).any(1).sum())
     metrics: dict[str, Any] = {
         **_scores(predictions),
         "intervals": {d: {n: list(i) for n, i in of.items()} for d, of in predictions.intervals().items()},
         "dimensions": {name: list(scale) for name, scale in predictions.dimensions.items()},
-        "utterances": len(predictions.keys),
-        "scored": int((~predictions.gold.isnan()).any(1).sum()),
-        "missing": {name: int((~there).sum()) for name, there in predictions.present.items()},
-        "info": plain_info(info),
+        "scored": scored,
     }
     if val is not None:
         metrics["val"] = _scores(val)
     metrics |= _stressed(predictions, stressed or {}, metrics["ccc"])
-    if openings:
-        metrics["test_reads"] = len(openings)
-    read = describe_ledger(openings, opening) if openings else ""
-    texts = {
-        METRICS: json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": _markdown(predictions, info, metrics, read),
-        "predictions.csv": predictions.to_csv(),
-        **({} if val is None else {VAL: val.to_csv()}),
-    }
-    folder = Path(folder)
-    with ExitStack() as files:  # renamed in reverse order
-        aside = {name: files.enter_context(write_aside(folder / name)) for name in texts}
-        for name, text in texts.items():
-            aside[name].write_text(text, encoding="utf-8", newline="")
-    for name in {VAL, *_OF_CLASSES} - set(texts):  # of an earlier report
-        (folder / name).unlink(missing_ok=True)
-    return metrics
+    return ReportPart(
+        metrics,
+        score=f"CCC {metrics['ccc']:.3f}",
+        val=f"CCC {metrics['val']['ccc']:.3f}" if "val" in metrics else "",
+        scores=[
+            _agreement_table(metrics),
+            "In brackets: 95 % intervals of a bootstrap over dialogues. CCC: concordance correlation coefficient (Lin "
+            "1989). MAE: mean absolute error, in the units of the scale.",
+            *_sentiment(metrics),
+        ],
+        counts=f"{scored} are annotated with numbers and scored"
+        + (f"; {total - scored} are not: predicted, but not scored" if scored < total else ""),
+        measured=stress_lines(metrics, "Mean CCC.", "{:.3f}".format, "_ccc"),
+    )
+
+
+def write_emotion_value_report(
+    folder: str | Path,
+    predictions: EmotionValuePredictions,
+    *,
+    info: ReportInfo,
+    val: EmotionValuePredictions | None = None,
+    stressed: Mapping[Stress, Tensor] | None = None,
+    openings: Sequence[Opening] = (),
+    opening: Opening | None = None,
+) -> dict[str, Any]:
+    """Score predicted emotions and numbers and write one report of both.
+
+    Its files are those of :func:`merc.evaluation.write_report`. ``predictions.csv`` has the columns of both kinds, and
+    both :func:`merc.evaluation.read_predictions` and :func:`merc.evaluation.read_value_predictions` read it.
+
+    Args:
+        folder: Folder of the report.
+        predictions: Of the test split.
+        info: Description of the model and of its data.
+        val: Predictions of the same model for the validation split.
+        stressed: ``(N, 1 + D)``: predicted ids and numbers where utterances lacked a modality, or it was noisy.
+        openings: The ledger of the run: every reading of its test split.
+        opening: The reading of this report.
+
+    Returns:
+        The contents of ``metrics.json``: those of :func:`merc.evaluation.write_report` and of
+        :func:`merc.evaluation.write_value_report`; ``scored`` counts labelled utterances.
+
+    Raises:
+        OSError: The files cannot be written; the previous report is unchanged.
+    """
+    lost = stressed or {}
+    parts = [
+        emotion_part(
+            predictions.emotions, info, val and val.emotions, {name: both[:, 0].long() for name, both in lost.items()}
+        ),
+        value_part(predictions.values, val and val.values, {name: both[:, 1:] for name, both in lost.items()}),
+    ]
+    table, val_table = predictions.to_csv(), val and val.to_csv()
+    return write_parts(folder, parts, predictions.emotions, table, val_table, info, openings, opening)
 
 
 def _scores(predictions: ValuePredictions) -> dict[str, Any]:
@@ -107,28 +154,7 @@ def _stressed(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mean CCC by kind of stress, modality and amount."""
     found = {stress: _scores(replace(predictions, values=guess))["ccc"] for stress, guess in stressed.items()}
-    return by_modality(found, whole)
-
-
-def _markdown(predictions: ValuePredictions, info: ReportInfo, metrics: Mapping[str, Any], read: str) -> str:
-    total, scored = metrics["utterances"], metrics["scored"]
-    return report_page(
-        predictions.keys,
-        predictions.present,
-        info,
-        score=f"CCC {metrics['ccc']:.3f}",
-        val=f"CCC {metrics['val']['ccc']:.3f}" if "val" in metrics else "",
-        read=read,
-        scores=[
-            _agreement_table(metrics),
-            "In brackets: 95 % intervals of a bootstrap over dialogues. CCC: concordance correlation coefficient (Lin "
-            "1989). MAE: mean absolute error, in the units of the scale.",
-            *_sentiment(metrics),
-        ],
-        counts=f"{total}, of which {scored} are annotated and scored"
-        + (f"; {total - scored} are not: predicted, but not scored" if scored < total else ""),
-        measured=stress_lines(metrics, "Mean CCC.", "{:.3f}".format),
-    )
+    return {f"{kind}_ccc": of for kind, of in by_modality(found, whole).items()}
 
 
 def _agreement_table(metrics: Mapping[str, Any]) -> str:
@@ -139,7 +165,7 @@ def _agreement_table(metrics: Mapping[str, Any]) -> str:
         for name in AGREEMENT:
             least, most = metrics["intervals"][dimension][name]
             cells.append(f"{scores[name]:.3f} ({least:.3f} to {most:.3f})")
-        rows.append([dimension.capitalize(), f"{low:g} to {high:g}", *cells, str(scores["utterances"])])
+        rows.append([dimension, f"{low:g} to {high:g}", *cells, str(scores["utterances"])])
     if len(rows) > 1:
         rows.append(["Mean", "", *(f"{metrics[name]:.3f}" for name in AGREEMENT), ""])
     return markdown_table(["", "Scale", "CCC", "Pearson", "MAE", "Utterances"], rows)
@@ -152,7 +178,7 @@ def _sentiment(metrics: Mapping[str, Any]) -> list[str]:
         return []
     columns = {name: title for name, title in _SENTIMENT.items() if any(name in scores for scores in of.values())}
     rows = [
-        [dimension.capitalize(), *(f"{100 * scores[name]:.2f}" if name in scores else "" for name in columns)]
+        [dimension, *(f"{100 * scores[name]:.2f}" if name in scores else "" for name in columns)]
         for dimension, scores in of.items()
     ]
     told = (

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from merc.conversation import UtteranceKey
 from merc.evaluation.draws import drawn_counts
-from merc.evaluation.predictions import KEY, SAID, PredictionsError, is_table
+from merc.evaluation.metrics import EmotionMetrics
+from merc.evaluation.predictions import KEY, OF_NUMBERS, SAID, Predictions, PredictionsError, is_table, table_text
 
 AGREEMENT = ("ccc", "pearson", "mae")
 """The scores of every dimension, for which there are intervals and tests."""
 
-_GOLD, _PREDICTED = "gold_", "value_"
+_GOLD, _PREDICTED = OF_NUMBERS
 
 
 def moments(predicted: Tensor, gold: Tensor) -> Tensor:
@@ -267,19 +267,51 @@ class ValuePredictions:
         Columns: partition, dialogue, utterance, speaker and text (where they are known), ``gold_<dimension>`` (empty
         where there is none), ``value_<dimension>``, ``has_<modality>`` (0 or 1).
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        said = SAID if self.lines else ()
-        columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in self.dimensions]
-        writer.writerow([*KEY, *said, *columns, *(f"has_{name}" for name in self.present)])
-        lines: Sequence[Sequence[str]] = self.lines or [()] * len(self.keys)
-        there = [column.int().tolist() for column in self.present.values()]
-        for row, (key, line, gold, values) in enumerate(
-            zip(self.keys, lines, self.gold.tolist(), self.values.tolist(), strict=True)
-        ):
-            numbers = ["" if math.isnan(value) else f"{value:.9g}" for value in (*gold, *values)]
-            writer.writerow([*key, *line, *numbers, *(column[row] for column in there)])
-        return text.getvalue()
+        return table_text(self, self.columns())
+
+    def columns(self) -> dict[str, list[str]]:
+        """The cells of ``gold_<dimension>`` and ``value_<dimension>``."""
+        return {
+            f"{prefix}{name}": ["" if math.isnan(value) else f"{value:.9g}" for value in numbers[:, column].tolist()]
+            for prefix, numbers in ((_GOLD, self.gold), (_PREDICTED, self.values))
+            for column, name in enumerate(self.dimensions)
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class EmotionValuePredictions:
+    """What one model predicts that tells emotions and numbers at once.
+
+    Args:
+        emotions: The emotions of N utterances.
+        values: The numbers of the same utterances.
+    """
+
+    emotions: Predictions
+    values: ValuePredictions
+
+    def to_csv(self) -> str:
+        """The text of ``predictions.csv`` with the columns of both, those of emotions first."""
+        return table_text(self.emotions, {**self.emotions.columns(), **self.values.columns()})
+
+
+class EmotionValueMetrics(MetricCollection):
+    """The scores of emotions and of numbers of whole splits, over batches and processes.
+
+    ``f1_and_ccc``, by which checkpoints are chosen, is the mean of the weighted F1 and the mean CCC.
+
+    Args:
+        emotions: Those of emotions.
+        values: Those of numbers.
+    """
+
+    def __init__(self, emotions: EmotionMetrics, values: ValueMetrics) -> None:
+        super().__init__({"emotions": emotions, "numbers": values}, compute_groups=False)
+
+    def compute(self) -> dict[str, Any]:
+        """The scores of both, by their names."""
+        found = super().compute()
+        return {**found, "f1_and_ccc": (found["weighted_f1"] + found["ccc"]) / 2}
 
 
 def _bounds(drawn: Tensor) -> list[tuple[float, float]]:
@@ -314,6 +346,8 @@ def read_value_predictions(
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
         names = [name.removeprefix(_GOLD) for name in header if name.startswith(_GOLD)]
+        kept = [c for c, name in enumerate(header) if name not in ("gold", "predicted") and not name.startswith("p_")]
+        header, rows = [header[c] for c in kept], [[row[c] for c in kept] for row in rows]  # without emotions
         said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
         columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in names]
         expected = [*KEY, *said, *columns]
@@ -342,6 +376,18 @@ def read_value_predictions(
 def _scale(gold: Tensor) -> tuple[float, float]:
     known = gold[~gold.isnan()].tolist() or [0.0]
     return min(known), max(known)
+
+
+def mean_ccc(runs: Sequence[ValuePredictions]) -> float:
+    """The mean CCC over the annotated dimensions, of the utterances of some runs together.
+
+    Args:
+        runs: Of the same dimensions, such as those of the folds of a cross-validation.
+    """
+    metrics = ValueMetrics(len(runs[0].dimensions))
+    for run in runs:
+        metrics.update(run.values, run.gold)
+    return float(metrics.compute()["ccc"])
 
 
 class ValueDifference(NamedTuple):

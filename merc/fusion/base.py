@@ -40,14 +40,17 @@ class FusionHead(nn.Module, ABC):
 
     Args:
         dims: Width of every modality that the head reads, for example ``{"text": 256, "audio": 256}``.
-        num_classes: Number of emotions C, or of dimensions where a task's targets are numbers.
+        num_classes: Number of outputs: of emotions C, of dimensions D where a task's targets are numbers, or C + D.
 
     Raises:
         ValueError: There is no modality, or a width or C is not positive.
     """
 
     emotion_losses: ClassVar[tuple[str, ...]] = ()
-    """Its losses that need emotions; a task whose targets are numbers leaves them out."""
+    """Its losses that need emotions; a task whose targets are numbers alone leaves them out."""
+
+    num_values: int
+    """How many of the outputs, the last ones, are numbers and no logits of emotions: 0 unless the task says so."""
 
     def __init__(self, dims: dict[str, int], num_classes: int) -> None:
         super().__init__()
@@ -55,6 +58,11 @@ class FusionHead(nn.Module, ABC):
             raise ValueError(f"A fusion head needs positive widths and at least 1 output, got {dims}, {num_classes}.")
         self.dims = dict(dims)
         self.num_classes = num_classes
+        self.num_values = 0
+
+    def emotion_logits(self, outputs: Tensor) -> Tensor:
+        """The outputs that are logits, ``(..., C)`` of ``(..., num_classes)``; only these may go through a softmax."""
+        return outputs[..., : self.num_classes - self.num_values]
 
     @abstractmethod
     def forward(self, batch: ConversationBatch) -> FusionOutput:

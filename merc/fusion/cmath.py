@@ -290,9 +290,11 @@ class CMATHFusion(FusionHead):
         logits = self.classify(fused)
         aux_logits = {m: self.auxiliary[m](values) for m, values in augmented.items()}
         losses["low_level"] = _total([self.error(augmented[m], fused.detach(), present[m]) for m in self.dims])
-        losses["high_level"] = _total(
-            [self.divergence(aux_logits[m], batch.label, logits, present[m])["kl"] for m in self.dims]
-        )
+        if self.num_values < self.num_classes:  # numbers alone are no decision
+            teacher, students = self.emotion_logits(logits), {m: self.emotion_logits(x) for m, x in aux_logits.items()}
+            losses["high_level"] = _total(
+                [self.divergence(students[m], batch.label, teacher, present[m])["kl"] for m in self.dims]
+            )
         return FusionOutput(logits=logits, losses=losses, aux_logits=aux_logits, embeddings=fused)
 
     def _hidden(

@@ -68,7 +68,8 @@ class ModalityQuality(nn.Module):
     with q_stats the inter-class over the intra-class variance, q_entropy the entropy of the modality's own
     classifier and q_neural a learned sigmoid of the representation. The paper computes them over the
     batch. Here a prediction must not depend on the rest of the batch: q_stats comes from running averages of class
-    prototypes and variances over training labels, and the other two depend on the utterance alone.
+    prototypes and variances over training labels, and the other two depend on the utterance alone. A network that
+    predicts numbers alone has no classes: q_stats and q_entropy are 0, and Q is learned from the representation alone.
 
     Args:
         dim: Width of the representation.
@@ -310,7 +311,7 @@ class HierarchicalFusion(FusionHead):
         fused = self.pool_norm(fused)
         votes = torch.stack([head(fused) for head in self.heads])
         logits = votes.mean(0)
-        chances = votes.detach().float().softmax(-1)
+        chances = self.emotion_logits(votes.detach()).float().softmax(-1)
         return FusionOutput(
             logits=logits,
             losses={"balance": torch.stack(balance).mean()},
@@ -319,7 +320,7 @@ class HierarchicalFusion(FusionHead):
             votes=votes,
             uncertainty={
                 "disagreement": chances.var(0, unbiased=False).sum(-1),
-                "entropy": torch.special.entr(logits.detach().float().softmax(-1)).sum(-1),
+                "entropy": torch.special.entr(self.emotion_logits(logits.detach()).float().softmax(-1)).sum(-1),
             },
         )
 
@@ -331,7 +332,10 @@ class HierarchicalFusion(FusionHead):
         if self.training:
             for name, quality in self.quality.items():
                 cast(ModalityQuality, quality).observe(hidden[name], batch.label, batch.present[name])
-        trust = {m: self.quality[m](h, aux_logits[m]) * batch.present[m][:, None] for m, h in hidden.items()}
+        trust = {
+            m: self.quality[m](h, self.emotion_logits(aux_logits[m])) * batch.present[m][:, None]
+            for m, h in hidden.items()
+        }
         total = torch.stack(list(trust.values())).sum(0).clamp(min=1e-6)
         context = torch.stack([trust[m] * h for m, h in hidden.items()]).sum(0) / total
         return {m: torch.sigmoid(self.gate[m](torch.cat([h, context.to(h)], -1))) * h for m, h in hidden.items()}

@@ -17,6 +17,7 @@ from merc.evaluation import (
     compare_folds,
     compare_seeds,
     compare_systems,
+    compare_value_folds,
     compare_value_seeds,
     compare_values,
     print_comparison,
@@ -27,6 +28,7 @@ from merc.evaluation import (
 )
 from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
 from merc.evaluation.published import paper_latex, paper_markdown
+from merc.evaluation.report import of_emotions, of_values
 from merc.evaluation.run_page import SeedRun, write_run_page
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.value_comparison import plain_table
@@ -214,11 +216,12 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     if not metrics:
         console.print(f"Results: {out}", markup=False)
         return out
-    numbers = {name: found for name, found in metrics.items() if "values" in found[0]}
-    emotions = {name: found for name, found in metrics.items() if name not in numbers}
-    optimum, ledger = _optimum(runs, "context"), read_ledger(out)
+    numbers, emotions = of_values(metrics), of_emotions(metrics)
+    optimum, value_optimum, ledger = _optimum(runs, "context"), _optimum(runs, "ccc"), read_ledger(out)
+    stages = {name: [SeedRun(r.folder, r.seed) for r in tested if r.stage.name == name] for name in metrics}
     comparison = compare_seeds(emotions, optimum) if emotions else None
-    values = compare_value_seeds(numbers, _optimum(runs, "ccc")) if numbers else None
+    values = compare_value_seeds(numbers, value_optimum) if numbers else None
+    value_folds = compare_value_folds(numbers, {name: [run.values for run in stages[name]] for name in numbers})
     info = metrics[tested[0].stage.name][0]["info"]
     support = _support(next(iter(emotions.values()), []))
     seeds = sorted({run.seed for run in tested})
@@ -228,7 +231,7 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
         f"is tested after that. {describe_ledger(ledger).capitalize()} ({LEDGER}).",
         *([comparison.markdown(), compare_folds(emotions)] if comparison else []),
         *([paper_markdown(comparison, info["corpus"], support)] if comparison else []),
-        *([markdown_table(*values)] if values else []),
+        *([markdown_table(*values), value_folds] if values else []),
         "Reports of single stages:",
         "\n".join(f"- [{r.stage.name}, seed {r.seed}]({r.folder.relative_to(out)}/report/report.md)" for r in tested),
     ]
@@ -236,8 +239,14 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
     write_text(out / "report.md", "\n\n".join(filter(None, lines)) + "\n")
     if comparison:
         write_text(out / "report.tex", paper_latex(comparison, info["corpus"], support))
-        stages = {name: [SeedRun(r.folder, r.seed) for r in tested if r.stage.name == name] for name in emotions}
-        write_run_page(out / "report.html", lines[0].removeprefix("# "), stages, ledger=ledger, optimum=optimum)
+    write_run_page(
+        out / "report.html",
+        lines[0].removeprefix("# "),
+        stages,
+        ledger=ledger,
+        optimum=optimum,
+        value_optimum=value_optimum,
+    )
     title = f"{info['corpus']}, {info['split']} split, seeds {', '.join(map(str, seeds))}"
     if values:
         console.print(plain_table(values, title))
@@ -247,7 +256,7 @@ def _summarise(runs: Sequence[StageRun], out: Path, console: Console) -> Path:
         if console.measure(table, options=unlimited).maximum > console.width:  # the emotions are in the report too
             table = comparison.table(title, per_class=False)
         console.print(table)
-    console.print(f"Report: {out / 'report.md'}{', .html, .tex' if comparison else ''}", markup=False)
+    console.print(f"Report: {out / 'report.md'}{', .html, .tex' if comparison else ', .html'}", markup=False)
     return out / "report.md"
 
 

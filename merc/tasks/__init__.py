@@ -8,12 +8,13 @@ from merc.tasks.fusion import FusionTask
 from merc.tasks.joint import JointTask
 from merc.tasks.lipsync import LipSyncTask
 from merc.tasks.student import StudentTask
-from merc.tasks.targets import EmotionTargets, Targets, ValueTargets
+from merc.tasks.targets import EmotionTargets, EmotionValueTargets, Targets, ValueTargets
 from merc.tasks.teacher import TeacherTask
 from merc.tasks.text_encoder import TextEncoderTask
 
 __all__ = [
     "EmotionTargets",
+    "EmotionValueTargets",
     "EncoderStudentTask",
     "ExtractTask",
     "FacesTask",

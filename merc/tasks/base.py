@@ -97,6 +97,7 @@ class EmotionTask(ClassifierTask[ConversationBatch]):
             "task": type(self).__name__,
             "modules": self._module_names(),
             "classes": self.classes,
+            **({"values": list(self.known_facts.values)} if self.targets.num_values(self.known_facts) else {}),
             "trained_on": self.origin.get("trained_on", "nothing"),
             "selected_on": self.origin.get("selected_on", "nothing"),
             "trained_with": self.origin.get("stores", {}),

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 
 from merc.conversation import Corpus, UtteranceKey
 from merc.datamodules.facts import DataFacts
@@ -29,7 +29,7 @@ from merc.tasks.checkpoints import facts_of, refuse_other_model
 from merc.tasks.factory import Factory, give_class_counts, initial_weights
 from merc.tasks.gather import gather_in_order
 from merc.tasks.optimizers import scheduled
-from merc.tasks.targets import AnyPredictions, EmotionTargets, Targets
+from merc.tasks.targets import AnyMetrics, AnyPredictions, EmotionTargets, OneKind, Targets
 from merc.tasks.trainer import TermsTask, require_whole_network, total
 
 _NEEDED = {
@@ -46,7 +46,7 @@ class Prediction:
     """What a network says of the N utterances of a batch.
 
     Attributes:
-        logits: ``(N, C)``, or ``(N, D)`` numbers (:class:`merc.tasks.ValueTargets`).
+        logits: ``(N, C)``, ``(N, D)`` numbers (:class:`merc.tasks.ValueTargets`), or ``(N, C + D)`` of both.
         hidden: ``(N, d)`` representation before the classifier, if there is one.
         terms: Loss terms by name, weighted; their sum is the loss.
     """
@@ -93,7 +93,8 @@ Batch = TypeVar("Batch", bound=LabelledBatch)
 class ClassifierTask(TermsTask, Generic[Batch]):
     """Trains, validates and tests the emotions of utterances; the one path to a number.
 
-    Validation logs ``val/weighted_f1``, by which checkpoints are chosen (``val/ccc`` where the targets are numbers).
+    Validation logs ``val/weighted_f1``, by which checkpoints are chosen (``val/ccc`` where the targets are numbers,
+    ``val/f1_and_ccc``, their mean, where they are both).
     Testing writes a report beside the logs.
 
     The network is built when the data is known: by the Trainer, from the facts of its datamodule; by
@@ -117,7 +118,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         self.make_lr_scheduler = None if lr_scheduler is None else Factory(lr_scheduler)
         self.facts: DataFacts | None = None
         """What the network was built from; nothing before it is built."""
-        self.metrics: dict[str, Metric] = {}
+        self.metrics: dict[str, AnyMetrics] = {}
         self.ledger: Path | None = None
         """Folder of the run whose ledger notes that the test split is read. Default: that of the report."""
         self.will_test = False
@@ -152,6 +153,11 @@ class ClassifierTask(TermsTask, Generic[Batch]):
     @abstractmethod
     def present(self, batch: Batch) -> dict[str, Tensor]:
         """By modality that the network reads, ``(N,)`` booleans: whether an utterance of the batch has it."""
+
+    def kinds(self, outputs: Tensor) -> list[tuple[OneKind, float, Tensor]]:
+        """The kinds of targets, each with the weight of its loss and its share of the outputs ``(..., C)``."""
+        parts = self.targets.split(outputs, self.known_facts)
+        return list(zip(self.targets.parts, self.targets.weights, parts, strict=True))
 
     def stores(self) -> dict[str, StoreInfo]:
         """Where the features come from that the network reads, by name, for the report."""
@@ -237,11 +243,13 @@ class ClassifierTask(TermsTask, Generic[Batch]):
             if split not in corpus:
                 found = ", ".join(corpus)
                 raise ValueError(f"Corpus {corpus.name!r} has no split {split!r}, found {found}: {_NEEDED[split]}.")
-            if not any(self.targets.annotated(utterance) for talk in corpus[split] for utterance in talk.utterances):
-                raise ValueError(
-                    f"Split {split!r} of corpus {corpus.name!r} has no {self.targets.wanted} utterance, expected some. "
-                    "To predict without comparing with annotation, use `merc predict`."
-                )
+            utterances = [utterance for talk in corpus[split] for utterance in talk.utterances]
+            for part in self.targets.parts:
+                if not any(map(part.annotated, utterances)):
+                    raise ValueError(
+                        f"Split {split!r} of corpus {corpus.name!r} has no {part.wanted} utterance, expected some. "
+                        "To predict without comparing with annotation, use `merc predict`."
+                    )
 
     def on_fit_start(self) -> None:
         """Note what the weights are trained on, before the first of them moves."""
@@ -333,7 +341,7 @@ class ClassifierTask(TermsTask, Generic[Batch]):
         """What the network predicts where utterances of a test batch lack a modality, or it is noisy.
 
         Returns:
-            By stress, ``(N,)`` ids or ``(N, D)`` numbers on the CPU; nothing by default.
+            By stress, what ``targets.decided`` makes of the outputs, on the CPU; nothing by default.
         """
         return {}
 
@@ -423,7 +431,8 @@ class ClassifierTask(TermsTask, Generic[Batch]):
 
     def _module_names(self) -> list[str]:
         """What the task is made of, for reports and for telling its checkpoints from those of others."""
-        return [type(module).__name__ for module in self.children()]
+        modules = [part for m in self.children() for part in (m if isinstance(m, nn.ModuleList) else [m])]
+        return [type(module).__name__ for module in modules]
 
     def _log_metrics(self, part: str) -> None:
         metrics = self.metrics[part]

@@ -71,6 +71,7 @@ class EncoderStudentTask(EncoderTask[ReadBatch | MediaBatch], Taught):
             encoder, modality, dropout, optimizer, lr_scheduler, head_lr, frozen_layers, gradient_checkpointing
         )
         self.loss = loss or DistillationLoss()
+        self.other_losses = ()
         self.teacher = teacher
         self.feature_loss = feature_loss
         self.teacher_hidden = teacher_hidden
@@ -108,7 +109,7 @@ class EncoderStudentTask(EncoderTask[ReadBatch | MediaBatch], Taught):
         features, logits = self.encode(batch)
         there = self.present(batch)[self.modality]
         label = batch.label.masked_fill(~there, IGNORE_INDEX)
-        terms = self.taught(logits, features, label, there, lambda name: self._stored(name, batch))
+        terms = self.taught(logits, features, [label], there, lambda name: self._stored(name, batch))
         return Prediction(logits, features, terms)
 
     def compared(self, batch: ReadBatch | MediaBatch) -> Tensor:

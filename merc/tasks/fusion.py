@@ -44,8 +44,8 @@ class FusionTask(EmotionTask):
         modalities: The stores that the head reads. Default: all of the datamodule but those of logits.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
-        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`, which has
-            its own loss).
+        targets: What the outputs mean: emotions (the default), numbers (:class:`merc.tasks.ValueTargets`, which has
+            its own loss), or both (:class:`merc.tasks.EmotionValueTargets`, with a loss of its own for the numbers).
 
     Raises:
         ValueError: A weight is negative, or the probability is not in [0, 1).
@@ -103,6 +103,7 @@ class FusionTask(EmotionTask):
     def build_network(self, facts: DataFacts) -> None:
         """Make the head, then the loss on its embeddings."""
         self.head = self.make_head({n: facts.widths[n] for n in self.reads(facts)}, facts.num_classes)
+        self.head.num_values = self.targets.num_values(facts)
         self.loss = None
         if self.make_loss is not None:
             self.embedding_dim = _embedding_dim(self.head)
@@ -119,8 +120,7 @@ class FusionTask(EmotionTask):
         if self.training and self.modality_dropout:
             batch = self._drop_modalities(batch)
         output = self.head(self.targets.hidden_from(batch))
-        target = self.targets.of(batch, self.known_facts)
-        terms = self._loss_terms(output, target)
+        terms = self._loss_terms(output, batch)
         if self.training:
             self._given.update(output.losses)
         unfit = self.head.emotion_losses if self.targets.hides_labels else ()
@@ -130,10 +130,11 @@ class FusionTask(EmotionTask):
                 terms[f"head/{name}"] = weight * term
         if self.aux_weight and output.aux_logits:
             aux = [
-                self.targets.default_loss(logits, self.targets.where(target, batch.present[name]))
+                weight * kind.default_loss(outputs, kind.where(kind.of(batch, self.known_facts), batch.present[name]))
                 for name, logits in output.aux_logits.items()
+                for kind, weight, outputs in self.kinds(logits)
             ]
-            terms["aux"] = self.aux_weight * torch.stack(aux).mean()
+            terms["aux"] = self.aux_weight * torch.stack(aux).sum() / len(output.aux_logits)
         return Prediction(output.logits, output.embeddings, terms)
 
     def on_train_epoch_end(self) -> None:
@@ -146,14 +147,19 @@ class FusionTask(EmotionTask):
                 f"these options and modalities, {', '.join(sorted(self._given)) or 'no loss terms'}."
             )
 
-    def _loss_terms(self, output: FusionOutput, target: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss; of an ensemble the means over its members."""
-        members = output.logits[None] if output.votes is None else output.votes
-        if self.loss is None:
-            losses = [self.targets.default_loss(logits, target) for logits in members]
-            return {self.targets.term: torch.stack(losses).mean()}
-        terms = [self.loss(logits, target, output.embeddings) for logits in members]
-        return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
+    def _loss_terms(self, output: FusionOutput, batch: ConversationBatch) -> dict[str, Tensor]:
+        """The terms of the losses of all kinds of targets; of an ensemble the means over its members."""
+        found: dict[str, Tensor] = {}
+        every = output.logits[None] if output.votes is None else output.votes
+        for number, (kind, weight, members) in enumerate(self.kinds(every)):
+            target = kind.of(batch, self.known_facts)
+            if number or self.loss is None:  # the loss of the task is of the first kind
+                losses = [kind.default_loss(logits, target) for logits in members]
+                found[kind.term] = weight * torch.stack(losses).mean()
+            else:
+                terms = [self.loss(logits, target, output.embeddings) for logits in members]
+                found |= {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
+        return found
 
     def stressed(self, batch: ConversationBatch) -> dict[Stress, Tensor]:
         """What the head predicts where utterances lack one of its modalities, or it is noisy."""
@@ -190,7 +196,7 @@ def stresses_of(modalities: Sequence[str]) -> list[Stress]:
 def _embedding_dim(head: FusionHead) -> int:
     """The width of the embeddings that a head gives; 0 if it gives none."""
     graphs = {name: GraphBuilder() for name in head.dims}  # a head may read the graphs of the data
-    batch = made_up_batch(head.dims, head.num_classes, graphs, lengths=[2])
+    batch = made_up_batch(head.dims, max(1, head.num_classes - head.num_values), graphs, lengths=[2])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         embeddings = head.eval()(batch).embeddings
     head.train()

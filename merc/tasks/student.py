@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from merc.batch import ConversationBatch
 from merc.datamodules.base import CorpusDataModule
@@ -17,7 +18,7 @@ from merc.losses import DistillationLoss, FeatureSimilarityLoss, StudentLoss, Va
 from merc.tasks.base import EmotionTask
 from merc.tasks.classifier import Prediction
 from merc.tasks.factory import Factory
-from merc.tasks.targets import Targets
+from merc.tasks.targets import OneKind, Targets
 
 
 class Taught(ABC):
@@ -25,9 +26,20 @@ class Taught(ABC):
 
     loss: DistillationLoss | StudentLoss | ValueDistillationLoss
     feature_loss: FeatureSimilarityLoss | None
-    targets: Targets
+    other_losses: nn.ModuleList | tuple[()]
+    """The losses of further kinds of targets than the first."""
+
     teacher: str
     teacher_hidden: str
+
+    @property
+    def losses(self) -> list[Any]:
+        """The losses of all kinds of targets."""
+        return [self.loss, *self.other_losses]
+
+    @abstractmethod
+    def kinds(self, outputs: Tensor) -> list[tuple[OneKind, float, Tensor]]:
+        """The kinds of targets, each with the weight of its loss and its share of the outputs."""
 
     @property
     @abstractmethod
@@ -50,7 +62,7 @@ class Taught(ABC):
         Raises:
             StoreError: They have not, or the logits are of other emotions.
         """
-        if self.loss.needs_teacher:
+        if any(loss.needs_teacher for loss in self.losses):
             data.require(self.teacher, kind="logits", dim=len(self.classes), classes=self.classes)
         if self.feature_loss is not None and self.feature_loss.needs_teacher:
             data.require(self.teacher_hidden, dim=self.hidden_dim)
@@ -59,7 +71,7 @@ class Taught(ABC):
         self,
         logits: Tensor,
         hidden: Tensor,
-        target: Tensor,
+        targets: Sequence[Tensor],
         present: Tensor,
         stored: Callable[[str], tuple[Tensor, Tensor] | None],
         everywhere: bool = False,
@@ -69,16 +81,21 @@ class Taught(ABC):
         Args:
             logits: ``(N, C)`` of the student.
             hidden: ``(N, d)`` of the student.
-            target: ``(N,)`` label ids, -100 for unlabelled, or ``(N, D)`` numbers, NaN for unknown.
+            targets: By kind: ``(N,)`` label ids, -100 for unlabelled, or ``(N, D)`` numbers, NaN for unknown.
             present: ``(N,)`` whether the student reads anything of an utterance.
             stored: By name, what a store of the teacher has of the utterances: features and presence.
             everywhere: Whether the teacher's logits count also where the student reads nothing.
         """
-        terms = {}
+        terms: dict[str, Tensor] = {}
         teacher, known = stored(self.teacher) or (None, None)
-        if teacher is not None or not self.loss.needs_teacher:
-            given = None if teacher is None else self.targets.inputs(teacher, self.known_facts)
-            terms = self.loss(logits, target, given, known if everywhere or known is None else known & present)
+        counted = known if everywhere or known is None else known & present
+        of_teacher = [None] * len(targets) if teacher is None else [given for *_, given in self.kinds(teacher)]
+        every = zip(self.kinds(logits), self.losses, targets, of_teacher, strict=True)
+        for (kind, weight, outputs), loss, target, given in every:
+            if given is not None or not loss.needs_teacher:
+                told = None if given is None else kind.inputs(given, self.known_facts)
+                found = loss(outputs, target, told, counted)
+                terms |= {f"values/{name}" if name in terms else name: weight * term for name, term in found.items()}
         teacher_hidden, known = stored(self.teacher_hidden) or (None, None)
         if self.feature_loss is not None and teacher_hidden is not None and known is not None:
             # The fusion reads hidden states where the modality is there; elsewhere there is nothing to make similar.
@@ -104,7 +121,8 @@ class StudentTask(EmotionTask, Taught):
         feature_loss: A further loss on the teacher's hidden states, over the utterances that have the modality.
             Default: none.
         teacher_hidden: Name under which the datamodule has these hidden states, as wide as those of the network.
-        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`).
+        targets: What the outputs mean: emotions (the default), numbers (:class:`merc.tasks.ValueTargets`), or both
+            (:class:`merc.tasks.EmotionValueTargets`); the teacher's must mean the same.
     """
 
     network: GraphEncoder
@@ -129,7 +147,9 @@ class StudentTask(EmotionTask, Taught):
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
-        self.loss = loss or self.targets.student_loss()
+        kind, *others = self.targets.parts
+        self.loss = loss or kind.student_loss()
+        self.other_losses = nn.ModuleList(other.student_loss() for other in others) if others else ()
         self.teacher = teacher
         self.feature_loss = feature_loss
         self.teacher_hidden = teacher_hidden
@@ -163,6 +183,6 @@ class StudentTask(EmotionTask, Taught):
             return (batch.features[name], batch.present[name]) if name in batch.features else None
 
         # A graph encoder has something to say of every utterance, by those around it.
-        target = self.targets.of(batch, self.known_facts)
-        terms = self.taught(logits, hidden, target, batch.present[name], stored, everywhere=True)
+        targets = [kind.of(batch, self.known_facts) for kind in self.targets.parts]
+        terms = self.taught(logits, hidden, targets, batch.present[name], stored, everywhere=True)
         return Prediction(logits, hidden, terms)

@@ -1,4 +1,4 @@
-"""What the outputs of a network mean: emotions, or numbers such as valence and sentiment."""
+"""What the outputs of a network mean: emotions, numbers such as valence and sentiment, or both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from merc.conversation import Corpus, Utterance
 from merc.datamodules.facts import DataFacts
 from merc.evaluation import (
     EmotionMetrics,
+    EmotionValueMetrics,
+    EmotionValuePredictions,
     Predictions,
     ReportInfo,
     ValueMetrics,
     ValuePredictions,
+    write_emotion_value_report,
     write_report,
     write_value_report,
 )
@@ -36,13 +39,16 @@ from merc.losses import (
 )
 
 Batch = TypeVar("Batch", bound=Any)
-AnyPredictions = Predictions | ValuePredictions
+AnyPredictions = Predictions | ValuePredictions | EmotionValuePredictions
+AnyMetrics = Metric | EmotionValueMetrics
+
+_OF_VALUES = "of_values_"
 
 
 class Targets(ABC):
     """What a task predicts: how many outputs its network has, what they are compared with, and how they are scored.
 
-    Networks and heads know nothing of it: their ``num_classes`` outputs are logits of emotions, or numbers.
+    Networks and heads know nothing of it: their ``num_classes`` outputs are logits of emotions, numbers, or both.
     """
 
     monitor: ClassVar[str]
@@ -51,14 +57,26 @@ class Targets(ABC):
     scores: ClassVar[tuple[str, ...]]
     """The scores that are logged; the first is shown in the progress bar."""
 
-    term: ClassVar[str]
-    """The name of the loss of a task that names none."""
-
     hides_labels: ClassVar[bool] = False
     """Whether labels are hidden from the network, and its losses of emotions are left out."""
 
-    wanted: ClassVar[str]
-    """What an utterance must have to be trained on or scored, for messages."""
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[OneKind, ...]:
+        """The kinds of outputs, in order. The loss of a task is that of the first; others have their own."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the losses of :attr:`parts`."""
+        return (1.0,)
+
+    def split(self, outputs: Tensor, facts: DataFacts) -> tuple[Tensor, ...]:
+        """The outputs ``(..., C)`` of a network, or what a store holds of them, kind by kind."""
+        return (outputs,)
+
+    @abstractmethod
+    def num_values(self, facts: DataFacts) -> int:
+        """How many of the outputs, the last ones, are numbers."""
 
     @abstractmethod
     def names(self, facts: DataFacts) -> tuple[str, ...]:
@@ -77,29 +95,12 @@ class Targets(ABC):
         return facts
 
     @abstractmethod
-    def annotated(self, utterance: Utterance) -> bool:
-        """Whether an utterance can be trained on or scored."""
-
-    @abstractmethod
-    def of(self, batch: Any, facts: DataFacts) -> Tensor:  # noqa: ANN401 - a LabelledBatch
-        """What the outputs for a batch are compared with by the loss."""
-
-    @abstractmethod
-    def known(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def known(self, batch: Any) -> Tensor:  # noqa: ANN401 - a LabelledBatch
         """``(N,)`` booleans: the utterances of a batch that are annotated."""
 
     def hidden_from(self, batch: Batch) -> Batch:
         """The batch as the network may see it."""
         return batch
-
-    @property
-    @abstractmethod
-    def default_loss(self) -> nn.Module:
-        """The loss of a task that names none, and of auxiliary outputs: from outputs and targets to a scalar."""
-
-    @abstractmethod
-    def student_loss(self) -> StudentLoss | ValueDistillationLoss:
-        """The loss of a student that names none."""
 
     @abstractmethod
     def check_loss(self, loss: nn.Module | None, like: type[nn.Module] | None = None) -> None:
@@ -114,27 +115,19 @@ class Targets(ABC):
         """
 
     @abstractmethod
-    def where(self, target: Tensor, present: Tensor) -> Tensor:
-        """A target that counts only where ``present (N,)``."""
-
-    @abstractmethod
     def outputs(self, logits: Tensor, facts: DataFacts) -> Tensor:
         """What a store holds of the outputs."""
-
-    @abstractmethod
-    def inputs(self, stored: Tensor, facts: DataFacts) -> Tensor:
-        """Stored outputs, of a teacher, as the network gives them: undoes :meth:`outputs`."""
 
     @abstractmethod
     def decided(self, logits: Tensor, facts: DataFacts) -> Tensor:
         """The prediction for each utterance, on the CPU."""
 
     @abstractmethod
-    def metrics(self, corpus: Corpus) -> Metric:
+    def metrics(self, corpus: Corpus) -> AnyMetrics:
         """The metrics of a split."""
 
     @abstractmethod
-    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+    def update(self, metrics: AnyMetrics, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
         """Count a batch."""
 
     @abstractmethod
@@ -160,14 +153,58 @@ class Targets(ABC):
         """Write the report of a test."""
 
 
+class OneKind(Targets):
+    """Targets of one kind: emotions alone, or numbers alone."""
+
+    term: ClassVar[str]
+    """The name of the loss of a task that names none."""
+
+    wanted: ClassVar[str]
+    """What an utterance must have to be trained on or scored, for messages."""
+
+    @property
+    def parts(self) -> tuple[OneKind, ...]:
+        """Itself."""
+        return (self,)
+
+    @abstractmethod
+    def annotated(self, utterance: Utterance) -> bool:
+        """Whether an utterance can be trained on or scored."""
+
+    @abstractmethod
+    def of(self, batch: Any, facts: DataFacts) -> Tensor:  # noqa: ANN401
+        """What the outputs for a batch are compared with by the loss."""
+
+    @property
+    @abstractmethod
+    def default_loss(self) -> nn.Module:
+        """The loss of a task that names none, and of auxiliary outputs: from outputs and targets to a scalar."""
+
+    @abstractmethod
+    def student_loss(self) -> StudentLoss | ValueDistillationLoss:
+        """The loss of a student that names none."""
+
+    @abstractmethod
+    def where(self, target: Tensor, present: Tensor) -> Tensor:
+        """A target that counts only where ``present (N,)``."""
+
+    @abstractmethod
+    def inputs(self, stored: Tensor, facts: DataFacts) -> Tensor:
+        """Stored outputs, of a teacher, as the network gives them: undoes :meth:`outputs`."""
+
+
 @dataclass(frozen=True, eq=False)
-class EmotionTargets(Targets):
+class EmotionTargets(OneKind):
     """Emotions: logits, compared with labels."""
 
     monitor = "val/weighted_f1"
     scores = ("weighted_f1", "macro_f1", "accuracy")
     term = "ce"
     wanted = "labelled"
+
+    def num_values(self, facts: DataFacts) -> int:
+        """None."""
+        return 0
 
     def names(self, facts: DataFacts) -> tuple[str, ...]:
         """The classes."""
@@ -222,11 +259,11 @@ class EmotionTargets(Targets):
         """``(N,)`` ids."""
         return logits.argmax(-1).cpu()
 
-    def metrics(self, corpus: Corpus) -> Metric:
+    def metrics(self, corpus: Corpus) -> AnyMetrics:
         """Those of the published tables."""
         return EmotionMetrics(corpus.labels)
 
-    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+    def update(self, metrics: AnyMetrics, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
         """Count the utterances."""
         metrics.update(logits, batch.label)
 
@@ -245,7 +282,7 @@ class EmotionTargets(Targets):
 
 
 @dataclass(frozen=True, eq=False)  # checkpoints describe it by its fields
-class ValueTargets(Targets):
+class ValueTargets(OneKind):
     """The numbers of a corpus, such as valence, arousal and dominance, or sentiment: one output for each dimension.
 
     The network learns them with mean 0 and standard deviation 1 over the training split, so that losses and learning
@@ -271,6 +308,10 @@ class ValueTargets(Targets):
     wanted = "annotated"
 
     loss: ValueLoss | None = None
+
+    def num_values(self, facts: DataFacts) -> int:
+        """All."""
+        return len(facts.values)
 
     def names(self, facts: DataFacts) -> tuple[str, ...]:
         """The dimensions."""
@@ -348,11 +389,11 @@ class ValueTargets(Targets):
         """``(N, D)`` numbers."""
         return self.outputs(logits.float(), facts).cpu()
 
-    def metrics(self, corpus: Corpus) -> Metric:
+    def metrics(self, corpus: Corpus) -> AnyMetrics:
         """CCC, Pearson and MAE of the whole split."""
         return ValueMetrics(len(corpus.dimensions))
 
-    def update(self, metrics: Metric, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+    def update(self, metrics: AnyMetrics, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
         """Remember the numbers."""
         metrics.update(self.outputs(logits.float(), facts), batch.values)
 
@@ -368,3 +409,141 @@ class ValueTargets(Targets):
         """Write the report on numbers."""
         assert isinstance(predictions, ValuePredictions)
         write_value_report(folder, predictions, **more)
+
+
+@dataclass(frozen=True, eq=False)
+class EmotionValueTargets(Targets):
+    """Emotions and numbers at once, by one network: its outputs are C logits, and behind them D numbers.
+
+    The losses of both are added. That of the task is of the emotions, as without numbers; the numbers have that of
+    :class:`ValueTargets`. An utterance without a label, or without numbers, counts in the other alone. Checkpoints are
+    chosen by ``val/f1_and_ccc``, the mean of the weighted F1 and the mean CCC.
+
+    Args:
+        loss: Of the numbers. Default: :class:`merc.losses.ConcordanceLoss`.
+        weight: Of that loss, 0 or more; the loss of the emotions has weight 1.
+
+    Raises:
+        ValueError: The weight is negative.
+
+    Example:
+        >>> from merc.fusion import ConcatFusion
+        >>> from merc.tasks import FusionTask
+        >>> facts = DataFacts({"text": 384}, ("neutral", "joy"), (70, 30), ("text",), {"valence": (2.8, 0.9)})
+        >>> FusionTask(ConcatFusion, targets=EmotionValueTargets()).build(facts).classes
+        ['neutral', 'joy', 'valence']
+    """
+
+    monitor = "val/f1_and_ccc"
+    scores = ("f1_and_ccc", "weighted_f1", "macro_f1", "accuracy", "ccc", "pearson", "mae")
+
+    loss: ValueLoss | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if self.weight < 0:
+            raise ValueError(f"EmotionValueTargets has the weight {self.weight}, expected 0 or more.")
+
+    @property
+    def emotions(self) -> EmotionTargets:
+        """The first kind."""
+        return EmotionTargets()
+
+    @property
+    def numbers(self) -> ValueTargets:
+        """The second kind."""
+        return ValueTargets(self.loss)
+
+    @property
+    def parts(self) -> tuple[OneKind, ...]:
+        """Emotions, then numbers."""
+        return self.emotions, self.numbers
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """1, then that of the numbers."""
+        return 1.0, self.weight
+
+    def split(self, outputs: Tensor, facts: DataFacts) -> tuple[Tensor, ...]:
+        """Logits ``(..., C)`` and numbers ``(..., D)``."""
+        return outputs[..., : len(facts.classes)], outputs[..., len(facts.classes) :]
+
+    def num_values(self, facts: DataFacts) -> int:
+        """The dimensions."""
+        return len(facts.values)
+
+    def names(self, facts: DataFacts) -> tuple[str, ...]:
+        """The classes, then the dimensions."""
+        return *facts.classes, *facts.values
+
+    def names_in(self, corpus: Corpus) -> Sequence[str]:
+        """The label set, then the dimensions."""
+        return *corpus.labels.names, *corpus.dimensions
+
+    def network_facts(self, facts: DataFacts) -> DataFacts:
+        """Facts whose classes are both; the counts are those of the emotions, for the loss on them."""
+        if not facts.classes or not facts.values:
+            raise ValueError(
+                f"The targets are emotions and numbers, and the corpus has {len(facts.classes)} emotions and "
+                f"{len(facts.values)} dimensions: expected some of both. Import it with its labels and its columns of "
+                "numbers (--values), set model.targets to merc.tasks.ValueTargets, or leave it out."
+            )
+        return replace(facts, classes=self.names(facts))
+
+    def known(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """Where there is a label or a number."""
+        return self.emotions.known(batch) | self.numbers.known(batch)
+
+    def check_loss(self, loss: nn.Module | None, like: type[nn.Module] | None = None) -> None:
+        """Refuse a loss of numbers: that is an option of the targets."""
+        if isinstance(loss, ValueLoss | ValueDistillationLoss):
+            raise ValueError(
+                f"{type(loss).__name__} is a loss of numbers, and model.loss is that of the emotions: give it as "
+                "model.targets.init_args.loss."
+            )
+
+    def outputs(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """Logits, and numbers in the units of the corpus."""
+        emotions, values = self.split(logits, facts)
+        return torch.cat([emotions, self.numbers.outputs(values, facts)], dim=-1)
+
+    def decided(self, logits: Tensor, facts: DataFacts) -> Tensor:
+        """``(N, 1 + D)``: ids and numbers."""
+        emotions, values = self.split(logits, facts)
+        numbers = self.numbers.decided(values, facts)
+        return torch.cat([self.emotions.decided(emotions, facts)[:, None].to(numbers), numbers], dim=1)
+
+    def metrics(self, corpus: Corpus) -> EmotionValueMetrics:
+        """Those of both."""
+        return EmotionValueMetrics(EmotionMetrics(corpus.labels), ValueMetrics(len(corpus.dimensions)))
+
+    def update(self, metrics: AnyMetrics, logits: Tensor, batch: Any, facts: DataFacts) -> None:  # noqa: ANN401
+        """Count the utterances in both."""
+        assert isinstance(metrics, EmotionValueMetrics)
+        emotions, values = self.split(logits, facts)
+        self.emotions.update(metrics["emotions"], emotions, batch, facts)
+        self.numbers.update(metrics["numbers"], values, batch, facts)
+
+    def rows(self, logits: Tensor, batch: Any, facts: DataFacts) -> dict[str, Tensor]:  # noqa: ANN401
+        """Those of emotions, and those of numbers with a prefix."""
+        emotions, values = self.split(logits, facts)
+        numbers = self.numbers.rows(values, batch, facts)
+        return {
+            **self.emotions.rows(emotions, batch, facts),
+            **{f"{_OF_VALUES}{name}": column for name, column in numbers.items()},
+        }
+
+    def predictions(self, corpus: Corpus, rows: Mapping[str, Any]) -> EmotionValuePredictions:
+        """The emotions and the numbers."""
+        own = {name.removeprefix(_OF_VALUES): column for name, column in rows.items() if name.startswith(_OF_VALUES)}
+        rest = {name: column for name, column in rows.items() if not name.startswith(_OF_VALUES)}
+        shared = {name: rest[name] for name in ("keys", "present", "lines")}
+        return EmotionValuePredictions(
+            self.emotions.predictions(corpus, rest), self.numbers.predictions(corpus, {**shared, **own})
+        )
+
+    def report(self, folder: Path, predictions: AnyPredictions, **more: Any) -> None:  # noqa: ANN401 - of the report
+        """Write the report on both."""
+        assert isinstance(predictions, EmotionValuePredictions)
+        write_emotion_value_report(folder, predictions, **more)

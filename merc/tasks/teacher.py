@@ -32,7 +32,8 @@ class TeacherTask(EmotionTask):
             PyTorch's own is NaN) on a batch without labels.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule (:func:`merc.tasks.optimizers.scheduled`).
-        targets: What the outputs mean: emotions (the default), or numbers (:class:`merc.tasks.ValueTargets`).
+        targets: What the outputs mean: emotions (the default), numbers (:class:`merc.tasks.ValueTargets`), or both
+            (:class:`merc.tasks.EmotionValueTargets`, which has the loss of the numbers).
     """
 
     network: GraphEncoder
@@ -51,7 +52,9 @@ class TeacherTask(EmotionTask):
         self.make_network = Factory(network)
         self.register_module("network", None)  # its place is before the loss, in reports and among the parameters
         self.modality = modality
-        self.loss = loss or self.targets.default_loss
+        kind, *others = self.targets.parts
+        self.loss = loss or kind.default_loss
+        self.other_losses = nn.ModuleList(other.default_loss for other in others) if others else ()
 
     def build_network(self, facts: DataFacts) -> None:
         """Make the graph encoder."""
@@ -63,9 +66,11 @@ class TeacherTask(EmotionTask):
         return {self.modality: self.network.dim}
 
     def step(self, batch: ConversationBatch) -> Prediction:
-        """Encode the conversations; the term ``ce`` (``values`` for numbers) is the loss."""
+        """Encode the conversations; the terms are ``ce``, the loss of emotions, and ``values``, that of numbers."""
         name = self.modality
         logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
-        return Prediction(
-            logits, hidden, {self.targets.term: self.loss(logits, self.targets.of(batch, self.known_facts))}
-        )
+        terms = {
+            kind.term: weight * loss(outputs, kind.of(batch, self.known_facts))
+            for (kind, weight, outputs), loss in zip(self.kinds(logits), [self.loss, *self.other_losses], strict=True)
+        }
+        return Prediction(logits, hidden, terms)

@@ -11,7 +11,7 @@ import torch
 from merc.evaluation import weighted_f1, write_report
 from merc.evaluation.ledger import Opening
 from merc.evaluation.report import ReportInfo, StoreInfo
-from merc.evaluation.run_page import SeedRun, learning_curves, score_interval, write_run_page
+from merc.evaluation.run_page import SeedRun, learning_curve, score_interval, write_run_page
 from support.made_predictions import made_up
 
 
@@ -143,11 +143,11 @@ def test_without_predictions_to_score_there_is_still_a_page(tmp_path):
 def test_curves_are_those_of_training_and_not_of_the_last_validation(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    assert learning_curves(tmp_path) == {}
+    assert learning_curve(tmp_path) == []
     with SummaryWriter(tmp_path, filename_suffix=".fit") as writer:
         for step, value in ((9, 0.25), (19, 0.5)):
             writer.add_scalar("train/loss", 1.0, step)
             writer.add_scalar("val/weighted_f1", value, step)
     with SummaryWriter(tmp_path, filename_suffix=".val") as writer:
         writer.add_scalar("val/weighted_f1", 0.75, 20)
-    assert learning_curves(tmp_path) == {"val": [(9, 25.0), (19, 50.0)]}
+    assert learning_curve(tmp_path) == [(9, 0.25), (19, 0.5)]

@@ -124,7 +124,7 @@ def test_a_dimension_without_annotation_does_not_count_in_the_means(tmp_path):
     for name, value in metrics.compute().items():
         assert found[name] == sentiment[name]  # a mean with the 0 of valence would halve the MAE
         assert value.item() == pytest.approx(sentiment[name], rel=1e-6)
-    assert found["without"]["text"]["0.5"] == sentiment["ccc"]
+    assert found["without_ccc"]["text"]["0.5"] == sentiment["ccc"]
     predictions.gold[:] = torch.nan
     assert write_value_report(tmp_path, predictions, info=ReportInfo("made", "test"))["ccc"] == 0
 
@@ -198,12 +198,12 @@ def test_the_report_has_scores_intervals_and_the_table_of_mosi(tmp_path):
     metrics = write_value_report(tmp_path, predictions, info=info, val=made(0.9), stressed=lost)
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
     assert not (tmp_path / "confusion.png").exists()
-    assert metrics["without"]["text"] == pytest.approx({"0": metrics["ccc"], "1": 0})
+    assert metrics["without_ccc"]["text"] == pytest.approx({"0": metrics["ccc"], "1": 0})
     assert metrics["val"]["ccc"] < metrics["ccc"]
     text = (tmp_path / "report.md").read_text()
     assert f"CCC {metrics['ccc']:.3f}" in text
     assert "Acc-7" in text
-    assert "Valence | 1 to 5" in text
+    assert "| valence | 1 to 5" in text
     assert "weighted F1" not in text
     assert "confusion" not in text.lower()
 

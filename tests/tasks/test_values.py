@@ -115,7 +115,7 @@ def test_the_whole_chain_learns_numbers(data, made, tmp_path):
     fused = FusionTask(ConcatFusion, optimizer=ADAM, targets=ValueTargets(ValueL1Loss()))
     scores = train(fused, conversations(data, stores), tmp_path / "f", 4)
     assert scores["ccc"] > 0.4
-    assert set(scores["without"]) == {"text", "audio"}
+    assert set(scores["without_ccc"]) == {"text", "audio"}
     text = next((tmp_path / "f").rglob("report.md")).read_text()
     assert "Acc-7" in text
     assert "onfusion" not in text
