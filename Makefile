@@ -29,7 +29,7 @@ demo-fast: $(VENV)/base.stamp  ## train all stages on simulated features, and pr
 	OMP_NUM_THREADS=1 $(BIN)/merc run demo/simulated.yaml --out runs/simulated
 
 test: $(VENV)/dev.stamp  ## run the tests (ARGS="tests/store -k flip" to choose some)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 fuzz: $(VENV)/dev.stamp  ## attack the readers with mutated files for MINUTES (20); what fails is kept in runs/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),20)

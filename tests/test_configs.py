@@ -500,6 +500,7 @@ def expensive(name):
         "shipped/lipsync.yaml",
         "shipped/lipsync_research.yaml",
         "shipped/text_meld.yaml",
+        "text_audio.yaml",  # media.yaml builds on it
         "text_table.yaml",
     }
     slow = name.startswith("iemocap/") or name in long

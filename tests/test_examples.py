@@ -28,7 +28,7 @@ PACKAGES = {source.name for source in EXAMPLES.glob("*/src/*")}
 
 @pytest.fixture
 def merc(monkeypatch, capsys):
-    """Runs commands of ``merc`` one by one in a folder, beside an example's package, and gives what they print."""
+    """Runs commands of ``merc`` one after another in a folder, beside the package of an example; what they print."""
 
     def commands(*given, cwd, example=CUSTOM):
         monkeypatch.setenv("COLUMNS", "200")

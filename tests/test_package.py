@@ -2,6 +2,7 @@ import ast
 import importlib.metadata
 import importlib.resources
 import json
+import pydoc
 import re
 import statistics
 import subprocess
@@ -58,7 +59,7 @@ def test_help_shows_what_a_user_starts_with():
     assert {*f"{start} {readers} {others}".split()} <= {*dir(merc)}
     assert dir(merc) == sorted(merc.__all__)
     assert merc.run.__name__ == "run_pipeline"
-    page = python("import pydoc, merc; print(pydoc.plain(pydoc.render_doc(merc)))")
+    page = pydoc.plain(pydoc.render_doc(merc))
     assert "class FusionHead" in page and "annotate(video" in page
 
 
@@ -95,10 +96,9 @@ def test_importing_merc_warns_of_nothing():
     assert python(code) == ""
 
 
-def test_importing_merc_costs_less_than_a_fifth_of_a_second_beyond_torch():
-    # Timed inside a process that has imported torch already, so that only merc is measured; CPU time, which
-    # other processes on the machine do not change; the median of three.
-    code = "import time, torch; a = time.process_time(); import merc; print(time.process_time() - a)"
+def test_importing_merc_costs_less_than_a_fifth_of_a_second():
+    # CPU time, which other processes on the machine change little; the median of three.
+    code = "import time; a = time.process_time(); import merc; print(time.process_time() - a)"
     assert statistics.median(float(python(code)) for _ in range(3)) < 0.2
 
 
