@@ -15,8 +15,8 @@ def tsne_command(args: list[str]) -> int:
     """Parse the arguments of ``merc tsne`` and draw; returns the exit status."""
     parser = ShortParser(
         prog="merc tsne",
-        description="Draw the vectors of a feature store as points in a plane, by t-SNE or UMAP, coloured by emotion: the "
-        "`hidden` or `features` of `merc predict` or `merc run`.",
+        description="Draw the vectors of a feature store as points in a plane, by t-SNE or UMAP, coloured by emotion: "
+        "the `hidden` or `features` of `merc predict` or `merc run`.",
     )
     parser.add_argument("store", type=Path, help="folder of the store")
     parser.add_argument("--corpus", type=Path, required=True, help="corpus.json, whose labels give the colours")
