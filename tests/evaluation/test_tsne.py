@@ -40,6 +40,7 @@ def needs_umap():
     return pytest.importorskip("umap", reason="UMAP needs umap-learn: pip install 'merc[plots]'")
 
 
+@pytest.mark.slow  # numba compiles for half a minute
 def test_umap_keeps_neighbours_and_is_the_same_every_time(needs_umap):
     vectors, group = clusters()
     points = umap(vectors, neighbors=10)
