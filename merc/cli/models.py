@@ -95,6 +95,8 @@ def predict_command(args: list[str]) -> int:
     model = load(given.model, trust_remote_code=given.trust_remote_code)
     emotions = model.predict(given.file, features=given.features)
     write_text(given.out, emotions.to_csv())
-    told = ", ".join(f"{name} {count}" for name, count in Counter(emotions.label).most_common())
+    counts = Counter(emotions.label).most_common() if len(model.labels) else []
+    means = zip(emotions.dimensions, emotions.values.mean(0).tolist(), strict=True) if model.dimensions else ()
+    told = ", ".join([*(f"{name} {count}" for name, count in counts), *(f"mean {n} {mean:.2f}" for n, mean in means)])
     print(f"{len(emotions)} utterances: {told}\nPredictions: {given.out}")
     return 0
