@@ -50,7 +50,7 @@ def export_command(args: list[str]) -> int:
     )
     if given.out is not None:
         size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
-        reads = f"reads {', '.join(model.modalities)}; {', '.join(model.labels.names)}"
+        reads = f"reads {', '.join(model.modalities)}; {', '.join([*model.labels.names, *model.dimensions])}"
         print(f"Model: {given.out} ({size:.1f} MB; {reads})")
     if model.given:
         print(f"Features that it does not compute itself: {', '.join(model.given)}")

@@ -450,8 +450,8 @@ class Network(Step):
     @classmethod
     def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> Network:
         """As its constructor has it."""
-        parts = [values[part] for part in ("network", "stores", "dims", "classes", "graphs")]
-        return cls(name, *parts, make, values.get("values"))
+        spec, stores, dims = values["network"], values["stores"], values["dims"]
+        return cls(name, spec, stores, dims, values["classes"], values["graphs"], make, values.get("values"))
 
     def plain(self) -> dict[str, Any]:
         """What it is made of."""

@@ -10,7 +10,9 @@ import merc
 from merc.conversation import Corpus
 from merc.evaluation import read_predictions, read_value_predictions
 from merc.models import export_run
+from merc.pipeline.ablate import run_ablations
 from merc.pipeline.run import run_pipeline
+from merc.pipeline.stage import PipelineError
 
 SHORT = {
     "trainer": {"max_steps": 12, "val_check_interval": 6, "enable_progress_bar": False},
@@ -60,7 +62,7 @@ def test_the_run_reports_both_kinds_of_stages(run):
 def test_a_model_of_numbers_predicts_what_its_run_predicted(run, tmp_path):
     model = export_run(run, tmp_path / "model", seed=0, stage="numbers")
     assert len(model.labels) == 0
-    assert model.dimensions == {"sentiment": (-3, 3), "arousal": (0, 6)}
+    assert model.dimensions == {"sentiment": (-3, 3), "arousal": (-1, 6)}
     found = asked(run, 0, model)
     told = read_value_predictions(run / "seed-0/numbers/report")
     assert found.keys == told.keys
@@ -111,10 +113,7 @@ def test_the_command_line_predicts_numbers(run, tmp_path, capsys):
     checkpoint = next((run / "seed-0/both/checkpoints").glob("best*"))
     talk = tmp_path / "talk.csv"
     talk.write_text("speaker,text\nAnn,That is wonderful!\nBen,Is it?\n")
-    assert (
-        main(["predict", "--model", str(tmp_path / "model"), "--file", str(talk), "--out", str(tmp_path / "p.csv")])
-        == 0
-    )
+    assert main(["predict", "--model", str(tmp_path / "model"), str(talk), "--out", str(tmp_path / "p.csv")]) == 0
     assert "mean sentiment" in capsys.readouterr().out
     configs = ["--config", "systems/concat.yaml", "--config", "emotions_and_values.yaml"]
     stores = [f"--data.stores.{name}={run / 'data/features' / name}" for name in ("text", "audio")]
@@ -129,33 +128,52 @@ def test_the_command_line_predicts_numbers(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("kind", ["numbers", "both"])
 def test_annotation_carries_numbers(run, tmp_path, kind):
-    """Of a model whose features nobody gave: the numbers come from the context; where one is given they are carried."""
     from merc.annotation.files import as_json, table_of
     from merc.annotation.lines import Annotation, describe
     from merc.corpora import read_transcript
-    from merc.models.apply import apply_model
+    from merc.pipeline.apply import AppliedRun
     from merc.store import FeatureStore
 
-    model = export_run(run, tmp_path / "model", seed=0, stage=kind)
+    model = export_run(run, seed=0, stage=kind)
     (tmp_path / "talk.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nAnn: Hello there\n")
     corpus = read_transcript(tmp_path / "talk.srt", tmp_path / "talk.mp4", labels=model.labels)
-    applied, _ = apply_model(model, corpus, tmp_path / "stages")
     [key] = [key for talk in corpus["test"] for key in talk.keys]
-    assert key in applied.logits.missing  # no modality, so no line has numbers
-    assert describe(applied)[0].values == {}
     names = [*model.labels.names, *model.dimensions]
     row = torch.arange(len(names), dtype=torch.float)[None]
     provenance = {"classes": names, "values": list(model.dimensions)}
     logits = FeatureStore.write(tmp_path / "logits", [key], row, kind="logits", provenance=provenance)
-    from dataclasses import replace
-
-    [line] = lines = describe(replace(applied, logits=logits))
+    [line] = lines = describe(AppliedRun(corpus, {"text": {}}, logits, {}, {}))
     assert line.values == {"sentiment": len(names) - 2, "arousal": len(names) - 1}
     assert (line.emotion is None) == (kind == "numbers")
     assert sum(line.probabilities.values()) == pytest.approx(0 if kind == "numbers" else 1)
     annotation = Annotation(lines, model.labels, [], {}, dimensions=model.dimensions)
-    assert as_json(annotation)["dimensions"] == {"sentiment": [-3, 3], "arousal": [0, 6]}
+    assert as_json(annotation)["dimensions"] == {"sentiment": [-3, 3], "arousal": [-1, 6]}
     assert as_json(annotation)["lines"][0]["values"] == line.values
     columns, [cells] = table_of(annotation)
     assert cells[columns.index("arousal")] == len(names) - 1
     assert len(columns) == len(cells)
+
+
+def pipeline_of(folder, compare):
+    stages = [
+        {"name": "data", "command": "import", "config": "simulated", "options": {"values": {"v": {"joy": 2.5}}}},
+        {"name": "emotions", "command": "fit", "config": ["systems/concat.yaml"], "stores": STORES},
+        {"name": "numbers", "command": "fit", "config": ["systems/concat.yaml", "values.yaml"], "stores": STORES},
+    ]
+    file = folder / "pipeline.yaml"
+    file.write_text(yaml.safe_dump({"corpus": "data", "stages": stages, "compare": compare}))
+    return file
+
+
+def test_stages_of_other_kinds_are_not_compared_and_nothing_runs(tmp_path):
+    file = pipeline_of(tmp_path, ["emotions", "numbers"])
+    with pytest.raises(PipelineError, match="emotions: emotions; numbers: numbers"):
+        run_pipeline(file, out=tmp_path / "out")
+    assert not (tmp_path / "out/data").exists()
+
+
+def test_an_ablation_of_numbers_is_refused_before_anything_runs(tmp_path):
+    file = pipeline_of(tmp_path, [])
+    with pytest.raises(PipelineError, match="'numbers' predicts numbers alone"):
+        run_ablations(file, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
