@@ -169,6 +169,7 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
         "transcript": None if annotation.transcript is None else str(annotation.transcript),
         "run": dict(annotation.run),
         "emotions": list(annotation.labels.report_order),
+        "dimensions": {name: list(scale) for name, scale in annotation.dimensions.items()},
         "notes": annotation.notes,
         "lines": [{**asdict(line), "used": line.used} for line in annotation.lines],
     }
@@ -177,10 +178,10 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
 def table_of(annotation: Annotation) -> tuple[list[str], list[list[Any]]]:
     """A table with one row per line: the names of its columns, and the rows, with ``None`` for what is not known.
 
-    There is a column for the probability of every emotion. The column ``turns`` has all faces that speak in the line,
-    such as ``0 1.20-2.60 98% Ann; 1 2.40-3.10 71% Bob``: track, seconds of the recording, probability, and the person
-    if people were linked. A model that fuses late has columns for the probabilities of its parts too, such as
-    ``text_joy`` and ``face_joy``.
+    There is a column for the probability of every emotion, and one for every dimension, such as ``valence``. The column
+    ``turns`` has all faces that speak in the line, such as ``0 1.20-2.60 98% Ann; 1 2.40-3.10 71% Bob``: track, seconds
+    of the recording, probability, and the person if people were linked. A model that fuses late has columns for the
+    probabilities of its parts too, such as ``text_joy`` and ``face_joy``.
     """
     emotions = annotation.labels.report_order
     parts = list(dict.fromkeys(part for line in annotation.lines for part in line.parts))
@@ -194,9 +195,11 @@ def table_of(annotation: Annotation) -> tuple[list[str], list[list[Any]]]:
         turns = "; ".join(map(_turn, line.turns or []))
         told = [line.parts.get(part, {}).get(name) for part in parts for name in emotions]
         person = [line.person, line.person_confidence]
-        rows.append([*begin, *probabilities, "+".join(line.used), *known, turns, *person, *told])
+        numbers = [line.values.get(name) for name in annotation.dimensions]
+        rows.append([*begin, *probabilities, *numbers, "+".join(line.used), *known, turns, *person, *told])
     of_parts = [f"{part}_{name}" for part in parts for name in emotions]
-    return [*about, *emotions, "modalities", *_FACE, "turns", "person", "person_confidence", *of_parts], rows
+    about += [*emotions, *annotation.dimensions]
+    return [*about, "modalities", *_FACE, "turns", "person", "person_confidence", *of_parts], rows
 
 
 def as_csv(annotation: Annotation) -> str:

@@ -72,6 +72,7 @@ class AnnotatedLine:
         text: The transcript of the line.
         emotion: The most probable emotion; ``None`` if all modalities are missing.
         probabilities: By emotion; empty if there is none.
+        values: By dimension, such as ``valence``, the numbers that a model of numbers tells; empty if there are none.
         modalities: By name, ``None`` if it was used, otherwise why it is missing.
         face: The speaking face; ``None`` if no visible person speaks, or the run does not use faces.
         no_face: Why there is no face; ``None`` if there is one.
@@ -99,6 +100,7 @@ class AnnotatedLine:
     person: str | None = None
     person_confidence: float | None = None
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
 
     @property
     def used(self) -> list[str]:
@@ -118,6 +120,7 @@ class Annotation:
         film: The annotated film, if there is one.
         video: The recording, if it is known.
         transcript: Its transcript, if there is one.
+        dimensions: The numbers of the lines, such as ``valence``, each with the lowest and highest number of its scale.
     """
 
     lines: list[AnnotatedLine]
@@ -127,6 +130,7 @@ class Annotation:
     film: Path | None = None
     video: Path | None = None
     transcript: Path | None = None
+    dimensions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write a file, whole or not at all; its suffix says what (:data:`merc.annotation.FORMATS`).
@@ -161,13 +165,17 @@ def describe(applied: AppliedRun, persons: FilmPersons | None = None) -> list[An
     persons = persons or FilmPersons()
     [conversation] = [c for split in applied.corpus.values() for c in split]
     names = applied.corpus.labels.names
+    dimensions = applied.logits.provenance.get("values", [])
     faces = SpeakingFaces(applied, persons)
     lines = []
     for key, utterance in zip(conversation.keys, conversation.utterances, strict=True):
         probabilities: dict[str, float] = {}
+        values: dict[str, float] = {}
         if key in applied.logits:
-            values = applied.logits[key].double().softmax(-1).tolist()
-            probabilities = dict(zip(names, values, strict=True))
+            emotions, numbers = applied.logits[key].double().tensor_split([applied.logits.dim - len(dimensions)])
+            # A run of numbers alone tells no emotions, though its corpus may have some.
+            probabilities = dict(zip(names, emotions.softmax(-1).tolist(), strict=True)) if len(emotions) else {}
+            values = {name: round(value, 4) for name, value in zip(dimensions, numbers.tolist(), strict=True)}
         face, no_face = faces.of(key)
         person = persons.lines.get(key)
         lines.append(
@@ -190,6 +198,7 @@ def describe(applied: AppliedRun, persons: FilmPersons | None = None) -> list[An
                     for part, rows in applied.parts.items()
                     if key in rows
                 },
+                values=values,
             )
         )
     return lines

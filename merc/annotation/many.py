@@ -350,7 +350,9 @@ def _read(recording: Recording, how: _How) -> ReadFilm:
 def _together(films: Mapping[str, ReadFilm]) -> Corpus:
     first = next(iter(films.values())).corpus
     conversations = [conversation for film in films.values() for conversation in film.corpus["test"]]
-    return Corpus("recordings", first.labels, {"test": conversations}, "transcripts, without labels")
+    return Corpus(
+        "recordings", first.labels, {"test": conversations}, "transcripts, without labels", dimensions=first.dimensions
+    )
 
 
 def _why(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,11 @@ class Teller:
     def labels(self) -> LabelSet:
         """The emotions."""
         return self._trained.labels
+
+    @property
+    def dimensions(self) -> Mapping[str, tuple[float, float]]:
+        """The numbers of the model or of the corpus of the run, with their scales."""
+        return self._trained.dimensions
 
     @property
     def reads_words_alone(self) -> bool:

@@ -182,6 +182,7 @@ def read_film(
         corpus = transcript_corpus(transcribed(video, made, transcriber or VoiceActivity()), made, video, **options)
     else:
         corpus = read_transcript(transcript, video, **options)
+    corpus = replace(corpus, dimensions=teller.dimensions)
     notes = [*corpus.notes]
     if info is None:
         notes.append("PyAV is not installed, so nothing was read of the recording: pip install 'merc[media]'.")
@@ -212,7 +213,15 @@ def write_results(
     out, video, info = Path(out), read.video, read.info
     applied = replace(applied, corpus=read.corpus)  # its own part of what may be many
     lines, labels = describe(applied, read.people), applied.corpus.labels
-    annotation = Annotation(lines, labels, read.notes, applied.run, video=video, transcript=read.transcript)
+    annotation = Annotation(
+        lines,
+        labels,
+        read.notes,
+        applied.run,
+        video=video,
+        transcript=read.transcript,
+        dimensions={name: applied.corpus.dimensions[name] for name in applied.logits.provenance.get("values", [])},
+    )
     for name in dict.fromkeys(["json", *formats]):
         if name != "html":
             save_annotation(annotation, out / f"annotation.{name}")

@@ -29,7 +29,8 @@ def compare_command(args: list[str]) -> int:
         "--out",
         type=Path | None,
         default=None,
-        help="folder for compare.html, .md, .tex and .json; of numbers .md and .json",
+        help="folder for compare.html, .md, .tex and .json; where systems predict emotions and numbers, those of the "
+        "numbers are in its folder values",
     )
     parser.add_argument(
         "--labels", type=str, nargs="+", default=[], help="emotions in the order of the numbers that other code gives"
@@ -60,17 +61,21 @@ def compare_command(args: list[str]) -> int:
         read_value_systems,
         write_comparison,
     )
+    from merc.evaluation.systems import tell_emotions
     from merc.evaluation.utterance_figure import write_utterances
 
     console = Console()
     numbers = read_value_systems(given.systems, stages=given.stages)
+    emotions = tell_emotions(given.systems, stages=given.stages)
     if numbers is not None:
-        if unfit := [f"--{name}" for name in ("labels", "utterances") if given[name]]:
+        if not emotions and (unfit := [f"--{name}" for name in ("labels", "utterances") if given[name]]):
             parser.error(f"{' and '.join(unfit)}: of emotions alone, and these systems predict numbers. Leave it out")
         compared = compare_values(numbers, samples=given.samples, seed=given.seed)
         print_value_comparison(compared, console)
         if given.out is not None:
-            console.print(f"Report: {compared.write(given.out)}", markup=False)
+            where = given.out / "values" if emotions else given.out
+            console.print(f"Report: {compared.write(where)}", markup=False)
+    if not emotions:
         return 0
     systems = read_systems(given.systems, stages=given.stages, labels=given.labels)
     found = compare_systems(systems, samples=given.samples, seed=given.seed)

@@ -50,7 +50,7 @@ def export_command(args: list[str]) -> int:
     )
     if given.out is not None:
         size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file()) / 1e6
-        reads = f"reads {', '.join(model.modalities)}; {', '.join(model.labels.names)}"
+        reads = f"reads {', '.join(model.modalities)}; {', '.join([*model.labels.names, *model.dimensions])}"
         print(f"Model: {given.out} ({size:.1f} MB; {reads})")
     if model.given:
         print(f"Features that it does not compute itself: {', '.join(model.given)}")
@@ -95,6 +95,8 @@ def predict_command(args: list[str]) -> int:
     model = load(given.model, trust_remote_code=given.trust_remote_code)
     emotions = model.predict(given.file, features=given.features)
     write_text(given.out, emotions.to_csv())
-    told = ", ".join(f"{name} {count}" for name, count in Counter(emotions.label).most_common())
+    counts = Counter(emotions.label).most_common() if len(model.labels) else []
+    means = zip(emotions.dimensions, emotions.values.mean(0).tolist(), strict=True) if model.dimensions else ()
+    told = ", ".join([*(f"{name} {count}" for name, count in counts), *(f"mean {n} {mean:.2f}" for n, mean in means)])
     print(f"{len(emotions)} utterances: {told}\nPredictions: {given.out}")
     return 0

@@ -329,6 +329,14 @@ def _scales(
     values: Mapping[str, tuple[float, float]] | Sequence[str], tables: Iterable[CsvFile]
 ) -> tuple[dict[str, tuple[float, float]], str]:
     """The scale of every dimension, and a note if it is that of the numbers in the files."""
+    columns: dict[str, list[str]] = {}
+    for column in values:
+        columns.setdefault(_dimension(column), []).append(column)
+    if same := next((found for found in columns.values() if len(found) > 1), None):
+        raise CorpusError(
+            f"The columns {', '.join(map(repr, same))} would be one dimension, {_dimension(same[0])!r}: expected names "
+            "that differ in letters or digits. Rename one of them, or leave it out of --values."
+        )
     if isinstance(values, Mapping):
         return {_dimension(column): (low, high) for column, (low, high) in values.items()}, ""
     found: dict[str, tuple[float, float]] = {}

@@ -84,17 +84,22 @@ def _read(
         rows[split] = [UtteranceKey(split, video, clip) for video, clip in ids]
         videos: dict[str, list[Utterance]] = {}
         for (video, clip), number, text, label in zip(ids, numbers.tolist(), texts, classes, strict=True):
-            known = {"sentiment": number} if np.isfinite(number) else None
+            sentiment = {"sentiment": number} if np.isfinite(number) else None
             kept = label if label in SENTIMENT.names else None
-            videos.setdefault(video, []).append(Utterance(clip, speaker=video, text=text, label=kept, values=known))
+            videos.setdefault(video, []).append(Utterance(clip, speaker=video, text=text, label=kept, values=sentiment))
         conversations[split] = [
             Conversation(video, tuple(sorted(clips, key=lambda clip: _order(clip.id))), split)
             for video, clips in videos.items()
         ]
-    largest = max(
+    known = [
         abs(u.values["sentiment"]) for talks in conversations.values() for t in talks for u in t.utterances if u.values
-    )
-    scale = (-1.0, 1.0) if largest <= 1 else (-3.0, 3.0)
+    ]
+    if not known:
+        raise CorpusError(
+            f"{path}: every regression_label is NaN or infinite: expected sentiment of some clips. Give a file with "
+            "labels."
+        )
+    scale = (-1.0, 1.0) if max(known) <= 1 else (-3.0, 3.0)
     corpus = Corpus(
         name or path.resolve().parent.name or "mmsa",
         SENTIMENT,

@@ -235,12 +235,12 @@ def lines_of(corpus: Corpus, keys: Iterable[UtteranceKey]) -> list[tuple[str, st
     Raises:
         KeyError: The corpus does not have one of them.
     """
-    said = {key: (utterance.speaker, utterance.text) for key, utterance in _utterances(corpus)}
+    said = {key: (utterance.speaker, utterance.text) for key, utterance in utterances_of(corpus)}
     return [said[key] for key in keys]
 
 
 def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
-    """The predictions that a store of logits holds of the utterances of a corpus, in the order of the corpus.
+    """The emotions that a store of logits holds of the utterances of a corpus, in the order of the corpus.
 
     Args:
         logits: A store of logits; an utterance that it lacks is left out.
@@ -250,10 +250,10 @@ def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
         StoreError: The store holds something else, or has other emotions than the corpus.
         PredictionsError: The logits are not finite.
     """
-    logits.require(kind="logits", classes=corpus.labels.names)
-    known = [(key, utterance) for key, utterance in _utterances(corpus) if key in logits]
+    logits.require(kind="logits", classes=[*corpus.labels.names, *logits.provenance.get("values", [])])
+    known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
     keys = [key for key, _ in known]
-    values, _ = logits.gather(keys)
+    values = logits.gather(keys)[0][:, : len(corpus.labels)]
     return Predictions(
         corpus.labels,
         keys,
@@ -263,7 +263,8 @@ def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
     )
 
 
-def _utterances(corpus: Corpus) -> Iterator[tuple[UtteranceKey, Utterance]]:
+def utterances_of(corpus: Corpus) -> Iterator[tuple[UtteranceKey, Utterance]]:
+    """All utterances of a corpus with their keys."""
     for split in corpus:
         for conversation in corpus[split]:
             yield from zip(conversation.keys, conversation.utterances, strict=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -152,7 +152,14 @@ def write_report(
         lines,
     )
     part = emotion_part(predictions, info, val, stressed)
-    return write_parts(folder, [part], predictions, predictions.to_csv(), val and val.to_csv(), info, openings, opening)
+    return write_parts(folder, [part], predictions, predictions.to_csv(), val, info, openings, opening)
+
+
+class HasTable(Protocol):
+    """Predictions of any kind."""
+
+    def to_csv(self) -> str:
+        """The text of ``predictions.csv``."""
 
 
 class ReportPart(NamedTuple):
@@ -182,7 +189,7 @@ def write_parts(
     parts: Sequence[ReportPart],
     predictions: Predicted,
     table: str,
-    val_table: str | None,
+    val: HasTable | None,
     info: ReportInfo,
     openings: Sequence[Opening],
     opening: Opening | None,
@@ -194,7 +201,7 @@ def write_parts(
         parts: What it says; of metrics with one name that of the first part counts.
         predictions: The predicted utterances.
         table: Text of ``predictions.csv``.
-        val_table: Text of ``predictions_val.csv``.
+        val: Predictions for the validation split, for ``predictions_val.csv``.
         info: Description of the model and of its data.
         openings: The ledger of the run.
         opening: The reading of this report.
@@ -228,7 +235,7 @@ def write_parts(
             measured=[section for part in parts for section in part.measured],
         ),
         "predictions.csv": table,
-        **({} if val_table is None else {VAL: val_table}),
+        **({} if val is None else {VAL: val.to_csv()}),
     }
     figures = {name: figure for part in parts for name, figure in part.figures.items()}
     folder = Path(folder)

@@ -16,7 +16,7 @@ from merc.evaluation.comparison import pooled
 from merc.evaluation.ensembles import metrics_of, names_of, report_of
 from merc.evaluation.predictions import Predictions, PredictionsError, is_table, read_predictions
 from merc.evaluation.report import METRICS
-from merc.evaluation.values import ValuePredictions, holds_values, read_value_predictions
+from merc.evaluation.values import ValuePredictions, holds_values, pooled_values, read_value_predictions
 from merc.files import parse_json
 from merc.labels import IEMOCAP4, IEMOCAP6, IGNORE_INDEX, MELD, LabelSet, UnknownLabelError
 from merc.rows import read_rows
@@ -92,7 +92,8 @@ def read_systems(
         ValueError: A source is given twice.
     """
     grouped = _grouped(sources, stages)
-    if numbers := [path for files in grouped.values() for path in files if holds_values(path)]:
+    paths = [path for files in grouped.values() for path in files]
+    if numbers := [path for path in paths if holds_values(path) and not _is_ours(path)]:
         raise PredictionsError(
             f"{numbers[0]} holds predicted numbers: expected emotions. Read numbers with "
             "merc.evaluation.read_value_systems."
@@ -120,30 +121,72 @@ def read_value_systems(
         stages: Stages to take of the folders of runs. Default: all.
 
     Returns:
-        By name the predictions of each run; ``None`` if no source holds predicted numbers.
+        By name the predictions of each run, the folds of a cross-validation pooled; ``None`` if some source holds no
+        predicted numbers, and all hold emotions.
 
     Raises:
         FileNotFoundError: A source does not exist or was not tested.
-        PredictionsError: Some sources hold numbers and others emotions, or a system has runs on different data.
+        PredictionsError: Some sources hold numbers alone and others emotions alone, or a system has runs on different
+            data.
         ValueError: A source is given twice.
     """
     grouped = _grouped(sources, stages)
     paths = [path for files in grouped.values() for path in files]
     others = [path for path in paths if not holds_values(path)]
-    if len(others) == len(paths):
+    alone = [path for path in paths if path not in others and not _is_ours(path)]
+    if others and not alone:
         return None
     if others:
         raise PredictionsError(
-            f"{others[0]} holds predictions of emotions, {next(p for p in paths if p not in others)} of numbers: "
+            f"{others[0]} holds predictions of emotions, {alone[0]} of numbers: "
             "compare one kind at a time, with --stages for a run that has both."
         )
-    about = [metrics_of(path.parent)["info"] for path in paths if (path.parent / METRICS).is_file()]
-    if differing := [info for info in about if any(info[k] != about[0][k] for k in ("corpus", "split", "protocol"))]:
+    found, data = {}, []
+    for name, files in grouped.items():
+        about = [_about(path) for path in files]
+        runs = [read_value_predictions(path) for path in files]
+        rounds = _rounds(name, about)
+        found[name] = [pooled_values([runs[index] for index in members]) for members in rounds]
+        of_data = {key: value for key, value in about[0].items() if key != "protocol"}
+        data.append({**of_data, "protocol": "; ".join(sorted({one.get("protocol", "") for one in about}))})
+    if differing := [one for one in data if one != data[0] and "corpus" in one and "corpus" in data[0]]:
         raise PredictionsError(
-            f"The systems were tested on different data ({about[0]['protocol']!r} and {differing[0]['protocol']!r}). "
+            f"The systems were tested on different data ({data[0]['protocol']!r} and {differing[0]['protocol']!r}). "
             "Compare systems on the same one."
         )
-    return {name: [read_value_predictions(path) for path in files] for name, files in grouped.items()}
+    return found
+
+
+def tell_emotions(sources: Sequence[str | Path], *, stages: Sequence[str] = ()) -> bool:
+    """Whether all systems predict emotions, alone or beside numbers.
+
+    Args:
+        sources: As for :func:`read_systems`.
+        stages: Likewise.
+    """
+    paths = [path for files in _grouped(sources, stages).values() for path in files]
+    return all(_is_ours(path) or not holds_values(path) for path in paths)
+
+
+def _about(table: Path) -> dict[str, str]:
+    """What a report says of its data; nothing for other files."""
+    info = metrics_of(table.parent)["info"] if (table.parent / METRICS).is_file() else {}
+    return {key: str(info[key]) for key in ("corpus", "split", "protocol") if key in info}
+
+
+def _rounds(name: str, about: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+    """The runs that are folds of one cross-validation, by their protocols; each run by itself if there is one protocol.
+
+    Raises:
+        PredictionsError: The folds ran a different number of times.
+    """
+    folds: dict[str, list[int]] = {}
+    for index, this in enumerate(about):
+        folds.setdefault(this.get("protocol", ""), []).append(index)
+    if len({len(members) for members in folds.values()}) > 1:
+        times = ", ".join(f"{len(members)} times {protocol}" for protocol, members in folds.items())
+        raise PredictionsError(f"The folds of {name} ran a different number of times: {times}.")
+    return list(zip(*folds.values(), strict=True))
 
 
 def _grouped(sources: Sequence[str | Path], stages: Sequence[str]) -> dict[str, list[Path]]:
@@ -208,22 +251,16 @@ def _is_ours(path: Path) -> bool:
 
 def _read_own(name: str, tables: Sequence[Path]) -> System:
     infos = [metrics_of(t.parent)["info"] if (t.parent / METRICS).is_file() else {} for t in tables]
-    about = [{key: str(info[key]) for key in ("corpus", "split", "protocol") if key in info} for info in infos]
+    about = [_about(table) for table in tables]
     data = [{key: value for key, value in this.items() if key != "protocol"} for this in about]
     if differing := [table for table, this in zip(tables, data, strict=True) if this != data[0]]:
         raise PredictionsError(f"The runs of {name} were tested on different data: {tables[0]} and {differing[0]}.")
     runs, seeds = [read_predictions(table) for table in tables], [info.get("seed") for info in infos]
-    folds: dict[str, list[int]] = {}
-    for index, this in enumerate(about):
-        folds.setdefault(this.get("protocol", ""), []).append(index)
-    if len(folds) == 1:
+    rounds = _rounds(name, about)
+    if all(len(members) == 1 for members in rounds):
         return System(name, runs, seeds, about[0])
-    if len({len(members) for members in folds.values()}) > 1:
-        times = ", ".join(f"{len(members)} times {protocol}" for protocol, members in folds.items())
-        raise PredictionsError(f"The folds of {name} ran a different number of times: {times}.")
-    rounds = list(zip(*folds.values(), strict=True))
     together = [pooled([runs[index] for index in members]) for members in rounds]
-    info = {**data[0], "protocol": "; ".join(sorted(folds))}
+    info = {**data[0], "protocol": "; ".join(sorted({this.get("protocol", "") for this in about}))}
     return System(name, together, [seeds[members[0]] for members in rounds], info)
 
 

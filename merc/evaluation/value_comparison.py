@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from merc.evaluation.head_to_head import holm
+from merc.evaluation.plots import bars_figure, interval_figure, svg
 from merc.evaluation.predictions import PredictionsError
-from merc.evaluation.tables import markdown_table
+from merc.evaluation.tables import html_page, html_table, latex_table, markdown_table
 from merc.evaluation.values import (
     AGREEMENT,
     ValueDifference,
@@ -144,16 +146,48 @@ class ValueComparison:
                 rows.append(row)
         return header, rows
 
-    def markdown(self) -> str:
-        """The comparison as Markdown."""
-        told = (
+    @property
+    def title(self) -> str:
+        """What is compared."""
+        return f"{len(self.scores)} systems head to head: {', '.join(self.dimensions)}"
+
+    @property
+    def told(self) -> str:
+        """What the tables show."""
+        return (
             f"{self.utterances} annotated utterances of {self.dialogues} dialogues; {self.samples:,} draws of "
             "dialogues and runs. p: that the CCC does not differ, with Holm's correction over all pairs and "
             "dimensions; * below 0.05. A lower MAE is better."
         )
-        title = f"# {len(self.scores)} systems head to head: {', '.join(self.dimensions)}"
+
+    def markdown(self) -> str:
+        """The comparison as Markdown."""
         tables = [markdown_table(*self.systems_table()), "## Head to head", markdown_table(*self.pairs_table())]
-        return "\n\n".join([title, told, *tables]) + "\n"
+        return "\n\n".join([f"# {self.title}", self.told, *tables]) + "\n"
+
+    def latex(self) -> str:
+        """Scores and pairs as LaTeX tables, which need the package ``booktabs``."""
+        tables = [latex_table(*self.systems_table(), "Scores"), latex_table(*self.pairs_table(), self.told)]
+        return "\n\n".join([f"% {self.title}", *tables]) + "\n"
+
+    def html(self) -> str:
+        """The comparison as one HTML page, which loads nothing."""
+        bars = {n: [of[dimension]["ccc"] for dimension in self.dimensions] for n, of in self.scores.items()}
+        differences = [
+            (f"{pair.b} - {pair.a}, {dimension}", of["ccc"].difference, of["ccc"].interval)
+            for pair in self.pairs
+            for dimension, of in pair.differences.items()
+        ]
+        body = [
+            f"<p>{escape(self.told)}</p>",
+            "<h2>Scores</h2>",
+            svg(bars_figure(self.dimensions, bars, "CCC; a point for every run")),
+            html_table(*self.systems_table()),
+            "<h2>Head to head</h2>",
+            svg(interval_figure(differences, "difference in CCC, with 95 % intervals", zero=True)),
+            html_table(*self.pairs_table()),
+        ]
+        return html_page(self.title, body)
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
@@ -173,10 +207,12 @@ class ValueComparison:
         return {**vars(self), "pairs": pairs}
 
     def write(self, out: str | Path) -> Path:
-        """Write ``compare.md`` and ``compare.json`` into a folder; the path of the first."""
+        """Write ``compare.html``, ``.md``, ``.tex`` and ``.json`` into a folder; the path of the first."""
         write_json(Path(out) / "compare.json", self.plain())
         write_text(Path(out) / "compare.md", self.markdown())
-        return Path(out) / "compare.md"
+        write_text(Path(out) / "compare.tex", self.latex())
+        write_text(Path(out) / "compare.html", self.html())
+        return Path(out) / "compare.html"
 
 
 def print_value_comparison(found: ValueComparison, console: Console) -> None:

@@ -60,7 +60,7 @@ def write_value_report(
         OSError: The files cannot be written; the previous report is unchanged.
     """
     part = value_part(predictions, val, stressed)
-    return write_parts(folder, [part], predictions, predictions.to_csv(), val and val.to_csv(), info, openings, opening)
+    return write_parts(folder, [part], predictions, predictions.to_csv(), val, info, openings, opening)
 
 
 def value_part(
@@ -131,14 +131,12 @@ def write_emotion_value_report(
         OSError: The files cannot be written; the previous report is unchanged.
     """
     lost = stressed or {}
+    emotions, values = (None, None) if val is None else (val.emotions, val.values)
     parts = [
-        emotion_part(
-            predictions.emotions, info, val and val.emotions, {name: both[:, 0].long() for name, both in lost.items()}
-        ),
-        value_part(predictions.values, val and val.values, {name: both[:, 1:] for name, both in lost.items()}),
+        emotion_part(predictions.emotions, info, emotions, {name: both[:, 0].long() for name, both in lost.items()}),
+        value_part(predictions.values, values, {name: both[:, 1:] for name, both in lost.items()}),
     ]
-    table, val_table = predictions.to_csv(), val and val.to_csv()
-    return write_parts(folder, parts, predictions.emotions, table, val_table, info, openings, opening)
+    return write_parts(folder, parts, predictions.emotions, predictions.to_csv(), val, info, openings, opening)
 
 
 def _scores(predictions: ValuePredictions) -> dict[str, Any]:

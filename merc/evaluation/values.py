@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,21 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from merc.conversation import UtteranceKey
+from merc.conversation import Corpus, UtteranceKey
 from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import EmotionMetrics
-from merc.evaluation.predictions import KEY, OF_NUMBERS, SAID, Predictions, PredictionsError, is_table, table_text
+from merc.evaluation.predictions import (
+    KEY,
+    OF_NUMBERS,
+    SAID,
+    Predictions,
+    PredictionsError,
+    is_table,
+    stored_predictions,
+    table_text,
+    utterances_of,
+)
+from merc.store import FeatureStore
 
 AGREEMENT = ("ccc", "pearson", "mae")
 """The scores of every dimension, for which there are intervals and tests."""
@@ -314,6 +325,51 @@ class EmotionValueMetrics(MetricCollection):
         return {**found, "f1_and_ccc": (found["weighted_f1"] + found["ccc"]) / 2}
 
 
+def stored_values(logits: FeatureStore, corpus: Corpus) -> ValuePredictions:
+    """The numbers that a store of logits holds of the utterances of a corpus, in the order of the corpus.
+
+    Args:
+        logits: A store of logits with numbers; an utterance that it lacks is left out.
+        corpus: The corpus, annotated or not; its dimensions must be those of the numbers.
+
+    Raises:
+        StoreError: The store holds something else.
+        PredictionsError: The dimensions differ.
+    """
+    logits.require(kind="logits")
+    names = logits.provenance.get("values", [])
+    if list(names) != list(corpus.dimensions) or not names:
+        raise PredictionsError(
+            f"{logits.path} holds the numbers {list(names)}, and the corpus has {list(corpus.dimensions)}: expected "
+            "the same dimensions."
+        )
+    known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
+    keys = [key for key, _ in known]
+    gold = [[(utterance.values or {}).get(name, math.nan) for name in names] for _, utterance in known]
+    return ValuePredictions(
+        corpus.dimensions,
+        keys,
+        torch.tensor(gold).reshape(len(keys), len(names)),
+        logits.gather(keys)[0][:, -len(names) :].float(),
+        lines=[(utterance.speaker, utterance.text) for _, utterance in known],
+    )
+
+
+def stored_table(logits: FeatureStore, corpus: Corpus) -> str:
+    """The text of a ``predictions.csv`` with the emotions, the numbers, or both that a store of logits holds.
+
+    Args:
+        logits: The store.
+        corpus: The corpus.
+    """
+    numbers = len(logits.provenance.get("values", []))
+    if not numbers:
+        return stored_predictions(logits, corpus).to_csv()
+    if numbers == logits.dim:
+        return stored_values(logits, corpus).to_csv()
+    return EmotionValuePredictions(stored_predictions(logits, corpus), stored_values(logits, corpus)).to_csv()
+
+
 def _bounds(drawn: Tensor) -> list[tuple[float, float]]:
     """The 95 % percentile interval of each column."""
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype), dim=0).tolist()
@@ -376,6 +432,33 @@ def read_value_predictions(
 def _scale(gold: Tensor) -> tuple[float, float]:
     known = gold[~gold.isnan()].tolist() or [0.0]
     return min(known), max(known)
+
+
+def pooled_values(runs: Sequence[ValuePredictions]) -> ValuePredictions:
+    """The utterances of some runs together, such as those of the folds of a cross-validation.
+
+    Args:
+        runs: Of the same dimensions and of different utterances.
+
+    Raises:
+        PredictionsError: Two runs predict the same utterance.
+    """
+    keys = [key for run in runs for key in run.keys]
+    gold, values = (torch.cat(parts) for parts in zip(*((run.gold, run.values) for run in runs), strict=True))
+    return ValuePredictions(runs[0].dimensions, keys, gold, values)
+
+
+def mean_values(runs: Sequence[ValuePredictions]) -> ValuePredictions:
+    """The mean numbers of some runs, an ensemble.
+
+    Args:
+        runs: Of the same dimensions and utterances.
+
+    Raises:
+        PredictionsError: Dimensions, utterances or gold numbers differ.
+    """
+    aligned = [aligned_values(runs[0], run) for run in runs]
+    return replace(runs[0], values=torch.stack([run.values for run in aligned]).mean(0))
 
 
 def mean_ccc(runs: Sequence[ValuePredictions]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 
 import merc
@@ -64,11 +65,16 @@ def apply_model(
     logits = FeatureStore.write(
         out / "emotions" / "logits",
         [key for key, there in zip(found.keys, known, strict=True) if there],
-        found.probabilities[known].clamp(min=1e-30).log(),
+        torch.cat([found.probabilities[known].clamp(min=1e-30).log(), found.values[known]], dim=1),
         kind="logits",
         corpus=corpus.digest,
         missing={key: "no modality" for key, there in zip(found.keys, known, strict=True) if not there},
-        provenance={"classes": list(model.labels.names), "model": model.name, "merc": merc.__version__},
+        provenance={
+            "classes": [*model.labels.names, *model.dimensions],
+            **({"values": list(model.dimensions)} if model.dimensions else {}),
+            "model": model.name,
+            "merc": merc.__version__,
+        },
     )
     missing = {}
     for modality, there in found.present.items():

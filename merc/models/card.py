@@ -11,9 +11,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import merc
 from merc.conversation import Corpus
-from merc.evaluation import Predictions, ensemble, pooled, read_predictions
-from merc.evaluation.report import METRICS, REPORT
+from merc.evaluation import Predictions, ensemble, pooled, read_predictions, read_value_predictions
+from merc.evaluation.ensembles import metrics_of
+from merc.evaluation.report import METRICS, REPORT, of_emotions, of_values
 from merc.evaluation.tables import markdown_table
+from merc.evaluation.values import AGREEMENT, mean_ccc, mean_values, pooled_values
 from merc.labels import IGNORE_INDEX
 from merc.models.notes import word_profile
 
@@ -38,7 +40,8 @@ def about_run(
 
     Returns:
         Name, protocol, sizes, notes and most frequent words of the corpus; stage and seeds; and, if the stage was
-        tested, the scores of the model on the test split in percent, and of each of its seeds. The model of a
+        tested, the scores of the model on the test split in percent, and of each of its seeds, with ``values`` those of
+        the numbers that it tells, by dimension, and ``values_of_seeds`` the mean CCC of each seed. The model of a
         cross-validation has seen all of the corpus: its scores are those of its folds, pooled.
     """
     sizes = {
@@ -59,11 +62,18 @@ def about_run(
     }
     reports = [folder / REPORT for folder in stages]
     if all((report / METRICS).is_file() for report in reports):
-        tested = [read_predictions(report, corpus.labels) for report in reports]
-        folds = len({frozenset(one.keys) for one in tested}) > 1
-        about["folds"] = folds
-        about["scores"] = _scores(pooled(tested) if folds else ensemble(tested))
-        about["scores_of_seeds"] = [_scores(one)["weighted_f1"] for one in tested]
+        metrics = {stage: [metrics_of(report) for report in reports]}
+        if of_values(metrics):
+            values = [read_value_predictions(report, corpus.dimensions) for report in reports]
+            about["folds"] = len({frozenset(one.keys) for one in values}) > 1
+            about["values"] = (pooled_values(values) if about["folds"] else mean_values(values)).scores()
+            about["values_of_seeds"] = [round(mean_ccc([one]), 4) for one in values]
+        if of_emotions(metrics):
+            tested = [read_predictions(report, corpus.labels) for report in reports]
+            folds = len({frozenset(one.keys) for one in tested}) > 1
+            about["folds"] = folds
+            about["scores"] = _scores(pooled(tested) if folds else ensemble(tested))
+            about["scores_of_seeds"] = [_scores(one)["weighted_f1"] for one in tested]
     return about
 
 
@@ -91,13 +101,17 @@ def model_card(model: Model) -> str:
     """
     about, name = model.about, model.name
     licence = about.get("licence")
+    scales = [f"{dimension} ({low:g} to {high:g})" for dimension, (low, high) in model.dimensions.items()]
+    emotions = f"the emotion of every utterance of a conversation: {', '.join(model.labels.report_order)}"
+    numbers = f"numbers for every utterance of a conversation: {', '.join(scales)}"
+    tells = " and ".join([emotions] * bool(len(model.labels)) + [numbers] * bool(scales))
+    shown = "label" if len(model.labels) else "values"
     sections = [
         "---\nlibrary_name: merc\npipeline_tag: text-classification\ntags: [emotion-recognition, conversation]\n---",
         f"# {name}",
-        f"Tells the emotion of every utterance of a conversation: {', '.join(model.labels.report_order)}. "
-        f"Made by merc {merc.__version__} from a run on {about['corpus']}.",
+        f"Tells {tells}. Made by merc {merc.__version__} from a run on {about['corpus']}.",
         f'```python\nimport merc\n\nmodel = merc.load("{name}")\n'
-        'print(model.predict([("Ann", "That is wonderful!"), ("Ben", "Is it?")]).label)\n```',
+        f'print(model.predict([("Ann", "That is wonderful!"), ("Ben", "Is it?")]).{shown})\n```',
         "## What it reads",
         "\n".join(_reads(model)),
         "## Training data",
@@ -109,11 +123,14 @@ def model_card(model: Model) -> str:
             [
                 f"- For conversations like those of {about['corpus']}. On others, in another language or of other "
                 "people, it is right less often; nobody has measured how often.",
-                "- It tells which emotion an annotator would write down, not what a person feels. Do not decide about "
-                "people by it: not in hiring, policing, medicine, schools or insurance.",
+                "- It tells which emotion or number an annotator would write down, not what a person feels. Do not "
+                "decide about people by it: not in hiring, policing, medicine, schools or insurance.",
                 "- An utterance is judged in its conversation, also by what comes after it.",
-                f"- Rare emotions are found least: see the scores by emotion. Probabilities are those of "
-                f"{about['corpus']}'s mix of emotions.",
+                *[
+                    "- Rare emotions are found least: see the scores by emotion. Probabilities are those of "
+                    f"{about['corpus']}'s mix of emotions."
+                ]
+                * bool(len(model.labels)),
             ]
         ),
         "## Licence",
@@ -156,14 +173,35 @@ def _data(about: Mapping[str, Any]) -> list[str]:
 def _how(about: Mapping[str, Any]) -> str:
     if about.get("folds"):
         return ", the folds of a cross-validation: each utterance by networks that have not seen it, not by all"
-    return ", the mean of their probabilities" if len(about["seeds"]) > 1 else ""
+    return ", the mean of their answers" if len(about["seeds"]) > 1 else ""
 
 
 def _evaluation(model: Model, about: Mapping[str, Any]) -> str:
-    scores = about.get("scores")
+    parts = [_emotion_scores(model, about)] if "scores" in about else []
+    parts += [_value_scores(about)] if "values" in about else []
     seeds = ", ".join(map(str, about["seeds"]))
-    if scores is None:
-        return f"Stage `{about['stage']}` (seeds {seeds}) was not tested: nothing is known of its worth."
+    untested = f"Stage `{about['stage']}` (seeds {seeds}) was not tested: nothing is known of its worth."
+    return "\n\n".join(parts) or untested
+
+
+def _value_scores(about: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, about["seeds"]))
+    rows = [
+        [name, *(f"{of[score]:.3f}" for score in AGREEMENT), str(of["utterances"])]
+        for name, of in about["values"].items()
+    ]
+    lines = [
+        f"Numbers, test split of {about['corpus']}, stage `{about['stage']}`, seeds {seeds}{_how(about)}. CCC: "
+        "concordance correlation coefficient. MAE: mean absolute error, in the units of the scale."
+    ]
+    if len(about["seeds"]) > 1:
+        lines.append(f"Mean CCC of the single seeds: {', '.join(f'{ccc:.3f}' for ccc in about['values_of_seeds'])}.")
+    return " ".join(lines) + "\n\n" + markdown_table(["", "CCC", "Pearson", "MAE", "Utterances"], rows)
+
+
+def _emotion_scores(model: Model, about: Mapping[str, Any]) -> str:
+    scores = about["scores"]
+    seeds = ", ".join(map(str, about["seeds"]))
     order = model.labels.report_order
     rows = [
         ["F1", *(f"{scores[f'f1/{name}']:.2f}" for name in order)],

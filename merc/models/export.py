@@ -22,6 +22,7 @@ from merc.datamodules import (
     TrackReader,
 )
 from merc.features import fit_evidence
+from merc.labels import LabelSet
 from merc.media import FaceTracker
 from merc.models.build import OWN, Maker
 from merc.models.card import about_run, model_card
@@ -58,14 +59,16 @@ def export_run(
     """Make a model of a finished run; ``merc export`` does the same.
 
     The model holds the networks, the fitted evidence and the graph options that the emotions depend on, and no training
-    data. An ensemble is one model, and so are several seeds: it answers with the mean of their probabilities. What can
-    only be had of media or tables (voices, faces, numbers) is asked of who uses the model: :attr:`Model.given`.
+    data. An ensemble is one model, and so are several seeds: it answers with the mean of their probabilities and
+    numbers. What can only be had of media or tables (voices, faces, numbers) is asked of who uses the model:
+    :attr:`Model.given`.
 
     Args:
         run: The folder that ``merc run`` was given as ``--out``.
         out: Folder of the model. Default: nothing is written.
         seed: One of the run's seeds. Default: all of them together.
-        stage: The ``fit`` or ``ensemble`` stage that predicts the emotions. Default: the last that was tested.
+        stage: The ``fit`` or ``ensemble`` stage that predicts the emotions or the numbers. Default: the last that was
+            tested.
         with_encoders: As for :meth:`Model.save_pretrained`.
         name: Name of the model, for its card. Default: that of ``out``, or of the run.
         licence: Under which licence the model may be used, for the card.
@@ -92,14 +95,23 @@ def export_run(
         answers = [exporter.value(one, f"@{target.name}@/logits") for one in seeds]
         corpus = exporter.corpus(seeds[0])
     steps = exporter.steps
+    told = steps[answers[0].removesuffix("/logits")]
+    width = told.widths["logits"]
+    numbers = told.numbers if isinstance(told, Mean) else len(told.values) if isinstance(told, Network) else 0
     if len(answers) > 1:
-        steps["mean"] = Mean("mean", answers, len(corpus.labels))
+        steps["mean"] = Mean("mean", answers, width, numbers)
         answers = ["mean/logits"]
     reports = [finished.place(target, one) for one in seeds]
     about = about_run(corpus, reports, target.name, seeds, licence, data)
     about["name"] = name or Path(out or run).resolve().name
     about["packages"] = sorted(exporter.packages)
-    model = Model(corpus.labels, list(steps.values()), answers[0].removesuffix("/logits"), about)
+    model = Model(
+        corpus.labels if numbers < width else LabelSet("none", ()),
+        list(steps.values()),
+        answers[0].removesuffix("/logits"),
+        about,
+        dimensions=corpus.dimensions if numbers else None,
+    )
     model.card = model_card(model)
     if out is None:
         return model
@@ -331,11 +343,6 @@ class _Exporter:
         checkpoint = self._checkpoint(stage, seed)
         if checkpoint is None:
             raise ModelError(f"Stage {stage.name!r} predicts without trained weights: no model can be made of it.")
-        if checkpoint["merc"].get("targets") != "EmotionTargets":
-            raise ModelError(
-                f"Stage {stage.name!r} predicts numbers, and a model holds emotions alone: export another stage. "
-                "Predict with `merc predict --ckpt_path CHECKPOINT` on a corpus with the same dimensions."
-            )
         given, facts = checkpoint["hyper_parameters"], checkpoint["merc"]["facts"]
         task = self._import(given["_class_path"])
         if task in (TeacherTask, StudentTask):
@@ -356,7 +363,10 @@ class _Exporter:
         dims = {one: facts["widths"][one] for one in names}
         self._corpora[seed] = self._place(seed, str(data["corpus"]))
         with initial_weights():
-            step = Network(name, spec, stores, dims, len(facts["classes"]), graphs, self.make)
+            targets = checkpoint["merc"]["targets"]
+            values = {} if targets == "EmotionTargets" else facts["values"]
+            outputs = len(values) + (0 if targets == "ValueTargets" else len(facts["classes"]))
+            step = Network(name, spec, stores, dims, outputs, graphs, self.make, values)
         state = checkpoint["state_dict"]
         own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         step.load_tensors({f"network.{n}": t for n, t in own.items()})

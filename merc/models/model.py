@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Model:
-    """Tells the emotions of conversations, in memory: no Trainer, no folder for results.
+    """Tells emotions of conversations, numbers such as valence, or both, in memory: no Trainer, no folder for results.
 
     :func:`merc.models.export_run` makes one from a finished run, :meth:`from_pretrained` reads one, and
     :meth:`save_pretrained` writes one. A model is its steps: encoders, fitted evidence and networks, each of which
@@ -71,6 +72,7 @@ class Model:
         output: The step whose logits are the answer.
         about: What the model was trained on, with which protocol and scores, in plain values.
         card: Text of its README.
+        dimensions: The numbers that it tells, with the lowest and highest number of the scale of each. Default: none.
 
     Raises:
         ModelError: The steps do not fit each other or the emotions.
@@ -83,8 +85,10 @@ class Model:
         output: str,
         about: Mapping[str, Any] | None = None,
         card: str = "",
+        dimensions: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.labels = labels
+        self.dimensions = {name: (float(low), float(high)) for name, (low, high) in (dimensions or {}).items()}
         self.steps = {step.name: step.eval().requires_grad_(False) for step in steps}
         self.output = output
         self.about = dict(about or {})
@@ -118,9 +122,11 @@ class Model:
         logits = {name: width for name, width in widths.items() if name.endswith("/logits")}
         if f"{self.output}/logits" not in logits:
             raise ModelError(f"The model answers with {self.output!r}, which gives no logits.")
-        if others := [name for name, width in logits.items() if width != len(self.labels)]:
+        names = [*self.labels.names, *self.dimensions]
+        answering = {f"{step.name}/logits" for step in [self.steps[self.output], *self._networks(self.output)]}
+        if others := [name for name, width in logits.items() if name in answering and width != len(names)]:
             raise ModelError(
-                f"The model has {len(self.labels)} emotions ({', '.join(self.labels.names)}), and {others[0]} has "
+                f"The model has {len(names)} outputs ({', '.join(names)}), and {others[0]} has "
                 f"{logits[others[0]]}: config.json was changed. Copy the model again."
             )
 
@@ -175,7 +181,7 @@ class Model:
         features: Mapping[str, FeatureStore | str | Path] | None = None,
         other_encoders: bool = False,
     ) -> Emotions:
-        """The emotion of every utterance.
+        """The emotion of every utterance, or its numbers, or both.
 
         Args:
             conversations: A conversation or several: see :func:`merc.models.as_conversations`.
@@ -199,8 +205,9 @@ class Model:
         with torch.no_grad():
             for step in self.steps.values():
                 question.values |= {f"{step.name}/{name}": v for name, v in step.answer(question).items()}
-            probabilities = question.values[f"{self.output}/logits"].rows.softmax(-1)[order]
-        if not probabilities.isfinite().all():
+            emotions, values = self._split(question.values[f"{self.output}/logits"].rows[order])
+            probabilities = emotions.softmax(-1)
+        if not (probabilities.isfinite().all() and values.isfinite().all()):
             raise ModelError("The model gives probabilities that are not finite: its features or weights are damaged.")
         utterances = [utterance for conversation in asked for utterance in conversation.utterances]
         known = {name: index for index, name in enumerate(self.labels.names)}
@@ -209,8 +216,9 @@ class Model:
         if isinstance(last, LateFusion):
             for part, value in last.parts.items():
                 rows, there = (tensor[order] for tensor in question.values[value])
-                parts[part] = torch.where(there[:, None], rows.softmax(-1), torch.nan)
+                parts[part] = torch.where(there[:, None], self._split(rows)[0].softmax(-1), torch.nan)
         gold = [known.get(utterances[row].label or "", IGNORE_INDEX) for row in order]
+        annotated = [[(utterances[row].values or {}).get(name, math.nan) for name in self.dimensions] for row in order]
         keys = question.keys
         return Emotions(
             self.labels,
@@ -220,7 +228,14 @@ class Model:
             {name: there[order] for name, there in self._present(question).items()},
             torch.tensor(gold),
             parts,
+            self.dimensions,
+            values,
+            torch.tensor(annotated).reshape(len(order), len(self.dimensions)),
         )
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Logits of the emotions, and numbers."""
+        return rows.tensor_split([len(self.labels)], dim=1)
 
     def annotate(
         self,
@@ -314,6 +329,7 @@ class Model:
                 "report_order": list(labels.report_order),
                 "aliases": dict(labels.aliases),
             },
+            **({"dimensions": self.dimensions} if self.dimensions else {}),
             "modalities": self.modalities,
             "steps": plain,
             "output": self.output,
@@ -374,7 +390,7 @@ class Model:
                 raise ModelError(f"{folder / WEIGHTS} has weights of {unknown[0]!r}, which {CONFIG} does not know.")
             refuse_other_numbers(tensors)
             card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-            return cls(labels, steps, config["output"], config["about"], card)
+            return cls(labels, steps, config["output"], config["about"], card, config.get("dimensions"))
         except ModelError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

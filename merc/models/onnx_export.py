@@ -96,6 +96,7 @@ def _export_model(model: Model, folder: Path) -> dict[str, Any]:
             networks[name] = _export_text(step, step.encoder, folder / f"{file}.pt2")
     return {
         "labels": list(model.labels.names),
+        "dimensions": model.dimensions,
         "output": f"{model.output}/logits",
         "networks": networks,
         "steps": {name: {"kind": step.kind, "reads": step.reads, **step.plain()} for name, step in model.steps.items()},

@@ -409,9 +409,11 @@ class Network(Step):
         spec: What makes it: its import path, with its own options.
         stores: The values that it reads, by the names that the network knows them by.
         dims: The widths of those that it was made with, in this order; the graphs may need others.
-        classes: Number of emotions C.
+        classes: Number of outputs: emotions C, and behind them dimensions D.
         graphs: The graphs that it uses, as plain values, by the name of the features that decide similarity.
         make: Makes the graph builders.
+        values: By dimension, mean and standard deviation of the numbers of the training, which the network learned
+            with mean 0 and standard deviation 1.
     """
 
     kind = "network"
@@ -425,8 +427,10 @@ class Network(Step):
         classes: int,
         graphs: Mapping[str, Any],
         make: Maker,
+        values: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         super().__init__(name)
+        self.values = {dimension: [float(mean), float(spread)] for dimension, (mean, spread) in (values or {}).items()}
         self.spec = dict(spec)
         self.stores = dict(stores)
         self.dims = {name: int(width) for name, width in dims.items()}
@@ -441,15 +445,17 @@ class Network(Step):
             self.network = make.make(spec, GraphEncoder, width, self.classes)
         else:
             self.network = make.make(spec, FusionHead, self.dims, self.classes)
+            self.network.num_values = len(self.values)
 
     @classmethod
     def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> Network:
         """As its constructor has it."""
-        return cls(name, values["network"], values["stores"], values["dims"], values["classes"], values["graphs"], make)
+        spec, stores, dims = values["network"], values["stores"], values["dims"]
+        return cls(name, spec, stores, dims, values["classes"], values["graphs"], make, values.get("values"))
 
     def plain(self) -> dict[str, Any]:
         """What it is made of."""
-        names = ("stores", "dims", "classes", "graphs")
+        names = ("stores", "dims", "classes", "graphs", *["values"] * bool(self.values))
         return {"network": self.spec, **{name: getattr(self, name) for name in names}}
 
     @property
@@ -488,36 +494,47 @@ class Network(Step):
         if isinstance(self.network, GraphEncoder):
             [name] = self.dims
             logits, hidden = self.network(batch.features[name], batch.present[name], batch.graph(name))
-            return {"logits": logits.float(), "hidden": hidden.float()}
+            return {"logits": self._in_units(logits.float()), "hidden": hidden.float()}
         output = self.network(batch)
         embeddings = {} if output.embeddings is None else {"hidden": output.embeddings.float()}
-        return {"logits": output.logits.float(), **embeddings}
+        return {"logits": self._in_units(output.logits.float()), **embeddings}
+
+    def _in_units(self, outputs: Tensor) -> Tensor:
+        """The outputs, the numbers among them in the units of the corpus."""
+        if not self.values:
+            return outputs
+        mean, spread = outputs.new_tensor(list(self.values.values())).T
+        emotions, numbers = outputs.tensor_split([self.classes - len(self.values)], dim=1)
+        return torch.cat([emotions, numbers * spread + mean], dim=1)
 
 
 class Mean(Step):
-    """The log of the mean probability of several steps (as :func:`merc.evaluation.ensemble_logits`).
+    """The log of the mean probability of several steps (as :func:`merc.evaluation.ensemble_logits`), and mean numbers.
 
     Args:
         name: Its name.
         members: Their logits.
-        classes: Number of emotions C.
+        classes: Number of outputs: emotions C, and behind them dimensions D.
+        numbers: D.
     """
 
     kind = "mean"
 
-    def __init__(self, name: str, members: Sequence[str], classes: int) -> None:
+    def __init__(self, name: str, members: Sequence[str], classes: int, numbers: int = 0) -> None:
         super().__init__(name)
         self.members = list(members)
         self.classes = classes
+        self.numbers = numbers
 
     @classmethod
     def from_plain(cls, name: str, values: Mapping[str, Any], make: Maker, folder: Path | None) -> Mean:
         """Of its members."""
-        return cls(name, values["members"], int(values["classes"]))
+        return cls(name, values["members"], int(values["classes"]), int(values.get("numbers", 0)))
 
     def plain(self) -> dict[str, Any]:
         """Its members."""
-        return {"members": self.members, "classes": self.classes}
+        numbers = {"numbers": self.numbers} if self.numbers else {}
+        return {"members": self.members, "classes": self.classes, **numbers}
 
     @property
     def widths(self) -> dict[str, int]:
@@ -538,11 +555,13 @@ class Mean(Step):
         """The mean over the members that say something of an utterance; over all if none does."""
         found = [question.values[member] for member in self.members]
         there = torch.stack([member.present for member in found])
-        probabilities = torch.stack([member.rows for member in found]).double().softmax(-1)
+        rows = torch.stack([member.rows for member in found]).double()
+        emotions, numbers = rows.tensor_split([self.classes - self.numbers], dim=-1)
         counted = torch.where(there.any(0), there, True)[..., None]
         weight = counted * torch.tensor(self.weights, dtype=torch.double)[:, None, None]
-        mean = (probabilities * weight).sum(0) / weight.sum(0)
-        return {"logits": Values(mean.clamp(min=1e-30).log().float(), there.any(0))}
+        means = [(part * weight).sum(0) / weight.sum(0) for part in (emotions.softmax(-1), numbers)]
+        logits = torch.cat([means[0].clamp(min=1e-30).log(), means[1]], dim=1)
+        return {"logits": Values(logits.float(), there.any(0))}
 
 
 class LateFusion(Mean):

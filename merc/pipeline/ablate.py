@@ -230,6 +230,12 @@ class _Planner:
         self.stages = list(stages) or [self.last]
         for name in self.stages:
             self._require_tested(name)
+            if "emotions" not in self._first[name].stage.kind.tells(self._first[name], trainer_options):
+                raise PipelineError(
+                    f"Stage {name!r} predicts numbers alone, and rows are compared by weighted F1: expected a stage "
+                    "that predicts emotions. Run the variants as stages of a pipeline, and compare them with "
+                    "`merc compare`."
+                )
 
     @property
     def judged(self) -> str:

@@ -12,6 +12,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +66,10 @@ class StageKind(ABC):
     @abstractmethod
     def run(self, run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
         """Make the results of the stage in ``run.folder``."""
+
+    def tells(self, run: StageRun, trainer_options: Sequence[str]) -> frozenset[str]:
+        """What a tested stage predicts: ``emotions``, ``numbers``, or both."""
+        return frozenset({"emotions"})
 
     def corpus_option(self, stage: Stage) -> str | None:
         """The option that takes the pipeline's corpus; ``None`` for a stage that reads none."""
@@ -290,6 +295,16 @@ class NetworkStage(StageKind):
         except ArgumentError as error:
             text = explain(str(error))
             raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {text}") from error
+
+    def tells(self, run: StageRun, trainer_options: Sequence[str]) -> frozenset[str]:
+        """What the targets of its task say."""
+        model = MercParser(self.arguments(run, trainer_options)).config.as_dict()["model"]
+        targets = (model.get("init_args") or {}).get("targets")
+        if not targets:
+            return super().tells(run, trainer_options)
+        module, _, name = targets["class_path"].rpartition(".")
+        told: frozenset[str] = getattr(import_module(module), name).told
+        return told
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:
         """The stage as it would stand on the command line, with its results in the folder of the stage."""

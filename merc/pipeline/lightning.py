@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from merc.callbacks import StoreWriterCallback
 from merc.configs.lookup import expand_configs
 from merc.conversation import Corpus
-from merc.evaluation import stored_predictions
+from merc.evaluation.values import stored_table
 from merc.files import write_text
 from merc.pipeline.problems import ShortParser
 from merc.pipeline.stage import STATE
@@ -286,7 +286,7 @@ class MercCLI(LightningCLI):
                 for store in map(Path, callback.outputs.values()):
                     if store.name == "logits" and isinstance(corpus, Corpus):
                         file = store.with_name("predictions.csv")
-                        write_text(file, stored_predictions(FeatureStore(store), corpus).to_csv())
+                        write_text(file, stored_table(FeatureStore(store), corpus))
                         print(f"Predictions: {file}")
 
 

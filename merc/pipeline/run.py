@@ -30,6 +30,7 @@ from merc.evaluation.ledger import LEDGER, describe_ledger, read_ledger
 from merc.evaluation.published import paper_latex, paper_markdown
 from merc.evaluation.report import of_emotions, of_values
 from merc.evaluation.run_page import SeedRun, write_run_page
+from merc.evaluation.systems import tell_emotions
 from merc.evaluation.tables import markdown_table
 from merc.evaluation.value_comparison import plain_table
 from merc.files import write_json, write_text
@@ -37,7 +38,7 @@ from merc.pipeline.contents import libraries
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
 from merc.pipeline.read import read_pipeline, with_import_options
-from merc.pipeline.stage import StageRun
+from merc.pipeline.stage import PipelineError, StageRun
 
 
 def run_pipeline(
@@ -98,6 +99,7 @@ def run_stages(
         for run in runs[: len(pipeline.stages)]:  # those of the first seed: the others differ by the seed alone
             if not run.finished:  # what is finished was checked with the same options
                 run.stage.kind.check(run, trainer_options)
+        _refuse_other_kinds(pipeline, runs[: len(pipeline.stages)], trainer_options)
         record.withdraw_others()
         if jobs == 1:
             run_in_order(runs, trainer_options, console)
@@ -113,15 +115,29 @@ def run_stages(
 
 
 def _compare(systems: Sequence[str], out: Path, console: Console) -> Path:
-    """Compare systems head to head, all of emotions or all of numbers; the path of the report."""
-    numbers = read_value_systems(systems)
-    if numbers is None:
+    """Compare systems head to head, in emotions, numbers, or both; the path of the report, of both that on emotions."""
+    numbers, emotions = read_value_systems(systems), tell_emotions(systems)
+    if numbers is not None:
+        compared = compare_values(numbers)
+        print_value_comparison(compared, console)
+        report = compared.write(out / "values" if emotions else out)
+    if emotions:
         found = compare_systems(read_systems(systems))
         print_comparison(found, console)
-        return write_comparison(found, out)
-    compared = compare_values(numbers)
-    print_value_comparison(compared, console)
-    return compared.write(out)
+        report = write_comparison(found, out)
+    return report
+
+
+def _refuse_other_kinds(pipeline: Pipeline, runs: Sequence[StageRun], trainer_options: Sequence[str]) -> None:
+    """Refuse to compare what predicts emotions alone with what predicts numbers alone, before anything is trained."""
+    compared = [run for run in runs if run.stage.name in pipeline.compare]
+    told = {run.stage.name: run.stage.kind.tells(run, trainer_options) for run in compared}
+    if told and not frozenset.intersection(*told.values()):
+        kinds = "; ".join(f"{name}: {' and '.join(sorted(kinds))}" for name, kinds in told.items())
+        raise PipelineError(
+            f"`compare` names stages that predict different things ({kinds}): expected all of emotions, or all of "
+            "numbers. Leave some out; `merc compare RUN --stages ...` compares the others."
+        )
 
 
 def run_in_order(runs: Sequence[StageRun], trainer_options: Sequence[str], console: Console, of: str = "") -> None:

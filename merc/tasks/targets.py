@@ -57,6 +57,9 @@ class Targets(ABC):
     scores: ClassVar[tuple[str, ...]]
     """The scores that are logged; the first is shown in the progress bar."""
 
+    told: ClassVar[frozenset[str]]
+    """What they are: ``emotions``, ``numbers``, or both."""
+
     hides_labels: ClassVar[bool] = False
     """Whether labels are hidden from the network, and its losses of emotions are left out."""
 
@@ -197,6 +200,7 @@ class OneKind(Targets):
 class EmotionTargets(OneKind):
     """Emotions: logits, compared with labels."""
 
+    told = frozenset({"emotions"})
     monitor = "val/weighted_f1"
     scores = ("weighted_f1", "macro_f1", "accuracy")
     term = "ce"
@@ -301,6 +305,7 @@ class ValueTargets(OneKind):
         2
     """
 
+    told = frozenset({"numbers"})
     monitor = "val/ccc"
     scores = ("ccc", "pearson", "mae")
     term = "values"
@@ -434,6 +439,7 @@ class EmotionValueTargets(Targets):
         ['neutral', 'joy', 'valence']
     """
 
+    told = frozenset({"emotions", "numbers"})
     monitor = "val/f1_and_ccc"
     scores = ("f1_and_ccc", "weighted_f1", "macro_f1", "accuracy", "ccc", "pearson", "mae")
 

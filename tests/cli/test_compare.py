@@ -31,7 +31,7 @@ def run(tmp_path):
 def test_a_run_of_numbers_is_compared_over_its_seeds(run, tmp_path, capsys):
     assert main(["compare", str(run), "--samples", "200", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out.replace("\n", "")  # lines of a long path are broken
-    assert "good" in printed and "bad" in printed and "compare.md" in printed
+    assert "good" in printed and "bad" in printed and "compare.html" in printed
     found = json.loads((tmp_path / "out/compare.json").read_text())
     assert found["dimensions"] == list(SCALES)
     assert len(found["scores"]["good"]["valence"]["ccc"]) == 2
@@ -64,3 +64,44 @@ def test_a_corpus_without_utterances_to_draw_is_refused(run, capsys):
 def test_reading_numbers_as_emotions_names_the_other_function(run):
     with pytest.raises(PredictionsError, match=r"expected emotions\. Read numbers with .*read_value_systems"):
         read_systems([run])
+
+
+def test_numbers_have_a_page_and_tables_for_papers(tmp_path):
+    for seed in (0, 1):
+        value_run(tmp_path / f"run/seed-{seed}/good", 0.3, seed)
+        value_run(tmp_path / f"run/seed-{seed}/bad", 2.0, 10 + seed)
+    assert main(["compare", str(tmp_path / "run"), "--samples", "200", "--out", str(tmp_path / "out")]) == 0
+    page, latex = ((tmp_path / "out" / name).read_text() for name in ("compare.html", "compare.tex"))
+    assert page.count("<svg") == 2
+    assert "bad - good" in page or "good - bad" in page
+    assert latex.count("\\begin{table}") == 2
+    assert "& CCC &" in latex
+
+
+def test_systems_of_both_kinds_are_compared_in_both_and_with_either(tmp_path, capsys):
+    from support.made_values import both_run
+
+    from merc.evaluation import ReportInfo, write_value_report
+
+    for name, noise in (("one", 0.3), ("two", 1.5)):
+        predicted = both_run(tmp_path / name, noise)
+    out = tmp_path / "out"
+    both = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert main(["compare", *both, "--samples", "100", "--out", str(out)]) == 0
+    assert "Weighted F1" in (out / "compare.md").read_text()
+    assert "CCC" in (out / "values/compare.md").read_text()
+    info = ReportInfo("made", "test", protocol="p", seed=0)
+    write_value_report(tmp_path / "alone/report", predicted.values, info=info)
+    assert main(["compare", both[0], str(tmp_path / "alone"), "--samples", "100", "--out", str(tmp_path / "v")]) == 0
+    assert "CCC" in (tmp_path / "v/compare.md").read_text()
+
+
+def test_folds_of_numbers_are_pooled(tmp_path):
+    from merc.evaluation import read_value_systems
+
+    for name, noise in (("good", 0.3), ("bad", 2.0)):
+        for fold in (0, 1):
+            value_run(tmp_path / f"run/seed-{fold}/{name}", noise, fold, fold=fold)
+    found = read_value_systems([tmp_path / "run"])
+    assert [len(runs) for runs in found.values()] == [1, 1]
+    assert len(found["good"][0].keys) == 120

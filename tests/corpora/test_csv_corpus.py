@@ -426,6 +426,13 @@ def test_a_corpus_of_any_kind(tmp_path):
         read_corpus(tmp_path / "nowhere")
 
 
+def test_two_columns_are_never_one_dimension(tmp_path):
+    (tmp_path / "own.csv").write_text("dialogue,speaker,text,a-b,a_b\na,A,x,1,2\na,B,y,2,3\n")
+    for values in (["a-b", "a_b"], {"a-b": (1, 5), "a_b": (1, 5)}):
+        with pytest.raises(CorpusError, match="'a-b', 'a_b' would be one dimension, 'a_b'"):
+            read_csv(tmp_path / "own.csv", values=values)
+
+
 def test_columns_of_numbers_are_dimensions(tmp_path):
     rows = ["dialogue,speaker,text,valence,arousal level", 'a,A,x,"3,5",2', "a,B,y,,4", "b,A,z,1,1"]
     (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")

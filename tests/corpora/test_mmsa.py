@@ -75,6 +75,7 @@ def test_sims_has_a_scale_from_minus_1_to_1(tmp_path):
         ({"train": {"id": ["a$_$1"]}}, "is not of MMSA"),
         ({"train": {"id": ["a"], "regression_labels": [1.0]}}, "expected video"),
         ({"train": {"id": ["a$_$1"], "regression_labels": ["x"]}}, "is damaged"),
+        ({"train": {"id": ["a$_$1"], "regression_labels": [np.nan]}}, "every regression_label is NaN"),
         ({"train": {"id": ["a$_$1"], "regression_labels": [1.0], "text": np.ones((1, 3))}}, "expected .1, T, d."),
     ],
 )

@@ -160,7 +160,8 @@ class SimulatedCorpus(FeaturedCorpus):
         if not self.config.values:
             raise ValueError("The simulated corpus has no numbers: give it values, such as {'valence': {'joy': 2}}.")
         pairs = zip(self.expected_values(split, modalities, context).T, self._split(split).values.T, strict=True)
-        found = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
+        # Where all numbers of a dimension are equal there is no correlation, and its CCC is 0 by definition.
+        found = [float(torch.corrcoef(torch.stack(pair))[0, 1].nan_to_num(0.0)) for pair in pairs]
         return sum(found) / len(found)
 
     def optimum(self, split: str, modalities: Iterable[str], context: bool = True) -> float:
