@@ -79,9 +79,8 @@ def test_numbers_have_a_page_and_tables_for_papers(tmp_path):
 
 
 def test_systems_of_both_kinds_are_compared_in_both_and_with_either(tmp_path, capsys):
-    from support.made_values import both_run
-
     from merc.evaluation import ReportInfo, write_value_report
+    from support.made_values import both_run
 
     for name, noise in (("one", 0.3), ("two", 1.5)):
         predicted = both_run(tmp_path / name, noise)
