@@ -101,6 +101,12 @@ def refuse_other_model(
         ValueError: They differ; the message says in what.
     """
     differ = [f"{k}: expected {v}, found {found.get(k)}" for k, v in expected.items() if found.get(k) != v]
+    if not differ and list(expected.get("modalities", ())) != list(found.get("modalities", ())):
+        # Heads put modalities side by side: in another order every weight would be that of another modality.
+        raise ValueError(
+            f"The network has the modalities in the order {', '.join(expected['modalities'])}, and the checkpoint "
+            f"{', '.join(found['modalities'])}: give the stores in the order of the training."
+        )
     if not differ:
         shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (own, given)]
         names = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]

@@ -39,7 +39,7 @@ def run(tmp_path_factory):
             stage("both", "systems/concat.yaml", "emotions_and_values.yaml"),
         ],
     }
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     run_pipeline(folder / "pipeline.yaml", out=folder / "run", seeds=(0, 1))
     return folder / "run"
 

@@ -20,6 +20,7 @@ from merc.graphs import GATEncoder, GraphBuilder
 from merc.losses import FusionLoss, LogitAdjusted, ValueL1Loss, ValueMSELoss
 from merc.store import FeatureStore
 from merc.tasks import EmotionTargets, EmotionValueTargets, FusionTask, StudentTask, TeacherTask, ValueTargets
+from merc.tasks.checkpoints import refuse_other_model
 from support.quiet_trainer import trainer_in
 
 WIDTHS = {"text": 16, "audio": 12, "visual": 10}
@@ -224,3 +225,11 @@ def test_the_highest_concordance_of_equal_numbers_is_0():
     both = {"same": same, "sentiment": VALUES["sentiment"]}
     made = simulate(dialogues={"train": 4, "test": 6}, values=both, **sizes)
     assert 0 < made.optimal_ccc("test", ["text"]) < 0.6  # half of that of sentiment, and not NaN
+
+
+def test_a_checkpoint_with_modalities_in_another_order_is_refused():
+    settings = {"modalities": {"text": 4, "audio": 4}}
+    other = {"modalities": {"audio": 4, "text": 4}}
+    refuse_other_model(settings, {"modalities": {"text": 4, "audio": 4}}, {}, {})
+    with pytest.raises(ValueError, match=r"order text, audio, and the checkpoint audio, text: give the stores in"):
+        refuse_other_model(settings, other, {}, {})
