@@ -70,7 +70,7 @@ class AnnotatedLine:
         end: Seconds.
         speaker: The speaker that the networks were told: the name in the transcript, else ``person``, else ``unknown``.
         text: The transcript of the line.
-        emotion: The most probable emotion; ``None`` if all modalities are missing.
+        emotion: The most probable emotion; ``None`` if all modalities are missing, or the model tells numbers alone.
         probabilities: By emotion; empty if there is none.
         values: By dimension, such as ``valence``, the numbers that a model of numbers tells; empty if there are none.
         modalities: By name, ``None`` if it was used, otherwise why it is missing.

@@ -14,7 +14,7 @@ from merc.evaluation.comparison import ensemble
 from merc.evaluation.predictions import PredictionsError, read_predictions
 from merc.evaluation.report import METRICS, REPORT, VAL, ReportInfo, StoreInfo, write_report
 from merc.files import parse_json
-from merc.store import MANIFEST, FeatureStore
+from merc.store import MANIFEST, FeatureStore, StoreError
 
 LOGITS = "logits"
 
@@ -94,20 +94,25 @@ def ensemble_systems(members: Sequence[Path], *, out: Path) -> dict[str, Any]:
 def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> FeatureStore:
     """The log of the mean probability of several systems, as a store of logits.
 
-    If some members lack an utterance, it has the mean of the others.
+    If some members lack an utterance, it has the mean of the others. The numbers of members that predict some beside
+    the emotions are left out.
 
     Args:
         members: Stores of logits by name.
         out: Folder of the new store.
 
     Raises:
-        StoreError: A member does not contain logits, or has other emotions than the first.
+        StoreError: A member does not contain logits of emotions, or has other emotions than the first.
     """
     first = next(iter(members.values()))
+    first.require(kind="logits")
+    emotions = _emotions_of(first)
+    if not emotions:
+        raise StoreError(f"{first.path} tells no emotions: expected a store of their logits.")
     for store in members.values():
-        store.require(kind="logits", classes=first.provenance.get("classes", []))
+        store.require(kind="logits", classes=[*emotions, *store.provenance.get("values", [])])
     keys = list(dict.fromkeys(key for store in members.values() for key in store.keys))
-    logits = _mean_probabilities(list(members.values()), keys).clamp(min=1e-30).log().float()
+    logits = _mean_probabilities(list(members.values()), keys, len(emotions)).clamp(min=1e-30).log().float()
     nowhere = {key for store in members.values() for key in store.missing}.difference(keys)
     missing = {
         key: "; ".join(dict.fromkeys(store.why_missing([key])[key] for store in members.values()))
@@ -115,7 +120,7 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
     }
     provenance = {
         "source": "mean of probabilities",
-        "classes": first.provenance["classes"],
+        "classes": emotions,
         "of": {
             name: {"path": str(store.path), "digest": store.digest, **store.provenance}
             for name, store in members.items()
@@ -126,12 +131,18 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
     return FeatureStore.write(out, keys, logits, kind="logits", corpus=corpus, missing=missing, provenance=provenance)
 
 
-def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey]) -> Tensor:
+def _emotions_of(logits: FeatureStore) -> list[str]:
+    """The emotions that a store of logits tells; behind them it may have numbers."""
+    classes, numbers = logits.provenance.get("classes", []), logits.provenance.get("values", [])
+    return list(classes[: len(classes) - len(numbers)])
+
+
+def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey], emotions: int) -> Tensor:
     """Mean probabilities ``(N, C)`` over the stores that have the utterance."""
-    total, there = torch.zeros(len(keys), stores[0].dim, dtype=torch.double), torch.zeros(len(keys), 1)
+    total, there = torch.zeros(len(keys), emotions, dtype=torch.double), torch.zeros(len(keys), 1)
     for store in stores:
         logits, present = store.gather(keys)
-        total += torch.where(present[:, None], logits.double().softmax(-1), 0.0)
+        total += torch.where(present[:, None], logits[:, :emotions].double().softmax(-1), 0.0)
         there += present[:, None]
     return total / there
 

@@ -143,13 +143,11 @@ def read_value_systems(
         )
     found, data = {}, []
     for name, files in grouped.items():
-        about = [_about(path) for path in files]
         runs = [read_value_predictions(path) for path in files]
-        rounds = _rounds(name, about)
+        rounds, info = _rounds(name, files)
         found[name] = [pooled_values([runs[index] for index in members]) for members in rounds]
-        of_data = {key: value for key, value in about[0].items() if key != "protocol"}
-        data.append({**of_data, "protocol": "; ".join(sorted({one.get("protocol", "") for one in about}))})
-    if differing := [one for one in data if one != data[0] and "corpus" in one and "corpus" in data[0]]:
+        data.append(info)
+    if differing := [info for info in data if info and data[0] and info != data[0]]:
         raise PredictionsError(
             f"The systems were tested on different data ({data[0]['protocol']!r} and {differing[0]['protocol']!r}). "
             "Compare systems on the same one."
@@ -168,25 +166,36 @@ def tell_emotions(sources: Sequence[str | Path], *, stages: Sequence[str] = ()) 
     return all(_is_ours(path) or not holds_values(path) for path in paths)
 
 
-def _about(table: Path) -> dict[str, str]:
-    """What a report says of its data; nothing for other files."""
-    info = metrics_of(table.parent)["info"] if (table.parent / METRICS).is_file() else {}
-    return {key: str(info[key]) for key in ("corpus", "split", "protocol") if key in info}
+def _info(table: Path) -> dict[str, Any]:
+    """What the report of a table says of it; nothing for other files."""
+    return dict(metrics_of(table.parent)["info"]) if (table.parent / METRICS).is_file() else {}
 
 
-def _rounds(name: str, about: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+def _rounds(name: str, tables: Sequence[Path]) -> tuple[list[tuple[int, ...]], dict[str, str]]:
     """The runs that are folds of one cross-validation, by their protocols; each run by itself if there is one protocol.
 
+    Args:
+        name: The system.
+        tables: The predictions of its runs.
+
+    Returns:
+        The indices of the runs, and what the reports say of their data: ``corpus``, ``split`` and ``protocol``; nothing
+        for files without a report.
+
     Raises:
-        PredictionsError: The folds ran a different number of times.
+        PredictionsError: The runs are of different data, or the folds ran a different number of times.
     """
     folds: dict[str, list[int]] = {}
-    for index, this in enumerate(about):
-        folds.setdefault(this.get("protocol", ""), []).append(index)
+    data: list[dict[str, str]] = []
+    for index, info in enumerate(map(_info, tables)):
+        folds.setdefault(str(info.get("protocol", "")), []).append(index)
+        data.append({key: str(info[key]) for key in ("corpus", "split") if key in info})
+    if differing := [table for table, this in zip(tables, data, strict=True) if this != data[0]]:
+        raise PredictionsError(f"The runs of {name} were tested on different data: {tables[0]} and {differing[0]}.")
     if len({len(members) for members in folds.values()}) > 1:
         times = ", ".join(f"{len(members)} times {protocol}" for protocol, members in folds.items())
         raise PredictionsError(f"The folds of {name} ran a different number of times: {times}.")
-    return list(zip(*folds.values(), strict=True))
+    return list(zip(*folds.values(), strict=True)), data[0] and {**data[0], "protocol": "; ".join(sorted(folds))}
 
 
 def _grouped(sources: Sequence[str | Path], stages: Sequence[str]) -> dict[str, list[Path]]:
@@ -250,17 +259,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def _read_own(name: str, tables: Sequence[Path]) -> System:
-    infos = [metrics_of(t.parent)["info"] if (t.parent / METRICS).is_file() else {} for t in tables]
-    about = [_about(table) for table in tables]
-    data = [{key: value for key, value in this.items() if key != "protocol"} for this in about]
-    if differing := [table for table, this in zip(tables, data, strict=True) if this != data[0]]:
-        raise PredictionsError(f"The runs of {name} were tested on different data: {tables[0]} and {differing[0]}.")
-    runs, seeds = [read_predictions(table) for table in tables], [info.get("seed") for info in infos]
-    rounds = _rounds(name, about)
+    rounds, info = _rounds(name, tables)
+    runs, seeds = [read_predictions(table) for table in tables], [_info(table).get("seed") for table in tables]
     if all(len(members) == 1 for members in rounds):
-        return System(name, runs, seeds, about[0])
+        return System(name, runs, seeds, info)
     together = [pooled([runs[index] for index in members]) for members in rounds]
-    info = {**data[0], "protocol": "; ".join(sorted({this.get("protocol", "") for this in about}))}
     return System(name, together, [seeds[members[0]] for members in rounds], info)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,16 +194,17 @@ class ValueMetrics(Metric):
             predicted: ``(N, D)``.
             gold: ``(N, D)``, NaN where there is none.
         """
-        self.predicted.append(predicted.detach().float())
-        self.gold.append(gold.float())
+        # Flat: torchmetrics gathers a flat, empty tensor from a process without a batch, and no other shape beside it.
+        self.predicted.append(predicted.detach().float().flatten())
+        self.gold.append(gold.float().flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """``ccc``, ``pearson`` and ``mae``, each the mean over the annotated dimensions; 0 without any."""
         if not len(self.gold):
             return dict.fromkeys(AGREEMENT, torch.zeros(()))
-        gold = dim_zero_cat(self.gold)
+        predicted, gold = (dim_zero_cat(x).view(-1, self.dimensions) for x in (self.predicted, self.gold))
         known = (~gold.isnan()).any(0)
-        found = agreement(moments(dim_zero_cat(self.predicted), gold).sum(0))
+        found = agreement(moments(predicted, gold).sum(0))
         return {
             name: values.where(known, 0.0).float().sum() / known.sum().clamp(min=1) for name, values in found.items()
         }
@@ -295,11 +296,21 @@ class EmotionValuePredictions:
 
     Args:
         emotions: The emotions of N utterances.
-        values: The numbers of the same utterances.
+        values: The numbers of the same utterances, in the same order.
+
+    Raises:
+        PredictionsError: The utterances differ.
     """
 
     emotions: Predictions
     values: ValuePredictions
+
+    def __post_init__(self) -> None:
+        """Compare the utterances of both."""
+        if list(self.emotions.keys) != list(self.values.keys):
+            raise PredictionsError(
+                "Emotions and numbers are of different utterances, or in another order: expected the same keys twice."
+            )
 
     def to_csv(self) -> str:
         """The text of ``predictions.csv`` with the columns of both, those of emotions first."""
@@ -325,6 +336,17 @@ class EmotionValueMetrics(MetricCollection):
         return {**found, "f1_and_ccc": (found["weighted_f1"] + found["ccc"]) / 2}
 
 
+def annotated_values(corpus: Corpus, keys: Iterable[UtteranceKey]) -> Tensor:
+    """``(N, D)`` annotated numbers of some utterances of a corpus, NaN where there is none.
+
+    Raises:
+        KeyError: The corpus does not have one of them.
+    """
+    known = {key: utterance.values or {} for key, utterance in utterances_of(corpus)}
+    rows = [[known[key].get(name, math.nan) for name in corpus.dimensions] for key in keys]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(corpus.dimensions))
+
+
 def stored_values(logits: FeatureStore, corpus: Corpus) -> ValuePredictions:
     """The numbers that a store of logits holds of the utterances of a corpus, in the order of the corpus.
 
@@ -345,11 +367,10 @@ def stored_values(logits: FeatureStore, corpus: Corpus) -> ValuePredictions:
         )
     known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
     keys = [key for key, _ in known]
-    gold = [[(utterance.values or {}).get(name, math.nan) for name in names] for _, utterance in known]
     return ValuePredictions(
         corpus.dimensions,
         keys,
-        torch.tensor(gold).reshape(len(keys), len(names)),
+        annotated_values(corpus, keys),
         logits.gather(keys)[0][:, -len(names) :].float(),
         lines=[(utterance.speaker, utterance.text) for _, utterance in known],
     )
@@ -441,8 +462,13 @@ def pooled_values(runs: Sequence[ValuePredictions]) -> ValuePredictions:
         runs: Of the same dimensions and of different utterances.
 
     Raises:
-        PredictionsError: Two runs predict the same utterance.
+        PredictionsError: Two runs predict the same utterance, or dimensions differ.
     """
+    if len(runs) == 1:
+        return runs[0]
+    dimensions = list(runs[0].dimensions)
+    if other := [list(run.dimensions) for run in runs if list(run.dimensions) != dimensions]:
+        raise PredictionsError(f"Predictions of {dimensions} and of {other[0]}: expected the same dimensions.")
     keys = [key for run in runs for key in run.keys]
     gold, values = (torch.cat(parts) for parts in zip(*((run.gold, run.values) for run in runs), strict=True))
     return ValuePredictions(runs[0].dimensions, keys, gold, values)

@@ -286,6 +286,11 @@ class JointTask(EmotionTask):
         for name, student in self._students():
             if student.modality != name:
                 raise ValueError(f"JointTask got a student of {student.modality!r} under the name {name!r}.")
+        if other := [n for n, p in self.parts.items() if isinstance(p, EmotionTask) and p.targets.told != {"emotions"}]:
+            raise ValueError(
+                f"JointTask predicts emotions alone, and the targets of its parts {', '.join(other)} are numbers, or "
+                "emotions and numbers: leave out their targets, or train the parts one after the other."
+            )
         if scheduled := [name for name, part in self.parts.items() if part.make_lr_scheduler is not None]:
             raise ValueError(
                 f"One schedule steps all parts of JointTask: give it lr_scheduler, not {', '.join(scheduled)}."

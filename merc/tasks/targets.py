@@ -28,6 +28,7 @@ from merc.evaluation import (
 )
 from merc.evaluation.ledger import Opening
 from merc.evaluation.uncertainty import Stress
+from merc.evaluation.values import annotated_values
 from merc.labels import IGNORE_INDEX
 from merc.losses import (
     ConcordanceLoss,
@@ -403,12 +404,12 @@ class ValueTargets(OneKind):
         metrics.update(self.outputs(logits.float(), facts), batch.values)
 
     def rows(self, logits: Tensor, batch: Any, facts: DataFacts) -> dict[str, Tensor]:  # noqa: ANN401
-        """Annotated and predicted numbers."""
-        return {"gold": batch.values.float().cpu(), "values": self.decided(logits, facts)}
+        """Predicted numbers."""
+        return {"values": self.decided(logits, facts)}
 
     def predictions(self, corpus: Corpus, rows: Mapping[str, Any]) -> ValuePredictions:
-        """The numbers."""
-        return ValuePredictions(corpus.dimensions, **rows)
+        """The numbers, and those of the corpus: a batch rounds them where the training is in half precision."""
+        return ValuePredictions(corpus.dimensions, gold=annotated_values(corpus, rows["keys"]), **rows)
 
     def report(self, folder: Path, predictions: AnyPredictions, **more: Any) -> None:  # noqa: ANN401 - of the report
         """Write the report on numbers."""

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from merc.cli import main
 from merc.evaluation import (
@@ -104,3 +105,32 @@ def test_folds_of_numbers_are_pooled(tmp_path):
     found = read_value_systems([tmp_path / "run"])
     assert [len(runs) for runs in found.values()] == [1, 1]
     assert len(found["good"][0].keys) == 120
+
+
+def test_runs_on_other_corpora_are_no_folds(tmp_path):
+    from merc.evaluation import read_value_systems
+
+    for seed, corpus in ((0, "made"), (1, "other")):
+        value_run(tmp_path / f"run/seed-{seed}/good", 0.3, seed, fold=seed, corpus=corpus)
+    with pytest.raises(PredictionsError, match="runs of good were tested on different data"):
+        read_value_systems([tmp_path / "run"])
+
+
+def test_predicted_numbers_of_a_run_are_read_whole(tmp_path):
+    from merc.evaluation import read_value_predictions, read_value_systems
+
+    value_run(tmp_path / "good", 0.3, present={"text": torch.arange(60) % 2 == 0})
+    [[found]] = read_value_systems([tmp_path / "good"]).values()
+    assert torch.equal(found.present["text"], read_value_predictions(tmp_path / "good/report").present["text"])
+
+
+def test_emotions_and_numbers_in_another_order_are_refused(tmp_path):
+    from dataclasses import replace
+
+    from merc.evaluation import EmotionValuePredictions
+    from support.made_values import both_run
+
+    both = both_run(tmp_path, 0.3)
+    values = replace(both.values, keys=both.values.keys[::-1])
+    with pytest.raises(PredictionsError, match="in another order"):
+        EmotionValuePredictions(both.emotions, values)

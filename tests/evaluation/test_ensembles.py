@@ -101,6 +101,23 @@ def test_of_an_utterance_that_some_members_lack_the_others_tell(tmp_path):
     assert present.tolist() == [True, True, True, False] and both.missing == {KEYS[3]: "no text; too short"}
 
 
+def test_numbers_beside_the_emotions_are_no_logits(tmp_path):
+    values = torch.randn(2, 2, 7, generator=torch.Generator().manual_seed(0))
+    names = [*CLASSES["classes"], "valence", "arousal"]
+    rows = torch.cat([values[0], torch.tensor([[4.0, 90.0], [-3.0, 2.0]])], dim=1)
+    told = {"classes": names, "values": names[-2:]}
+    both = FeatureStore.write(tmp_path / "a", KEYS[:2], rows, kind="logits", provenance=told)
+    emotions = FeatureStore.write(tmp_path / "b", KEYS[:2], values[1], kind="logits", provenance=CLASSES)
+    for order in ({"a": both, "b": emotions}, {"b": emotions, "a": both}):
+        mean = ensemble_logits(order, out=tmp_path / "".join(order))
+        mean.require(kind="logits", dim=7, classes=CLASSES["classes"])
+        torch.testing.assert_close(mean.gather(KEYS[:2])[0].softmax(-1), values.softmax(-1).mean(0))
+    alone = {"classes": names[-2:], "values": names[-2:]}
+    numbers = FeatureStore.write(tmp_path / "c", KEYS[:2], rows[:, 7:], kind="logits", provenance=alone)
+    with pytest.raises(StoreError, match="tells no emotions"):
+        ensemble_logits({"c": numbers, "d": numbers}, out=tmp_path / "cd")
+
+
 @pytest.mark.parametrize(("other", "digest"), [("a" * 16, "a" * 16), ("b" * 16, None), (None, None)])
 def test_the_ensemble_uses_the_keys_of_its_members(tmp_path, other, digest):
     members = {

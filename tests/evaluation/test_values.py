@@ -243,3 +243,20 @@ def test_other_data_are_refused():
         compare_values(
             {"one": [one], "other": [ValuePredictions({"v": (0, 1)}, one.keys, one.gold[:, :1], one.values[:, :1])]}
         )
+
+
+def test_a_process_without_a_batch_is_gathered_from():
+    generator = torch.Generator().manual_seed(0)
+    predicted, gold = torch.randn(2, 9, 2, generator=generator)
+    alone, shared = ValueMetrics(2), ValueMetrics(2)
+
+    def gathered(own, group):
+        other = torch.tensor([])  # what torchmetrics takes for the state of such a process
+        assert own.dim() == other.dim()  # or gather_all_tensors waits for ever, or fails
+        return [own, other]
+
+    shared.distributed_available_fn, shared.dist_sync_fn = lambda: True, gathered
+    for metrics in (alone, shared):
+        metrics.update(predicted[:4], gold[:4])
+        metrics.update(predicted[4:], gold[4:])
+    assert shared.compute() == alone.compute()

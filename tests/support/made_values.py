@@ -15,14 +15,14 @@ from support.made_predictions import made_up
 SCALES = {"valence": (1.0, 5.0), "sentiment": (-3.0, 3.0)}
 
 
-def value_run(folder, noise, seed=0, fold=None):
+def value_run(folder, noise, seed=0, fold=None, corpus="made", present=None):
     """The report of a stage of a run: the same gold numbers in all, predicted with so much noise."""
     gold = torch.randn(60, 2, generator=torch.Generator().manual_seed(1 + (fold or 0)))
     values = gold + noise * torch.randn(60, 2, generator=torch.Generator().manual_seed(2 + seed))
     of_fold = "" if fold is None else f"fold{fold}-"
     keys = [UtteranceKey("test", f"{of_fold}{row // 6}", str(row % 6)) for row in range(60)]
-    info = ReportInfo("made", "test", protocol=f"{of_fold}p", seed=seed)
-    write_value_report(folder / "report", ValuePredictions(SCALES, keys, gold, values), info=info)
+    info = ReportInfo(corpus, "test", protocol=f"{of_fold}p", seed=seed)
+    write_value_report(folder / "report", ValuePredictions(SCALES, keys, gold, values, present or {}), info=info)
 
 
 def both_run(folder, noise, seed=0):

@@ -193,6 +193,27 @@ def test_the_losses_are_those_of_either_kind_alone_and_are_weighted(batch_and_fa
     assert found.terms["values"].item() == pytest.approx(0.25 * (values - scaled).square().mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("targets", [ValueTargets(), EmotionValueTargets()])
+def test_reports_have_the_annotated_numbers_though_half_precision_rounds_those_of_a_batch(made, targets):
+    splits = {
+        split: [
+            replace(c, utterances=tuple(replace(u, values={"sentiment": 1.2345, "arousal": 3.3}) for u in c.utterances))
+            for c in talks
+        ]
+        for split, talks in made.corpus.items()
+    }
+    corpus = Corpus("rounded", made.corpus.labels, splits, dimensions=made.corpus.dimensions)
+    module = ConversationDataModule(corpus, {}, graphs=None)
+    module.setup()
+    batch = module.split("val")
+    batch = replace(batch, values=batch.values.bfloat16())  # as Lightning does it for bf16-true
+    outputs = torch.zeros(batch.num_utterances, 2 if isinstance(targets, ValueTargets) else 9)
+    rows = {"keys": batch.keys, "present": {}, "lines": (), **targets.rows(outputs, batch, module.facts)}
+    found = targets.predictions(corpus, rows)
+    gold = found.values.gold if isinstance(targets, EmotionValueTargets) else found.gold
+    assert torch.equal(gold, torch.tensor([1.2345, 3.3]).expand_as(gold))
+
+
 def test_a_loss_that_counts_classes_counts_emotions_alone(batch_and_facts):
     _, facts = batch_and_facts
     encoder = partial(GATEncoder, hidden_dim=16, num_layers=1)

@@ -25,7 +25,15 @@ from merc.graphs import GATEncoder, GCNEncoder, GraphBuilder
 from merc.losses import DistillationLoss, FeatureSimilarityLoss, FusionLoss
 from merc.speaker import LipSyncNet, SyncScorer
 from merc.store import FeatureStore, StoreError
-from merc.tasks import FusionTask, JointTask, LipSyncTask, StudentTask, TeacherTask
+from merc.tasks import (
+    EmotionValueTargets,
+    FusionTask,
+    JointTask,
+    LipSyncTask,
+    StudentTask,
+    TeacherTask,
+    ValueTargets,
+)
 from support.made_batches import facts_of, make_batch
 from support.quiet_trainer import trainer_in
 from support.tiny_lips import SIZE, still, talk, write_stores
@@ -303,6 +311,10 @@ def test_parts_that_do_not_fit_are_refused():
     scheduled = fusion(lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1))
     with pytest.raises(ValueError, match="give it lr_scheduler, not fusion"):
         joint(fusion=scheduled)
+    with pytest.raises(ValueError, match="emotions alone, and the targets of its parts fusion are numbers"):
+        joint(fusion=FusionTask(HierarchicalFusion, targets=ValueTargets()))  # D numbers would be scored as D emotions
+    with pytest.raises(ValueError, match="the targets of its parts audio are numbers"):
+        JointTask({"audio": student("audio", targets=EmotionValueTargets())}, fusion())
     with pytest.raises(ValueError, match="warm_start names lipsync: expected some of audio, visual, fusion"):
         joint(warm_start={"lipsync": "x.ckpt"})
 
