@@ -33,14 +33,12 @@ def merc(monkeypatch, capsys):
     def commands(*given, cwd, example=CUSTOM):
         monkeypatch.setenv("COLUMNS", "200")
         capsys.readouterr()
-        known = set(sys.modules)
+        for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+            del sys.modules[name]  # another process would read the package anew
         with monkeypatch.context() as patch:
             patch.chdir(cwd)
             patch.syspath_prepend(str(example / "src"))
             assert [main(args) for args in given] == [0] * len(given)
-        for name in set(sys.modules) - known:  # another process would read the package anew
-            if name.partition(".")[0] in PACKAGES:
-                del sys.modules[name]
         return capsys.readouterr().out
 
     return commands

@@ -175,7 +175,7 @@ def test_bad_files_are_refused(tmp_path):
         CorpusError, match=r"No row belongs to an utterance of corpus 'toy': the first row is train/9/9"
     ):
         import_table({"train": write(tmp_path / "x.csv", "dia9_utt9,1,2")}, corpus)
-    with pytest.raises(CorpusError, match="the row does not say which"):
+    with pytest.raises(CorpusError, match="nothing says which"):
         import_table([write(tmp_path / "x.csv", "dia0_utt0,1,2")], corpus)
     with pytest.raises(CorpusError, match="'a' has no number in the train split"):
         import_table([write(tmp_path / "train.csv", "dia0_utt0,,2")], corpus)

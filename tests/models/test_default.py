@@ -147,7 +147,7 @@ def test_default_is_a_model_like_others(default, tmp_path):
 
 
 def test_the_language_of_the_training_is_recognized():
-    english = [Conversation("0", tuple(Utterance(str(i), "A", t) for i, (_, t) in enumerate(TALK * 3)), "train")]
+    english = [Conversation("0", tuple(Utterance(str(i), "A", t) for i, (_, t) in enumerate(TALK * 200)), "train")]
     profile = word_profile(english)
     assert profile["frequent"][0] in ("i", "you", "so", "this", "that", "is") and profile["share"] == 1
 

@@ -353,7 +353,7 @@ TAMPERED = {
     "weights that are not finite": (lambda f: forge(f, infinite(f)), "are not finite"),
     "fewer labels": (
         lambda f: change(f, lambda c: c["labels"].update(names=["a", "b"], report_order=[])),
-        "2 emotions",
+        "has 2 outputs",
     ),
     "fewer classes": (
         lambda f: change(f, lambda c: steps(c)["seed-0/teacher"].update(classes=2)),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import pickle
 import shutil
 import statistics
@@ -509,7 +510,10 @@ def at_once(monkeypatch):
     begun = []
     monkeypatch.setattr(merc.pipeline.search, "get_context", lambda how: SimpleNamespace(Process=InThisProcess))
     monkeypatch.setattr(merc.pipeline.search, "_work", begun.append)
-    return begun
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    yield begun
+    lightning.setLevel(level)  # it goes on in this process
 
 
 def test_jobs_are_processes_with_a_share_of_the_threads(two, at_once, monkeypatch):
