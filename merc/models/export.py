@@ -95,12 +95,10 @@ def export_run(
         answers = [exporter.value(one, f"@{target.name}@/logits") for one in seeds]
         corpus = exporter.corpus(seeds[0])
     steps = exporter.steps
-    told = steps[answers[0].removesuffix("/logits")]
-    width = told.widths["logits"]
-    numbers = told.numbers if isinstance(told, Mean) else len(told.values) if isinstance(told, Network) else 0
     if len(answers) > 1:
-        steps["mean"] = Mean("mean", answers, width, numbers)
+        steps["mean"] = exporter.mean("mean", answers)
         answers = ["mean/logits"]
+    width, numbers = exporter.outputs(answers[0])
     reports = [finished.place(target, one) for one in seeds]
     about = about_run(corpus, reports, target.name, seeds, licence, data)
     about["name"] = name or Path(out or run).resolve().name
@@ -163,7 +161,7 @@ class _Exporter:
             return self._once(name, "features", lambda: self._writing(stage, seed, name, place))
         if isinstance(kind, EnsembleStage):
             members = [self.value(seed, f"{member}/logits") for member in self._options(stage)["members"]]
-            return self._once(name, "logits", lambda: Mean(name, members, len(self.corpus(seed).labels)))
+            return self._once(name, "logits", lambda: self.mean(name, members))
         if isinstance(kind, NetworkStage):
             data = self._import(self._parsed(stage.name, seed)["data"]["class_path"])
             if issubclass(data, TextDataModule):
@@ -174,6 +172,27 @@ class _Exporter:
                 return self._recorded(stage, seed, name, place / output)
             raise ModelError(f"Stage {stage.name!r} reads {data.__name__}: no model can hold it.")
         return self._given(Path(output).name if output else stage.name, place / output)
+
+    def outputs(self, answer: str) -> tuple[int, int]:
+        """How many outputs the logits of a step have, and how many of them are numbers."""
+        step = self.steps[answer.removesuffix("/logits")]
+        numbers = step.numbers if isinstance(step, Mean) else len(step.values) if isinstance(step, Network) else 0
+        return step.widths["logits"], numbers
+
+    def mean(self, name: str, members: Sequence[str]) -> Mean:
+        """The mean of some logits.
+
+        Raises:
+            ModelError: They tell different things.
+        """
+        found = {member.removesuffix("/logits"): self.outputs(member) for member in members}
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{one}: {width - n} emotions and {n} numbers" for one, (width, n) in found.items())
+            raise ModelError(
+                f"The members of {name!r} tell different things ({told}), and a model has the mean of all of them: "
+                "export a single stage, or an ensemble of stages that tell the same."
+            )
+        return Mean(name, members, *next(iter(found.values())))
 
     def _once(self, name: str, output: str, make: Any) -> str:  # noqa: ANN401 - a function without arguments
         if name not in self.steps:

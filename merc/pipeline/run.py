@@ -35,6 +35,7 @@ from merc.evaluation.tables import markdown_table
 from merc.evaluation.value_comparison import plain_table
 from merc.files import write_json, write_text
 from merc.pipeline.contents import libraries
+from merc.pipeline.kinds import EnsembleStage
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun, Pipeline, plan
 from merc.pipeline.read import read_pipeline, with_import_options
@@ -129,7 +130,15 @@ def _compare(systems: Sequence[str], out: Path, console: Console) -> Path:
 
 
 def _refuse_other_kinds(pipeline: Pipeline, runs: Sequence[StageRun], trainer_options: Sequence[str]) -> None:
-    """Refuse to compare what predicts emotions alone with what predicts numbers alone, before anything is trained."""
+    """Refuse to compare emotions with numbers, and an ensemble of numbers alone, before anything is trained."""
+    by_name = {run.stage.name: run for run in runs}
+    for run in runs:
+        for name in run.reads if isinstance(run.stage.kind, EnsembleStage) else ():
+            if "emotions" not in by_name[name].stage.kind.tells(by_name[name], trainer_options):
+                raise PipelineError(
+                    f"Stage {run.stage.name!r} is an ensemble, which averages probabilities of emotions, and its "
+                    f"member {name!r} predicts numbers alone: leave it out. `merc export` averages numbers."
+                )
     compared = [run for run in runs if run.stage.name in pipeline.compare]
     told = {run.stage.name: run.stage.kind.tells(run, trainer_options) for run in compared}
     if told and not frozenset.intersection(*told.values()):

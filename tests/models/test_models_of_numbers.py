@@ -10,9 +10,12 @@ import merc
 from merc.conversation import Corpus
 from merc.evaluation import read_predictions, read_value_predictions
 from merc.models import export_run
+from merc.models.build import Maker
+from merc.models.export import _Exporter
 from merc.pipeline.ablate import run_ablations
+from merc.pipeline.plan import FinishedRun
 from merc.pipeline.run import run_pipeline
-from merc.pipeline.stage import PipelineError
+from merc.pipeline.stage import PipelineError, Stage
 
 SHORT = {
     "trainer": {"max_steps": 12, "val_check_interval": 6, "enable_progress_bar": False},
@@ -106,6 +109,17 @@ def test_a_model_of_both_is_the_mean_of_its_seeds(run, tmp_path):
         merc.load(str(tmp_path / "model"))
 
 
+def test_an_ensemble_is_a_model_of_what_its_members_tell(run):
+    exporter = _Exporter(FinishedRun.load(run), Maker())
+    for name, members in (("together", ["{both}"]), ("mixed", ["{both}", "{numbers}"])):
+        exporter._stages[name] = Stage(name, "ensemble", options={"members": members})
+    assert exporter.value(0, "@together@/logits") == "seed-0/together/logits"
+    mean = exporter.steps["seed-0/together"]
+    assert (mean.classes, mean.numbers) == (9, 2)
+    with pytest.raises(merc.models.ModelError, match=r"both: 7 emotions and 2 numbers, .*: 0 emotions and 2 numbers"):
+        exporter.value(0, "@mixed@/logits")
+
+
 def test_the_command_line_predicts_numbers(run, tmp_path, capsys):
     from merc.cli import main
 
@@ -154,14 +168,14 @@ def test_annotation_carries_numbers(run, tmp_path, kind):
     assert len(columns) == len(cells)
 
 
-def pipeline_of(folder, compare):
+def pipeline_of(folder, compare, *more):
     stages = [
         {"name": "data", "command": "import", "config": "simulated", "options": {"values": {"v": {"joy": 2.5}}}},
         {"name": "emotions", "command": "fit", "config": ["systems/concat.yaml"], "stores": STORES},
         {"name": "numbers", "command": "fit", "config": ["systems/concat.yaml", "values.yaml"], "stores": STORES},
     ]
     file = folder / "pipeline.yaml"
-    file.write_text(yaml.safe_dump({"corpus": "data", "stages": stages, "compare": compare}))
+    file.write_text(yaml.safe_dump({"corpus": "data", "stages": [*stages, *more], "compare": compare}))
     return file
 
 
@@ -169,6 +183,13 @@ def test_stages_of_other_kinds_are_not_compared_and_nothing_runs(tmp_path):
     file = pipeline_of(tmp_path, ["emotions", "numbers"])
     with pytest.raises(PipelineError, match="emotions: emotions; numbers: numbers"):
         run_pipeline(file, out=tmp_path / "out")
+    assert not (tmp_path / "out/data").exists()
+
+
+def test_an_ensemble_of_numbers_is_refused_before_anything_runs(tmp_path):
+    both = {"name": "mean", "command": "ensemble", "options": {"members": ["{emotions}", "{numbers}"]}}
+    with pytest.raises(PipelineError, match="its member 'numbers' predicts numbers alone"):
+        run_pipeline(pipeline_of(tmp_path, [], both), out=tmp_path / "out")
     assert not (tmp_path / "out/data").exists()
 
 
