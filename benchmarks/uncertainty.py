@@ -28,6 +28,7 @@ from merc.datamodules import ConversationDataModule
 from merc.evaluation import Predictions, abstention, conformal_sets, fit_temperature, read_predictions, with_temperature
 from merc.evaluation.tables import markdown_table
 from merc.tasks import FusionTask
+from merc.tasks.checkpoints import read_checkpoint
 
 NOMINAL = (0.8, 0.9)
 
@@ -81,7 +82,10 @@ def some(found: Predictions, rows: Tensor) -> Predictions:
 
 def doubts(folder: Path, found: Predictions) -> dict[str, float] | None:
     """AUROC of every measure of doubt of a head, of the weights in a stage's folder; ``None`` if it has none."""
-    task = FusionTask.load_from_checkpoint(folder / "best.ckpt", map_location="cpu").eval()
+    file = folder / "best.ckpt"
+    if read_checkpoint(file)["merc"]["task"] != "FusionTask":
+        return None
+    task = FusionTask.load_from_checkpoint(file, map_location="cpu").eval()
     options = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["stage"]["options"]
     data = ConversationDataModule(options["data.corpus"], options["data.stores"])
     data.setup()
