@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merc.media.planes import Colour, Planes
+from merc.media.planes import BT601, Colour, Planes
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -69,7 +69,7 @@ def bar_panel(
     colours: Mapping[str, Colour],
     title: str = "",
     text: str = "",
-    matrix: int = 2,
+    matrix: int = BT601,
 ) -> Planes:
     """A panel with a bar per value, and a title and text to the right of the bars.
 

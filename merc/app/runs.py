@@ -13,7 +13,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -248,9 +248,12 @@ class Runs:
     def has_room(self, more: int) -> bool:
         """Whether uploads and results, those of all visitors together, may have so many bytes more."""
         folders = [self.uploads, *(run.folder for run in self.by_token.values())]
-        states = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
-        # A recording is a link to its upload, and counts once.
-        return sum({(state.st_dev, state.st_ino): state.st_size for state in states}.values()) + more <= self.max_total
+        sizes: dict[tuple[int, int], int] = {}
+        for file in (Path(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names):
+            with suppress(OSError):  # a run has just renamed or removed it
+                state = file.stat()
+                sizes[state.st_dev, state.st_ino] = state.st_size  # a recording, a link to its upload, counts once
+        return sum(sizes.values()) + more <= self.max_total
 
     def is_upload(self, path: str) -> bool:
         """Whether a path, which a visitor may have made up, is that of an uploaded file."""

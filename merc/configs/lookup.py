@@ -81,8 +81,10 @@ def read_config(name: str) -> str:
     for node in sorted(set(_values(yaml.compose(text))), key=lambda node: -node.start_mark.index):
         if (found := beside(node.value, path.parent)) is not None:
             start, end = node.start_mark.index, node.end_mark.index
-            marks = re.match(r"([&!]\S*\s+)*", text[start:end])
-            text = text[:start] + (marks[0] if marks else "") + json.dumps(found) + text[end:]
+            written = text[start:end]
+            marks = re.match(r"([&!]\S*\s+)*", written)
+            rest = written[len(written.rstrip()) :] + text[end:]  # a block ends where the next line begins
+            text = text[:start] + (marks[0] if marks else "") + json.dumps(found) + rest
     return text
 
 
@@ -101,11 +103,12 @@ def _values(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 def beside(value: str, folder: Path) -> str | None:
     """The absolute path of what a relative path names in a folder; ``None`` if nothing is there.
 
-    A folder is known by a ``/`` in its path, such as ``./clips``: without one it is not told from a word, as ``text``
-    may be a modality.
+    A folder is known by a ``/`` in its path, such as ``./clips``, a file by that or by the ``.`` of its ending: without
+    them they are not told from a word, as ``text`` may be a modality.
     """
     try:
-        there = (folder / value).is_file() or ("/" in value and (folder / value).is_dir())
+        place = folder / value
+        there = ("/" in value and place.exists()) or ("." in value and place.is_file())
     except (OSError, ValueError):  # a text that no file system takes for a name
         return None
-    return str((folder / value).absolute()) if value and there else None
+    return str(place.absolute()) if there else None

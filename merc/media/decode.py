@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from merc.conversation import Clip
-from merc.media.planes import Planes
+from merc.media.planes import BT601, MATRICES, Planes
 from merc.media.rates import FRAME_RATE
 
 if TYPE_CHECKING:
@@ -65,9 +65,6 @@ CONTAINERS = (
 
 Each holds its content itself. Playlists, such as concat, hls, dash and sdp, could make any file that the user may read
 part of a clip."""
-
-_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
-"""How planes make RGB, in FFmpeg's numbers and names; where a file does not say it, as BT.601."""
 
 _FULL_RANGE = 2
 
@@ -680,6 +677,7 @@ class _View:
         self.stored = stored
         self.scale = 1.0
         self._size: tuple[int, ...] | None = None
+        self._matrix = BT601
         self._frames_are: tuple[Any, ...] = ()
         self._graph: Any = None
 
@@ -700,7 +698,7 @@ class _View:
         transposed, flipped = _orientation(frame)
         axes = tuple(dimension - 1 for dimension in flipped)
         upright = [np.flip(part.T if transposed else part, axes) for part in _arrays(shown)]
-        return Planes.of_parts(upright, int(frame.colorspace))
+        return Planes.of_parts(upright, self._matrix)
 
     def _shown(self, frame: av.VideoFrame) -> av.VideoFrame:
         """A frame, cropped and scaled, as it is stored."""
@@ -722,7 +720,10 @@ class _View:
             _pixels(low, high, size)
             for low, high, size in zip(self.region[:2], self.region[2:], (width, height), strict=True)
         )
+        # Where a frame does not say how its planes make RGB, or has no such planes, as BT.601.
+        matrix = int(frame.colorspace) if frame.colorspace in MATRICES else BT601
         if self._size is None:
+            self._matrix = matrix  # of all planes, as a film has one
             across, down = _squared(right - left, bottom - top, self.shape, transposed)
             self.scale = min(1.0, (self.max_height or inf) / float(down))
             step = 2 if self.stored else 1  # chroma has half the pixels
@@ -736,12 +737,14 @@ class _View:
         if transposed:
             left, right, top, bottom = top, bottom, left, right
             size = size[1], size[0]
-        matrix = _MATRICES.get(frame.colorspace, "bt601")
-        scale = [f"{size[0]}:{size[1]}:flags=bilinear", f"in_color_matrix={matrix}"]
+        # Without accurate_rnd the fast conversion of a frame that keeps its size leaves up to eight last columns of
+        # such widths (854, 1080) as they were in memory (FFmpeg 8.0); elsewhere it takes ten times as long.
+        flags = "bilinear+accurate_rnd" if 1 <= size[0] % 16 <= 8 else "bilinear"
+        scale = [f"{size[0]}:{size[1]}:flags={flags}", f"in_color_matrix={MATRICES[matrix]}"]
         if frame.color_range == _FULL_RANGE:
             scale.append("in_range=pc")
         if self.stored:
-            scale += [f"out_color_matrix={matrix}", "out_range=tv"]
+            scale += [f"out_color_matrix={MATRICES[self._matrix]}", "out_range=tv"]
         graph = av.filter.Graph()
         graph.threads = 1
         # Tensors need planes, and swscale writes them faster than packed pixels.

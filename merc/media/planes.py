@@ -15,9 +15,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     import av
 
-_UNKNOWN = 2  # FFmpeg's number of a matrix that is not told; converters take BT.601
-_BT601 = 5
-_MATRICES = (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (PAL, NTSC), SMPTE 240M and BT.2020, in FFmpeg's numbers
+MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+"""How planes make RGB, in FFmpeg's numbers and names."""
+
+BT601 = 5
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each from 0 to 255."""
@@ -29,26 +30,26 @@ class Planes:
 
     Args:
         pixels: ``(3 H / 2, W)`` uint8: H rows of luma, then the blue and the red chroma; H and W are even.
-        matrix: How the planes make RGB, in FFmpeg's numbers; 2 if it is not told.
+        matrix: How the planes make RGB, one of :data:`MATRICES`.
     """
 
     pixels: NDArray[np.uint8]
-    matrix: int = _UNKNOWN
+    matrix: int = BT601
 
     @classmethod
-    def of_parts(cls, parts: Sequence[NDArray[np.uint8]], matrix: int = _UNKNOWN) -> Planes:
+    def of_parts(cls, parts: Sequence[NDArray[np.uint8]], matrix: int = BT601) -> Planes:
         """Of luma ``(H, W)`` and both chromas ``(H / 2, W / 2)``."""
         return cls(np.concatenate([part.ravel() for part in parts]).reshape(-1, parts[0].shape[1]), matrix)
 
     @classmethod
-    def of_rgb(cls, image: Tensor | NDArray[np.uint8], matrix: int = _UNKNOWN) -> Planes:
+    def of_rgb(cls, image: Tensor | NDArray[np.uint8], matrix: int = BT601) -> Planes:
         """Of an image ``(3, H, W)`` uint8 RGB; an odd height or width loses its last row or column."""
         import av
 
         height, width = (side - side % 2 for side in image.shape[1:])
         packed = np.ascontiguousarray(np.asarray(image)[:, :height, :width].transpose(1, 2, 0))
         frame = av.VideoFrame.from_ndarray(packed, format="rgb24")
-        pixels: Any = frame.reformat(format="yuv420p", dst_colorspace=_converter(matrix)).to_ndarray()
+        pixels: Any = frame.reformat(format="yuv420p", dst_colorspace=matrix).to_ndarray()
         return cls(pixels, matrix)
 
     @property
@@ -76,7 +77,7 @@ class Planes:
 
     def rgb(self) -> Tensor:
         """The image ``(3, H, W)`` uint8."""
-        options: dict[str, Any] = {"src_colorspace": _converter(self.matrix), "format": "rgb24"}
+        options: dict[str, Any] = {"src_colorspace": self.matrix, "format": "rgb24"}
         return torch.from_numpy(self.frame().reformat(**options).to_ndarray()).permute(2, 0, 1)
 
     def above(self, other: Planes) -> Planes:
@@ -106,7 +107,3 @@ def _planes_of(colour: Colour, matrix: int) -> tuple[int, int, int]:
     image = np.broadcast_to(np.array(colour, np.uint8)[:, None, None], (3, 2, 2))
     luma, blue, red = (int(part[0, 0]) for part in Planes.of_rgb(image, matrix).parts)
     return luma, blue, red
-
-
-def _converter(matrix: int) -> int:
-    return matrix if matrix in _MATRICES else _BT601

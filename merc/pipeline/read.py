@@ -35,8 +35,8 @@ def read_pipeline(name: str | Path) -> Pipeline:
 
     In a stage, ``stores: {text: "{teacher}/hidden"}`` is short for the option ``data.stores``. Configs, files and
     folders with relative paths are those beside the pipeline, if they are there; a folder is known by a ``/`` in its
-    path, such as ``./clips``. What is not there may be the short name of a shipped config, or a path from the working
-    directory.
+    path, such as ``./clips``, a file by that or its ending. What is not there may be the short name of a shipped
+    config, or a path from the working directory.
 
     Args:
         name: A file, or the short name of a shipped pipeline.

@@ -312,6 +312,14 @@ def test_all_visitors_together_have_a_limit(tmp_path):
             runs.new("other", path, None, "default")
 
 
+def test_files_that_go_while_they_are_counted_take_no_room(tmp_path, monkeypatch):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=1000)
+    (runs.uploads / "gone").symlink_to(tmp_path / "nowhere")
+    (runs.uploads / "there").write_bytes(b"x" * 600)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # it was, when it was asked
+    assert runs.has_room(400) and not runs.has_room(401)
+
+
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/srv/secret")
 

@@ -184,6 +184,14 @@ def colour_at(image, x, y):
 MATRICES = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)]
 
 
+@pytest.mark.parametrize("width", [22, 40, 54])
+def test_the_last_columns_of_any_width_are_those_of_the_film(tmp_path, width):
+    pictures = [np.full((24, width, 3), 200, np.uint8)] * 3
+    [chunk] = read_frames(Clip(write_media(tmp_path / "a.mkv", pictures=pictures, codec="ffv1")), fps=25)
+    assert chunk.images.shape == (3, 3, 24, width)
+    assert float((chunk.images.int() - 200).abs().max()) <= 2
+
+
 @pytest.mark.parametrize("matrix", [*MATRICES, (0, -1, -1, 0)])
 def test_rotated_and_mirrored_pictures_are_shown_upright(tmp_path, matrix):
     file = tmp_path / "turned.mp4"

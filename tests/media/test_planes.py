@@ -13,6 +13,7 @@ from merc.media import read_frames
 from merc.media.decode import read_planes
 from merc.media.film import write_film
 from merc.media.planes import Planes
+from support.made_media import write_media
 
 BT709, BT601 = 1, 5
 COLOURS = [(255, 0, 0), (0, 200, 0), (30, 60, 250), (240, 240, 10), (128, 128, 128)]
@@ -22,7 +23,7 @@ def flat(colour, height=16, width=24):
     return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, height, width)
 
 
-@pytest.mark.parametrize("matrix", [2, BT601, BT709])
+@pytest.mark.parametrize("matrix", [BT601, BT709, 9])
 @pytest.mark.parametrize("colour", COLOURS)
 def test_rgb_comes_back(matrix, colour):
     planes = Planes.of_rgb(flat(colour), matrix)
@@ -89,6 +90,28 @@ def test_a_film_keeps_its_colours(tmp_path, matrix, full):
         want = torch.from_numpy(image[24, x]).int()
         for found in (chunk.images[0], planes[0].rgb(), again.images[0]):
             assert float((found[:, 24, x].int() - want).abs().max()) <= 10, (x, found[:, 24, x], want)
+
+
+@pytest.mark.parametrize(("codec", "layout"), [("libx264rgb", "rgb24"), ("ffv1", "gray"), ("ffv1", "yuv420p")])
+def test_a_film_that_tells_no_matrix_is_written_with_the_one_that_was_taken(tmp_path, codec, layout):
+    image = np.full((48, 64, 3), (90, 90, 90) if layout == "gray" else (200, 40, 30), np.uint8)
+    write_media(tmp_path / "a.mkv", pictures=[image] * 5, codec=codec, pix_fmt=layout)
+    write_film(tmp_path / "b.mp4", (planes for planes, _ in read_planes(Clip(str(tmp_path / "a.mkv")))), fps=25)
+    with av.open(str(tmp_path / "b.mp4")) as film:
+        assert next(film.decode(video=0)).colorspace == BT601  # 0, that of RGB, would turn planes into nonsense
+    [again] = read_frames(Clip(str(tmp_path / "b.mp4")))
+    assert float((again.images[0, :, 24, 32].int() - torch.from_numpy(image[24, 32]).int()).abs().max()) <= 4
+
+
+def test_a_film_has_the_matrix_of_its_first_frame(tmp_path):
+    both = b""
+    for matrix in (BT709, BT601):
+        image = stored(tmp_path / "a.h264", matrix, False)
+        both += (tmp_path / "a.h264").read_bytes()
+    (tmp_path / "a.h264").write_bytes(both)
+    planes = [planes for planes, _ in read_planes(Clip(str(tmp_path / "a.h264")), fps=25)]
+    assert len(planes) == 10 and {one.matrix for one in planes} == {BT709}
+    assert float((planes[-1].rgb()[:, 24, 8].int() - torch.from_numpy(image[24, 8]).int()).abs().max()) <= 8
 
 
 def test_frames_are_scaled_to_even_sides_and_are_each_ones_own(tmp_path):

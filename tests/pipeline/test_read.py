@@ -121,3 +121,12 @@ def test_a_row_of_ablations_names_files_beside_it(config):
     row = config.with_name("row.yaml")
     row.write_text("{title: Words, changes: {fusion: {model.words: words.txt}}}")
     assert read_ablations(row, "row")["row"].changes["fusion"]["model.words"] == str(config.with_name("words.txt"))
+
+
+def test_a_word_is_no_file_and_a_block_is_a_value(tmp_path):
+    for name in ("text", "1", "words.txt"):
+        (tmp_path / name).write_text("")
+    config = tmp_path / "config.yaml"
+    config.write_text("modality: text\ncount: 1\nfile: >-\n  words.txt\nother: |-\n  ./text\nlast: 2\n")
+    wanted = {"modality": "text", "count": 1, "file": str(tmp_path / "words.txt"), "other": str(tmp_path / "text")}
+    assert yaml.safe_load(read_config(str(config))) == {**wanted, "last": 2}
