@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -444,33 +446,43 @@ class Killed(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fitted(folder, corpus, teacher, out, *callbacks, start=None, precision="32-true"):
+    """Trains a student in a folder; what its last checkpoint holds."""
+    L.seed_everything(0, verbose=False)
+    last = ModelCheckpoint(out, filename="last", enable_version_counter=False)
+    style = {"epochs": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "precision": precision}
+    task = student({"data2vec-audio": folder}, "data2vec-audio", gradient_checkpointing=True, dropout=0.1)
+    data = media(corpus, teacher)
+    trainer_in(out, last, *callbacks, **style).fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    return torch.load(out / "last.ckpt", weights_only=True)
+
+
 @pytest.fixture
 def fit(folders, corpus, teacher):
-    """Trains a student in a folder; what its last checkpoint holds."""
-
-    def fitted(out, *callbacks, start=None, precision="32-true"):
-        L.seed_everything(0, verbose=False)
-        last = ModelCheckpoint(out, filename="last", enable_version_counter=False)
-        style = {"epochs": 2, "val_check_interval": 2, "check_val_every_n_epoch": None, "precision": precision}
-        task = student(folders, "data2vec-audio", gradient_checkpointing=True, dropout=0.1)
-        data = media(corpus, teacher)
-        trainer_in(out, last, *callbacks, **style).fit(task, datamodule=data, ckpt_path=start, weights_only=True)
-        return torch.load(out / "last.ckpt", weights_only=True)
-
-    return fitted
+    return partial(fitted, folders["data2vec-audio"], corpus, teacher)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start a training to be killed quickly")
-def test_killed_and_resumed_it_equals_an_uninterrupted_one(fit, tmp_path):
+KILLED = """
+import sys
+from pathlib import Path
+from merc.conversation import Corpus
+from test_encoder_student import Killed, fitted
+
+encoder, corpus, teacher, out = sys.argv[1:]
+fitted(encoder, Corpus.load(corpus), Path(teacher), Path(out), Killed())
+"""
+
+
+def test_killed_and_resumed_it_equals_an_uninterrupted_one(fit, folders, corpus, teacher, tmp_path):
     whole = fit(tmp_path / "whole")
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # those of the parent are not here
-        try:
-            fit(tmp_path / "cut", Killed())
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    corpus.save(tmp_path / "corpus.json")
+    (tmp_path / "cut").mkdir()
+    inputs = [folders["data2vec-audio"], tmp_path / "corpus.json", teacher, tmp_path / "cut"]
+    here = Path(__file__).parent
+    places = {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent, here.parents[1])))}
+    command = [sys.executable, "-c", KILLED, *map(str, inputs)]
+    child = subprocess.run(command, env={**os.environ, **places, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     shutil.copy(tmp_path / "cut/last.ckpt", tmp_path / "start.ckpt")
     resumed = fit(tmp_path / "cut", start=tmp_path / "start.ckpt")
     assert resumed["global_step"] == whole["global_step"] == 6
