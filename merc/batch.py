@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
@@ -227,9 +226,8 @@ class ConversationBatch:
 
 
 def _values(conversations: Sequence[Conversation], dimensions: Sequence[str]) -> Tensor:
-    said = [u.values or {} for c in conversations for u in c.utterances]
-    rows = [[of.get(name, math.nan) for name in dimensions] for of in said]
-    return torch.tensor(rows, dtype=torch.float32).reshape(len(said), len(dimensions))
+    rows = [utterance.numbers(dimensions) for conversation in conversations for utterance in conversation.utterances]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(dimensions))
 
 
 def _ranges(ptr: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,6 +132,11 @@ class Utterance:
     def picture(self) -> Clip | None:
         """Where it is seen: the recording that shows it, else its own file."""
         return self.video if self.video is not None or self.media is None else Clip(self.media)
+
+    def numbers(self, dimensions: Iterable[str]) -> list[float]:
+        """The annotated numbers of some dimensions, in their order; NaN where there is none."""
+        values = self.values or {}
+        return [values.get(name, math.nan) for name in dimensions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ def write_results(
         applied.run,
         video=video,
         transcript=read.transcript,
-        dimensions={name: applied.corpus.dimensions[name] for name in applied.logits.provenance.get("values", [])},
+        dimensions={name: applied.corpus.dimensions[name] for name in applied.logits.dimensions},
     )
     for name in dict.fromkeys(["json", *formats]):
         if name != "html":

@@ -110,7 +110,7 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
     if not emotions:
         raise StoreError(f"{first.path} tells no emotions: expected a store of their logits.")
     for store in members.values():
-        store.require(kind="logits", classes=[*emotions, *store.provenance.get("values", [])])
+        store.require(kind="logits", classes=[*emotions, *store.dimensions])
     keys = list(dict.fromkeys(key for store in members.values() for key in store.keys))
     logits = _mean_probabilities(list(members.values()), keys, len(emotions)).clamp(min=1e-30).log().float()
     nowhere = {key for store in members.values() for key in store.missing}.difference(keys)
@@ -133,8 +133,8 @@ def ensemble_logits(members: Mapping[str, FeatureStore], *, out: Path) -> Featur
 
 def _emotions_of(logits: FeatureStore) -> list[str]:
     """The emotions that a store of logits tells; behind them it may have numbers."""
-    classes, numbers = logits.provenance.get("classes", []), logits.provenance.get("values", [])
-    return list(classes[: len(classes) - len(numbers)])
+    classes = logits.provenance.get("classes", [])
+    return list(classes[: len(classes) - len(logits.dimensions)])
 
 
 def _mean_probabilities(stores: Sequence[FeatureStore], keys: Sequence[UtteranceKey], emotions: int) -> Tensor:

@@ -250,7 +250,7 @@ def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
         StoreError: The store holds something else, or has other emotions than the corpus.
         PredictionsError: The logits are not finite.
     """
-    logits.require(kind="logits", classes=[*corpus.labels.names, *logits.provenance.get("values", [])])
+    logits.require(kind="logits", classes=[*corpus.labels.names, *logits.dimensions])
     known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
     keys = [key for key, _ in known]
     values = logits.gather(keys)[0][:, : len(corpus.labels)]

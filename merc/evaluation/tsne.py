@@ -12,6 +12,9 @@ from merc.conversation import Corpus, split_name
 from merc.evaluation.plots import points_figure
 from merc.store import FeatureStore
 
+_FEW = 10
+"""Of so few vectors UMAP cannot compute its usual start, by eigenvectors."""
+
 
 def tsne(vectors: Tensor, perplexity: float = 30.0, seed: int = 0) -> Tensor:
     """Points in a plane whose neighbours are those of the vectors (van der Maaten and Hinton 2008), by scikit-learn.
@@ -71,14 +74,10 @@ def umap(vectors: Tensor, neighbors: int = 15, seed: int = 0) -> Tensor:
             f"UMAP of {count} vectors needs at least 2 and fewer than {count} neighbors, found {neighbors}: give more "
             "vectors, or fewer neighbors."
         )
-    # In one thread, as the seed decides nothing in several. A start by eigenvectors needs three vectors more.
+    # In one thread: in several the seed would not decide the result.
     start = "spectral" if count > _FEW else "random"
     made = UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1, init=start)
     return torch.from_numpy(made.fit_transform(vectors.detach().cpu().numpy())).float()
-
-
-_FEW = 10
-"""Of so few vectors UMAP cannot compute its usual start."""
 
 
 def draw_store(

@@ -342,8 +342,8 @@ def annotated_values(corpus: Corpus, keys: Iterable[UtteranceKey]) -> Tensor:
     Raises:
         KeyError: The corpus does not have one of them.
     """
-    known = {key: utterance.values or {} for key, utterance in utterances_of(corpus)}
-    rows = [[known[key].get(name, math.nan) for name in corpus.dimensions] for key in keys]
+    known = dict(utterances_of(corpus))
+    rows = [known[key].numbers(corpus.dimensions) for key in keys]
     return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(corpus.dimensions))
 
 
@@ -359,10 +359,10 @@ def stored_values(logits: FeatureStore, corpus: Corpus) -> ValuePredictions:
         PredictionsError: The dimensions differ.
     """
     logits.require(kind="logits")
-    names = logits.provenance.get("values", [])
-    if list(names) != list(corpus.dimensions) or not names:
+    names = logits.dimensions
+    if names != list(corpus.dimensions) or not names:
         raise PredictionsError(
-            f"{logits.path} holds the numbers {list(names)}, and the corpus has {list(corpus.dimensions)}: expected "
+            f"{logits.path} holds the numbers {names}, and the corpus has {list(corpus.dimensions)}: expected "
             "the same dimensions."
         )
     known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
@@ -383,7 +383,7 @@ def stored_table(logits: FeatureStore, corpus: Corpus) -> str:
         logits: The store.
         corpus: The corpus.
     """
-    numbers = len(logits.provenance.get("values", []))
+    numbers = len(logits.dimensions)
     if not numbers:
         return stored_predictions(logits, corpus).to_csv()
     if numbers == logits.dim:

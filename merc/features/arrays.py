@@ -22,8 +22,8 @@ def import_arrays(folder: str | Path, corpus: Corpus, *, pattern: str = FILE_PAT
     """Read a folder of ``.npy`` files as features of a corpus.
 
     A file holds one vector, ``(d,)``, ``(1, d)`` or ``(d, 1)``, or those of frames, ``(T, d)``, which are averaged. Its
-    name is the id of an utterance,
-    such as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be named after partitions.
+    name is the id of an utterance, such as ``Ses01F_impro01_F000.npy``, or matches ``pattern``. Folders inside may be
+    named after partitions.
 
     Args:
         folder: The folder; folders inside it are searched too.

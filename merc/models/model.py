@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -218,7 +217,7 @@ class Model:
                 rows, there = (tensor[order] for tensor in question.values[value])
                 parts[part] = torch.where(there[:, None], self._split(rows)[0].softmax(-1), torch.nan)
         gold = [known.get(utterances[row].label or "", IGNORE_INDEX) for row in order]
-        annotated = [[(utterances[row].values or {}).get(name, math.nan) for name in self.dimensions] for row in order]
+        annotated = [utterances[row].numbers(self.dimensions) for row in order]
         keys = question.keys
         return Emotions(
             self.labels,

@@ -121,6 +121,11 @@ class FeatureStore:
         """A short digest of what the store holds, by which later stages name their inputs."""
         return digest_of([self.manifest["keys"], self.manifest["shards"]])[:16]
 
+    @property
+    def dimensions(self) -> list[str]:
+        """The numbers, such as ``valence``, that a store of logits holds behind those of the emotions; or none."""
+        return list(self.provenance.get("values", []))
+
     def __len__(self) -> int:
         """Number of utterances that the store holds."""
         return len(self.keys)

@@ -22,23 +22,14 @@ from merc.store import FeatureStore
 from merc.tasks import EmotionTargets, EmotionValueTargets, FusionTask, StudentTask, TeacherTask, ValueTargets
 from merc.tasks.checkpoints import refuse_other_model
 from support.quiet_trainer import trainer_in
+from support.simulated_values import VALUES, WIDTHS, changed_splits, simulated_values
 
-WIDTHS = {"text": 16, "audio": 12, "visual": 10}
-VALUES = {
-    "sentiment": {"joy": 2.5, "surprise": 0.5, "sadness": -2.0, "anger": -2.5, "fear": -1.5, "disgust": -2.0},
-    "arousal": {"joy": 4.0, "surprise": 5.0, "sadness": 1.0, "anger": 5.0, "fear": 4.5, "disgust": 3.0, "neutral": 2.0},
-}
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
 def made():
-    return simulate(
-        dialogues={"train": 60, "val": 10, "test": 12},
-        widths=WIDTHS,
-        latent_dims=dict.fromkeys(WIDTHS, 6),
-        values=VALUES,
-    )
+    return simulated_values()
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +45,7 @@ def data(made, tmp_path_factory):
             values=None if row % 3 == 2 else utterance.values,
         )
 
-    splits = {
-        split: [replace(c, utterances=tuple(partly(*item) for item in enumerate(c.utterances))) for c in talks]
-        for split, talks in made.corpus.items()
-    }
+    splits = changed_splits(made, partly)
     Corpus("both", made.corpus.labels, splits, dimensions=made.corpus.dimensions).save(folder / "corpus.json")
     return folder
 

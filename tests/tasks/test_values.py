@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from merc.callbacks import StoreWriterCallback
 from merc.conversation import Corpus
-from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
 from merc.evaluation import read_value_predictions
 from merc.features.table import FeaturedCorpus
@@ -29,23 +28,14 @@ from merc.losses import (
 from merc.store import FeatureStore
 from merc.tasks import FusionTask, StudentTask, TeacherTask, ValueTargets
 from support.quiet_trainer import trainer_in
+from support.simulated_values import WIDTHS, changed_splits, simulated_values
 
-WIDTHS = {"text": 16, "audio": 12, "visual": 10}
-VALUES = {
-    "sentiment": {"joy": 2.5, "surprise": 0.5, "sadness": -2.0, "anger": -2.5, "fear": -1.5, "disgust": -2.0},
-    "arousal": {"joy": 4.0, "surprise": 5.0, "sadness": 1.0, "anger": 5.0, "fear": 4.5, "disgust": 3.0, "neutral": 2.0},
-}
 ADAM = partial(torch.optim.AdamW, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
 def made():
-    return simulate(
-        dialogues={"train": 60, "val": 10, "test": 12},
-        widths=WIDTHS,
-        latent_dims=dict.fromkeys(WIDTHS, 6),
-        values=VALUES,
-    )
+    return simulated_values()
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +47,7 @@ def data(made, tmp_path_factory):
     def without(row, utterance):
         return replace(utterance, label=None, values=None if row % 3 == 2 else utterance.values)
 
-    splits = {
-        split: [replace(c, utterances=tuple(without(*item) for item in enumerate(c.utterances))) for c in talks]
-        for split, talks in made.corpus.items()
-    }
+    splits = changed_splits(made, without)
     corpus = Corpus("numbers", LabelSet("none", ()), splits, dimensions=made.corpus.dimensions)
     corpus.save(folder / "corpus.json")
     assert Corpus.load(folder / "corpus.json").splits == splits
