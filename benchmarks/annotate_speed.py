@@ -19,18 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
-from media_speed import beside
+from media_speed import beside, loop
 
 from merc.conversation import Clip
 from merc.media import SAMPLE_RATE, read_sound
 
 LOOP = 60  # seconds
 STEPS = ("step ", "people of ", "film of ", "page of ")
-PAUSE = 0.2  # seconds between two rounds: sound packets are a little longer than the frames
+PAUSE = 0.2  # seconds between two rounds
 
 
 def film(folder: Path, seconds: int, height: int, clips: list[str], faces: int) -> Path:
@@ -52,23 +51,9 @@ def film(folder: Path, seconds: int, height: int, clips: list[str], faces: int) 
             part.sample_rate, part.pts = SAMPLE_RATE, turn * SAMPLE_RATE
             made.mux(audio.encode(part))
         made.mux(audio.encode(None))
-    rounds = -(-seconds // LOOP)
-    if rounds == 1:
+    if seconds <= LOOP:
         return short
-    with av.open(str(short)) as first, av.open(str(path), "w") as made:
-        streams: dict[str, Any] = {
-            kind: made.add_stream_from_template(getattr(first.streams, kind)[0]) for kind in ("video", "audio")
-        }
-        for number in range(rounds):
-            with av.open(str(short)) as source:
-                packet: Any
-                for packet in source.demux(video=0, audio=0):
-                    if packet.dts is None or packet.pts is None:
-                        continue
-                    shift = round(number * (LOOP + PAUSE) / packet.time_base)
-                    packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
-                    packet.stream = streams[packet.stream.type]
-                    made.mux(packet)
+    loop(short, path, seconds, PAUSE)
     return path
 
 

@@ -16,13 +16,14 @@ smaller picture (--height) and fewer detections (--every) make an hour cheap.
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -129,20 +130,24 @@ def width_of(height: int) -> int:
     return round(height * WIDTH / HEIGHT / 2) * 2
 
 
-def loop(source: Path, path: Path, minutes: float) -> None:
-    """The packets of a video over and over, without coding them again."""
-    with av.open(str(source)) as given, av.open(str(path), "w") as container:
-        video = given.streams.video[0]
-        stream = container.add_stream_from_template(video)
-        packets = [packet for packet in given.demux(video) if packet.dts is not None]
-        parts = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
-        length = len(parts) * packets[0].duration
-        for turn in range(round(minutes * 60 * FPS / len(parts))):
-            for data, pts, dts, is_keyframe in parts:
-                packet = av.Packet(data)
-                packet.stream, packet.time_base = stream, video.time_base
-                packet.pts, packet.dts, packet.is_keyframe = pts + turn * length, dts + turn * length, is_keyframe
-                container.mux(packet)
+def loop(source: Path, path: Path, seconds: float, pause: float = 0.0) -> None:
+    """The packets of a film over and over for at least so many seconds, without coding them again.
+
+    A pause between two rounds is needed where there is sound, whose packets are a little longer than the frames.
+    """
+    with av.open(str(source)) as first, av.open(str(path), "w") as made:
+        assert first.duration is not None
+        length = first.duration / av.time_base + pause
+        streams = {stream.index: made.add_stream_from_template(stream) for stream in first.streams}
+        for turn in range(math.ceil(seconds / length - 1e-6)):
+            with av.open(str(source)) as given:
+                packet: Any
+                for packet in given.demux():
+                    if packet.dts is not None and packet.pts is not None:
+                        shift = round(turn * length / packet.time_base)
+                        packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
+                        packet.stream = streams[packet.stream.index]
+                        made.mux(packet)
 
 
 def memory_mb(what: Literal["VmRSS", "VmHWM"]) -> float:
@@ -169,7 +174,7 @@ def watched(frames: Iterable[Frames], every: int) -> Iterator[Frames]:
 def long_stream(path: Path, minutes: float, tracker: FaceTracker) -> None:
     """Decode and track a video over and over in one stream, and print the memory in use."""
     long = path.with_name("long.mp4")
-    loop(path, long, minutes)
+    loop(path, long, 60 * minutes)
     forget_peak()
     print(f"{minutes:g} minutes in one stream\n minute  MB in use   peak MB")
     start = now()

@@ -34,7 +34,7 @@ def merc(monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "200")
         capsys.readouterr()
         for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
-            del sys.modules[name]  # another process would read the package anew
+            del sys.modules[name]  # another process would import the package again
         with monkeypatch.context() as patch:
             patch.chdir(cwd)
             patch.syspath_prepend(str(example / "src"))

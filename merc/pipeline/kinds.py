@@ -12,9 +12,9 @@ from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jsonargparse import ArgumentParser
@@ -302,8 +302,7 @@ class NetworkStage(StageKind):
         targets = (model.get("init_args") or {}).get("targets")
         if not targets:
             return super().tells(run, trainer_options)
-        module, _, name = targets["class_path"].rpartition(".")
-        told: frozenset[str] = getattr(import_module(module), name).told
+        told: frozenset[str] = resolve_name(targets["class_path"]).told
         return told
 
     def arguments(self, run: StageRun, trainer_options: Sequence[str]) -> list[str]:

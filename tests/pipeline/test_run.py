@@ -389,7 +389,7 @@ def test_after_ctrl_c_the_same_command_finishes(where, place, reference, monkeyp
     assert not (place / "out/summary.json").exists()
     assert main(RUN) == 0
     is_complete(place / "out", trained)
-    if trained and where != "the second epoch":  # whose order of conversations is drawn anew
+    if trained and where != "the second epoch":  # it shuffles the conversations in another order
         assert scores(place / "out") == {name: scores(reference)[name] for name in trained}
 
 
