@@ -18,6 +18,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEPEST = 100
 """Levels of lists and objects in strict JSON and in YAML."""
 
+_MOST_PARTS = 100_000
+"""Values in YAML, with those that aliases repeat: whoever walks through it does so in reasonable time."""
+
 
 @contextmanager
 def write_aside(path: str | Path, *, rename: Callable[[Path], Path] | None = None) -> Iterator[Path]:
@@ -96,7 +99,8 @@ def parse_yaml(text: str, name: str | Path) -> Any:  # noqa: ANN401 - YAML may b
         name: What it is, for the message: its file, or an option.
 
     Raises:
-        ValueError: It is not YAML, or has more than 100 levels of lists and mappings.
+        ValueError: It is not YAML, has more than 100 levels of lists and mappings, or its aliases stand for more than
+            100,000 values.
     """
     try:
         value = yaml.safe_load(text)
@@ -106,6 +110,8 @@ def parse_yaml(text: str, name: str | Path) -> Any:  # noqa: ANN401 - YAML may b
         value = None
     else:
         if not _is_deep(value):
+            if (parts := _parts(value, {})) > _MOST_PARTS:
+                raise ValueError(f"{name} has {parts} values where its aliases stand: expected at most {_MOST_PARTS}.")
             return value
     raise ValueError(f"{name} is nested too deeply: expected at most {_DEEPEST} levels of lists and mappings.")
 
@@ -130,6 +136,16 @@ def _is_deep(value: Any) -> bool:  # noqa: ANN401 - plain values
         if not outer:
             return False
     return True
+
+
+def _parts(value: Any, known: dict[int, int]) -> int:  # noqa: ANN401 - plain values
+    """How many values a value has with itself, those that aliases of YAML repeat counted each time."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_parts(part, known) for part in inner)
+    return known[id(value)]
 
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - JSON is what json.dumps takes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -55,8 +55,10 @@ def expand_configs(args: Sequence[str]) -> list[str]:
 
 
 def _file_or_content(name: str) -> str:
-    path, content = find_config(name), read_config(name)
-    return str(path) if content == path.read_text(encoding="utf-8") else content
+    path = find_config(name)
+    text = path.read_text(encoding="utf-8")
+    content = _with_paths(text, path)
+    return str(path) if content == text else content
 
 
 def read_config(name: str) -> str:
@@ -73,12 +75,16 @@ def read_config(name: str) -> str:
         ValueError: It is not YAML.
     """
     path = find_config(name)
-    text = path.read_text(encoding="utf-8")
+    return _with_paths(path.read_text(encoding="utf-8"), path)
+
+
+def _with_paths(text: str, path: Path) -> str:
+    """The text of a config with absolute paths of what lies beside it, as for :func:`read_config`."""
     if path.is_relative_to(CONFIGS):
         return text
     parse_yaml(text, path)
     # In the text, not in what it means: numbers such as 1e-3 are words to PyYAML, and numbers to jsonargparse.
-    for node in sorted(set(_values(yaml.compose(text))), key=lambda node: -node.start_mark.index):
+    for node in sorted(_values(yaml.compose(text)), key=lambda node: -node.start_mark.index):
         if (found := beside(node.value, path.parent)) is not None:
             start, end = node.start_mark.index, node.end_mark.index
             written = text[start:end]
@@ -88,16 +94,20 @@ def read_config(name: str) -> str:
     return text
 
 
-def _values(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """The scalars of a document that are no keys."""
-    if isinstance(node, yaml.ScalarNode):
-        yield node
-    elif isinstance(node, yaml.SequenceNode):
-        for part in node.value:
-            yield from _values(part)
-    elif isinstance(node, yaml.MappingNode):
-        for _, part in node.value:
-            yield from _values(part)
+def _values(document: yaml.Node | None) -> list[yaml.ScalarNode]:
+    """The scalars of a document that are no keys, each once, however many aliases lead to it."""
+    seen: dict[int, yaml.Node] = {}
+    waiting = [] if document is None else [document]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen[id(node)] = node
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for _, part in node.value]
+    return [node for node in seen.values() if isinstance(node, yaml.ScalarNode)]
 
 
 def beside(value: str, folder: Path) -> str | None:

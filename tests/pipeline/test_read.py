@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from merc.cli import main
-from merc.configs.lookup import expand_configs, read_config
+from merc.configs.lookup import _values, expand_configs, read_config
 from merc.pipeline.ablate import read_ablations
 from merc.pipeline.plan import Pipeline, plan
 from merc.pipeline.read import read_pipeline
@@ -103,6 +103,37 @@ def test_paths_in_a_config_are_those_beside_it(config):
     assert expand_configs(["--config", str(config), f"-c={config}"]) == ["--config", text, f"-c={text}"]
     config.write_text("trainer: {max_steps: 1}")
     assert expand_configs(["--config", str(config)]) == ["--config", str(config)]
+
+
+def laughs(levels):
+    """YAML whose aliases stand for ``2 ** levels`` words, of one that names a file."""
+    rows = ["a0: &a0 [words.txt, words.txt]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, levels))]
+    return "\n".join(rows) + "\n"
+
+
+def test_a_value_that_aliases_repeat_is_visited_once(config):
+    config.write_text(laughs(12))
+    visited = _values(yaml.compose(config.read_text()))
+    assert [node.value for node in visited] == ["words.txt"] * 2
+    found = yaml.safe_load(read_config(str(config)))
+    assert found["a11"][0] is found["a11"][1] and found["a0"] == [str(config.with_name("words.txt"))] * 2
+
+
+def test_aliases_that_stand_for_too_much_are_refused(config, capsys):
+    config.write_text(laughs(18))
+    with pytest.raises(ValueError, match=r"my\.yaml has \d+ values where its aliases stand: expected at most 100000"):
+        expand_configs(["--config", str(config)])
+    config.write_text("stages: [{name: a, command: fit, options: {b: *a17}}]\n".join(["", ""]))
+    config.write_text(laughs(18) + "stages: [{name: a, command: fit, options: {b: *a17}}]\n")
+    assert main(["run", str(config), "--out", "out"]) == 1
+    assert "values where its aliases stand" in capsys.readouterr().err
+
+
+def test_a_config_is_read_once(config, monkeypatch):
+    read, original = [], Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *args, **how: read.append(path) or original(path, *args, **how))
+    expand_configs(["--config", str(config)])
+    assert read == [config]
 
 
 def test_the_fingerprint_of_a_stage_has_the_files_beside_its_config(config):
