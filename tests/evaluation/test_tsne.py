@@ -62,7 +62,8 @@ def test_without_umap_the_error_says_what_to_install(monkeypatch):
     ("words", "name", "options"),
     [
         (["--perplexity", "4"], "tsne", {"perplexity": 4.0}),
-        (["--method", "umap"], "umap", {"neighbors": 15}),
+        ([], "tsne", {}),
+        (["--method", "umap"], "umap", {}),
         (["--method", "umap", "--neighbors", "7"], "umap", {"neighbors": 7}),
     ],
 )
@@ -75,6 +76,19 @@ def test_the_command_takes_either_method(words, name, options, monkeypatch, tmp_
     place = [str(tmp_path / "hidden"), "--corpus", str(tmp_path / "corpus.json"), "--out", str(tmp_path / "a.png")]
     assert main(["tsne", *place, *words]) == 0
     assert asked == [options]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "umap", "--perplexity", "4"], "--perplexity is of --method tsne, found --method umap"),
+        (["--neighbors", "7"], "--neighbors is of --method umap, found --method tsne"),
+    ],
+)
+def test_an_option_of_the_other_method_is_refused(words, message, capsys, tmp_path):
+    place = [str(tmp_path / "hidden"), "--corpus", str(tmp_path / "corpus.json"), "--out", str(tmp_path / "a.png")]
+    assert main(["tsne", *place, *words]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
