@@ -33,7 +33,7 @@ from merc.pipeline.run import run_in_order, sources_of
 from merc.pipeline.search_report import Results
 from merc.pipeline.space import REFUSALS, check_space, read_space
 from merc.pipeline.stage import PipelineError, StageRun
-from merc.pipeline.study import STAGES, Search, counts, outcome
+from merc.pipeline.study import BEGUN, STAGES, Search, counts, outcome
 
 _AGAIN = "The same command goes on from here."
 
@@ -227,26 +227,41 @@ class _Worker:
         search = self._search
         with search.locked():
             self._repeat_interrupted()
-            known = self._study.get_trials(deepcopy=False)
-            enough = sum(counts(trial) for trial in known) >= search.trials
-            if enough or (search.deadline is not None and time.time() > search.deadline):
-                return None
-            trial = self._study.ask()
-            # Seeded by the number of the trial, which the study gives out once: processes that share it draw different
-            # ones, whichever takes which, also where no lock keeps them apart.
-            self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + trial.number)
-            for option in search.space:
-                option.draw(trial)
-            lock = search.running(trial.number)
-            Path(lock.lock_file).parent.mkdir(exist_ok=True)
-            lock.acquire(timeout=0)
-            return trial, lock
+            while not self._enough() and (search.deadline is None or time.time() <= search.deadline):
+                trial = self._study.ask()
+                lock = search.running(trial.number)
+                try:
+                    if self._enough(trial.number):  # others, whom no lock keeps apart, have asked at the same time
+                        self._repeat(trial)
+                        continue
+                    # Seeded by the number of the trial, which the study gives out once: processes that share it draw
+                    # different ones, whichever takes which, also where no lock keeps them apart.
+                    self._study.sampler = TPESampler(seed=10_000 * search.sampler_seed + trial.number)
+                    for option in search.space:
+                        option.draw(trial)
+                    Path(lock.lock_file).parent.mkdir(exist_ok=True)
+                    lock.acquire(timeout=0)
+                    trial.set_user_attr(BEGUN, True)
+                except BaseException:
+                    self._repeat(trial)
+                    lock.release()
+                    Path(lock.lock_file).unlink(missing_ok=True)
+                    raise
+                return trial, lock
+            return None
+
+    def _enough(self, before: int | None = None) -> bool:
+        """Whether there are as many trials as were asked for, or as many with numbers below one."""
+        known = self._study.get_trials(deepcopy=False)
+        return sum(counts(trial) for trial in known[:before]) >= self._search.trials
 
     def _repeat_interrupted(self) -> None:
         """Put the trials of processes that have ended in line again. Whether one has can only be told where it ran."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             lock = self._search.running(trial.number)
             if not Path(lock.lock_file).is_file():
+                if self._search.never_begun(trial):
+                    self._repeat(trial)
                 continue
             try:
                 with lock.acquire(timeout=0):
@@ -256,8 +271,14 @@ class _Worker:
             Path(lock.lock_file).unlink(missing_ok=True)
 
     def _repeat(self, trial: FrozenTrial | Trial) -> None:
-        recipe = {"recipe": True} if "recipe" in trial.user_attrs else {}
-        self._study.enqueue_trial(dict(trial.params), user_attrs={"repeats": trial.number, **recipe})
+        """End a trial as interrupted, and put it in line again with the values that it was to have."""
+        kept = self._study.get_trials(deepcopy=False)[trial.number]
+        if drawn := {
+            **kept.system_attrs.get("fixed_params", {}),
+            **kept.params,
+        }:  # the former are those of enqueue_trial
+            recipe = {"recipe": True} if "recipe" in trial.user_attrs else {}
+            self._study.enqueue_trial(drawn, user_attrs={"repeats": trial.number, **recipe})
         self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _run(self, trial: Trial) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ JOURNAL = "study.log"
 
 STAGES = "stages"
 """Folder of the stages of all trials, each named after everything that decides its result."""
+
+BEGUN = "begun"
+"""Attribute of trials whose process holds the lock, or did before it ended."""
+
+_STALE = timedelta(days=1)
+"""More than clocks of different time zones differ: nobody takes so long from asking for a trial to its lock."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class Search:
         """Held by a process that looks for work, so that no two of them take the same.
 
         It lies beside the study, which is what processes with different ``out`` share. Those that share only a
-        database are not kept apart: each of them may begin a trial more than was asked for.
+        database are not kept apart.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         file = self._journal or self.out / "study"
@@ -144,6 +151,19 @@ class Search:
     def running(self, number: int) -> FileLock:
         """Held by the process that runs a trial, and by none once that has ended, however it ended."""
         return FileLock(self.out / "running" / f"{number}.lock")
+
+    def never_begun(self, trial: FrozenTrial) -> bool:
+        """Whether the process that asked for a running trial has ended before it held the lock of that trial.
+
+        Args:
+            trial: The trial; the caller holds :meth:`locked`.
+        """
+        if BEGUN in trial.user_attrs:
+            return False
+        # Of a file, nobody else can be between the two now; of a database, those with another `out` can.
+        return self._journal is not None or (
+            trial.datetime_start is not None and datetime.now() - trial.datetime_start > _STALE
+        )
 
     def changed(self, params: Mapping[str, Any]) -> Pipeline:
         """The pipeline of a trial."""

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import statistics
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import optuna
@@ -20,6 +21,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 import merc.cli.search
+import merc.pipeline.study
 from merc.cli import main
 from merc.configs.lookup import CONFIGS
 from merc.evaluation.ledger import LEDGER
@@ -29,7 +31,7 @@ from merc.pipeline.plan import Pipeline, ancestors, plan
 from merc.pipeline.read import read_stack
 from merc.pipeline.search import _work_in_parallel, _Worker, run_search
 from merc.pipeline.search_report import Results
-from merc.pipeline.space import check_space, read_space
+from merc.pipeline.space import Option, check_space, read_space
 from merc.pipeline.stage import PipelineError, Stage, StageRun
 from merc.pipeline.study import Search
 from merc.tasks.base import EmotionTask
@@ -341,6 +343,7 @@ def test_a_pipeline_that_fails_as_it_is_ends_the_search(place, monkeypatch, caps
     assert search("--trials", "1") == 0
     failed, again = trials_of(place / "out")
     assert failed.state == TrialState.FAIL and again.user_attrs == {
+        "begun": True,
         "recipe": True,
         "repeats": 0,
         "scores": [again.value],
@@ -448,7 +451,7 @@ def test_processes_with_folders_of_their_own_draw_different_trials(two, tmp_path
 
     def both(*args, **kwargs):
         found = known(*args, **kwargs)
-        if "states" not in kwargs:
+        if "states" not in kwargs and not taken:
             taken.append(one._take()[0])
         return found
 
@@ -456,6 +459,75 @@ def test_processes_with_folders_of_their_own_draw_different_trials(two, tmp_path
     taken.append(other._take()[0])
     assert sorted(trial.number for trial in taken) == [1, 2]
     assert taken[0].params["fusion --y"] != taken[1].params["fusion --y"]
+
+
+def test_a_trial_too_many_is_given_back(two, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    first, second = (replace(two[0], storage=storage, out=tmp_path / name, trials=2) for name in ("a", "b"))
+    first.join()
+    second.join()
+    one, other = _Worker(first, None), _Worker(second, None)
+    held = [one._take()]  # the pipeline as it is; a lock ends with what holds it
+    known = other._study.get_trials
+
+    def both(*args, **kwargs):
+        found = known(*args, **kwargs)
+        if "states" not in kwargs and len(held) == 1:
+            held.append(one._take())
+        return found
+
+    other._study.get_trials = both
+    assert other._take() is None and held[1][0].number == 1
+    assert [trial.state for trial in first.study().trials] == [TrialState.RUNNING, TrialState.RUNNING, TrialState.FAIL]
+    assert (
+        replace(second, trials=3).study().trials[2].params == {}
+    )  # nothing was drawn, so nothing waits to be repeated
+    assert _Worker(replace(second, trials=3), None)._take()[0].number == 3
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_a_trial_that_is_interrupted_while_it_is_drawn_is_repeated(drawn, two, monkeypatch):
+    shared, one, other = two
+    original, done = Option.draw, []
+
+    def draw(option, trial):
+        if len(done) == drawn:
+            raise KeyboardInterrupt
+        done.append(option)
+        return original(option, trial)
+
+    for number in (0, 2):  # as it is, and a repetition of that
+        done.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Option, "draw", draw)
+            one._take()
+        if number == 0:
+            assert [trial.state for trial in shared.study().trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert list((shared.out / "running").glob("*")) == []
+    again, _ = other._take()
+    assert again.number == 2 and again.params == shared.recipe and again.user_attrs["recipe"]
+
+
+def test_a_trial_whose_process_was_killed_before_it_held_the_lock_is_repeated(two):
+    shared, one, _ = two
+    shared.study().ask()
+    taken, lock = one._take()
+    assert taken.params == shared.recipe and taken.user_attrs["repeats"] == 0
+    assert [trial.state for trial in shared.study().trials] == [TrialState.FAIL, TrialState.RUNNING]
+    elsewhere = replace(shared, out=shared.out.with_name("elsewhere"), storage=str(shared.out / "study.log"))
+    assert _Worker(elsewhere, None)._take()[0].number == 2  # the one that runs is let alone, whose lock is not here
+    lock.release()
+
+
+def test_in_a_database_a_trial_that_another_may_just_be_drawing_is_let_alone(two, tmp_path, monkeypatch):
+    shared = replace(two[0], storage=f"sqlite:///{tmp_path / 'study.db'}")
+    shared.join()
+    shared.study().ask()
+    worker = _Worker(shared, None)
+    assert worker._take()[0].number == 1
+    monkeypatch.setattr(merc.pipeline.study, "_STALE", timedelta())
+    assert worker._take()[0].params == shared.recipe
+    assert shared.study().trials[0].state == TrialState.FAIL
 
 
 def test_the_lock_lies_beside_the_study(two, tmp_path):
