@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,19 @@ class SpeakingFaces:
         """One of the face tracks of a line, if it has so many."""
         assert self.faces is not None
         return track_of(self.faces.sequence(key), number)
+
+    def digest(self, keys: Sequence[UtteranceKey]) -> str:
+        """A digest of all boxes of some lines, in every frame.
+
+        Args:
+            keys: The lines.
+        """
+        found = hashlib.sha256()
+        for key in keys:
+            if self.faces is not None and key in self.faces:
+                rows = self.faces.sequence(key)
+                found.update(f"{key} {tuple(rows.shape)} ".encode() + rows.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
 
 def shown_name(line: AnnotatedLine) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -40,6 +40,9 @@ TOGETHER = 16
 """Recordings that go through the stages of a run together: each stage starts once for all of them."""
 
 _STAGES = "_stages"
+
+_BEGUN = "begun"
+"""In the folder of a group while it is worked on, and afterwards if the process was killed meanwhile."""
 
 _KILLED = "the process that annotated it was killed, perhaps because memory ran out: give fewer --jobs"
 
@@ -235,13 +238,19 @@ def _groups(recordings: Sequence[Recording], file: Path, jobs: int) -> list[tupl
     """Recordings that go through the stages together, by the name of their folder of stages.
 
     Groups are kept from one call to the next, as another group would go through all stages again: what is new comes
-    into new groups.
+    into new groups. A group that a process was killed over is not tried as a whole again, as memory would run out
+    again: each of its recordings is a group of its own. One that a process was killed over alone comes last.
     """
     try:
         kept = parse_json(file.read_bytes())
         groups = {str(name): [str(member) for member in members] for name, members in kept.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         groups = {}
+    groups = {
+        own: alone
+        for name, members in groups.items()
+        for own, alone in (_alone(name, members) if _was_killed(file.parent / name) else {name: members}).items()
+    }
     known = {member for members in groups.values() for member in members}
     new = [recording.name for recording in recordings if recording.name not in known]
     size = min(TOGETHER, -(-len(new) // jobs) or 1)
@@ -250,7 +259,24 @@ def _groups(recordings: Sequence[Recording], file: Path, jobs: int) -> list[tupl
     write_json(file, groups)
     by_name = {recording.name: recording for recording in recordings}
     present = [(name, [by_name[member] for member in members if member in by_name]) for name, members in groups.items()]
-    return [(name, members) for name, members in present if members]
+    return sorted(
+        ((name, members) for name, members in present if members), key=lambda group: _was_killed(file.parent / group[0])
+    )
+
+
+def _was_killed(stages: Path) -> bool:
+    """Whether the process that worked on a group was killed, which no exception tells."""
+    return (stages / _BEGUN).is_file()
+
+
+_Member = TypeVar("_Member", str, Recording)
+
+
+def _alone(name: str, members: Sequence[_Member]) -> dict[str, list[_Member]]:
+    """The members of a group as groups of their own; one member stays as it is."""
+    if len(members) == 1:
+        return {name: list(members)}
+    return {f"{name}-{at}": [member] for at, member in enumerate(members, start=1)}
 
 
 def _worked(
@@ -274,7 +300,13 @@ def _worked(
         while waiting or running:
             while waiting and free:
                 number, group = free.popleft(), waiting.popleft()
-                running[pools[number].submit(work, group)] = number, group
+                try:
+                    future = pools[number].submit(work, group)
+                except BrokenProcessPool:  # it has died while it had nothing to do
+                    pools[number].shutdown()
+                    pools[number] = pool()
+                    future = pools[number].submit(work, group)
+                running[future] = number, group
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 number, (name, members) = running.pop(future)
                 free.append(number)
@@ -284,7 +316,7 @@ def _worked(
                     pools[number].shutdown()
                     pools[number] = pool()
                     if len(members) > 1:  # each alone: only one of them need be what it died of
-                        waiting.extend((f"{name}-{at}", [member]) for at, member in enumerate(members, start=1))
+                        waiting.extend(_alone(name, members).items())
                         continue
                     done = [Outcome(member, _KILLED) for member in members]
                 yield done
@@ -296,6 +328,15 @@ def _worked(
 def _annotate_group(group: tuple[str, list[Recording]], how: _How) -> list[Outcome]:
     """Annotate some recordings in one pass, and record a failure for the recordings that it concerns."""
     name, recordings = group
+    begun = how.out / _STAGES / name / _BEGUN
+    write_text(begun, "")
+    try:
+        return _annotated(name, recordings, how)
+    finally:  # also where it is interrupted: it goes on from there
+        begun.unlink(missing_ok=True)
+
+
+def _annotated(name: str, recordings: Sequence[Recording], how: _How) -> list[Outcome]:
     outcomes: dict[str, Outcome] = {}
     read: dict[str, ReadFilm] = {}
     for recording in recordings:

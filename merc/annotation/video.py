@@ -226,7 +226,14 @@ def write_results(
         if name != "html":
             save_annotation(annotation, out / f"annotation.{name}")
     state = video.stat()
-    basis = [merc.__version__, state.st_size, state.st_mtime_ns, [asdict(line) for line in lines]]
+    drawn = AnnotatedFilm(lines, applied, labels)
+    basis = [
+        merc.__version__,
+        [state.st_size, state.st_mtime_ns],
+        [asdict(line) for line in lines],
+        labels.report_order,
+        drawn.faces.digest(drawn.keys),  # the boxes of all frames, of which a line has one
+    ]
     fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     faces: dict[int, bytes] = {}
     if film and info is not None and info.height is not None:
@@ -234,7 +241,6 @@ def write_results(
         if film_comment(out / "annotated.mp4") != fingerprint:
             tell_step(f"film of {video.name}")
             fps = info.fps if info.fps is not None and 1 <= info.fps <= 60 else FRAME_RATE
-            drawn = AnnotatedFilm(lines, applied, labels)
             frames = drawn.frames(video, fps)
             write_film(out / "annotated.mp4", frames, fps=fps, sound_of=video, comment=fingerprint, time_limit=PATIENCE)
             faces = drawn.thumbnails

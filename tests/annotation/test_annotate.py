@@ -19,6 +19,8 @@ pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[m
 import merc.annotation.film
 from merc.annotation import Annotation, LineTurn, annotate, as_csv, as_json, as_srt, describe, face_thumbnails
 from merc.annotation.film import AnnotatedFilm
+from merc.annotation.teller import Teller
+from merc.annotation.video import read_film, write_results
 from merc.cli import main
 from merc.conversation import Corpus
 from merc.corpora import read_transcript
@@ -97,6 +99,11 @@ def stages_that_run(capsys, args):
     assert main(args) == 0
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage ")]
     return [line.split(": ")[1] for line in titles if "unchanged" not in line]
+
+
+def read_keys(read):
+    [conversation] = read.corpus["test"]
+    return conversation.keys
 
 
 def one_line(capsys, args):
@@ -355,6 +362,26 @@ def test_the_same_command_again_does_nothing(done, run, film, capsys, monkeypatc
     assert stages_that_run(capsys, command(film, run, done)) == [] and page.stat().st_mtime_ns == made
     assert stages_that_run(capsys, command(film, run, done, "--embed", "0")) == []
     assert page.stat().st_mtime_ns != made and '"source":"./annotated.mp4"' in page.read_text()
+
+
+def test_boxes_that_have_moved_are_drawn_anew_though_the_lines_are_equal(run, done, film):
+    """As another detector may find them: a line has the box of its middle frame alone."""
+    read = read_film(*film, Teller.of(run), made=done / "transcript.json")
+    applied = apply_pipeline(run, read.corpus, done / "stages")
+    write_results(read, applied, done, formats=["html"])
+    before, page = film_comment(done / "annotated.mp4"), (done / "annotation.html").read_text()
+    write_results(read, applied, done, formats=["html"])
+    assert film_comment(done / "annotated.mp4") == before
+    faces = applied.find("faces")
+    rows = [faces.sequence(key).clone() for key in faces.keys]
+    rows[0][0, -4:] += 1  # the box of a first frame
+    lengths, missing = [len(own) for own in rows], faces.why_missing([k for k in read_keys(read) if k not in faces])
+    FeatureStore.write(done / "moved", faces.keys, torch.cat(rows), kind="faces", lengths=lengths, missing=missing)
+    stores = {name: path for name, path in applied.stores.items() if not name.endswith("/faces")}
+    moved = replace(applied, stores={**stores, "other/faces": done / "moved"})
+    assert describe(moved) == describe(applied)
+    write_results(read, moved, done, formats=["html"])
+    assert film_comment(done / "annotated.mp4") != before and (done / "annotation.html").read_text() != page
 
 
 @pytest.mark.parametrize("where", ["a stage", "the film"])

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import time
 
 import pytest
 
@@ -16,7 +19,7 @@ from merc.annotation.teller import Teller
 from merc.cli import main
 from merc.conversation import CorpusError
 from merc.pipeline.stage import PipelineError
-from support.killing import die_of
+from support.killing import die_of, number_of_process
 from support.tiny_clips import GREEN, RED, write_clip
 from support.tiny_run import TEXT_ONLY, write_pipeline
 
@@ -196,6 +199,49 @@ def test_of_a_process_that_is_killed_only_the_recording_fails_that_it_died_of():
     [failed] = [outcome for outcome in found if isinstance(outcome, Outcome)]
     assert sorted(one for one in found if one is not failed) == ["a", "b", "c"]
     assert failed.recording == "dead" and "was killed" in failed.reason and "--jobs" in failed.reason
+
+
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced():
+    working = _worked(number_of_process, [("001", ["a"]), ("002", ["b"]), ("003", ["c"]), ("004", ["d"])], jobs=2)
+    [first] = next(working)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(1)  # until the pool has noticed
+    rest = [number for [number] in working]
+    assert len(rest) == 3 and first not in rest[1:]
+
+
+def test_a_group_that_a_process_was_killed_over_is_not_tried_whole_again(run, films, tmp_path, monkeypatch):
+    calls = counted(monkeypatch)
+    out, begun = tmp_path / "out", tmp_path / "out/_stages/001/begun"
+
+    def again():
+        calls.clear()
+        outcomes = annotate_many(films, run, out, film=False, formats=["csv"])
+        return calls[:], [outcome.recording.name for outcome in outcomes if outcome.reason is None]
+
+    assert again() == ([["b/talk", "talk"]], ["b/talk", "talk"]) and not begun.exists()
+    begun.touch()  # as a process leaves it that is killed
+    alone = [["b/talk"], ["talk"]], ["b/talk", "talk"]
+    assert again() == alone == again()
+    (out / "_stages/001-1/begun").touch()  # the one that it died of comes last
+    assert again()[0] == [["talk"], ["b/talk"]]
+    assert again() == alone
+
+
+def test_what_is_interrupted_goes_on_together(run, films, tmp_path, monkeypatch):
+    begun, seen = tmp_path / "out/_stages/001/begun", []
+
+    def tell(self, corpus, stages, **options):
+        seen.append(begun.exists())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Teller, "tell", tell)
+        annotate_many(films, run, tmp_path / "out", film=False)
+    assert seen == [True] and not begun.exists()
+    calls = counted(monkeypatch)
+    annotate_many(films, run, tmp_path / "out", film=False)
+    assert calls == [["b/talk", "talk"]]
 
 
 def test_what_is_wrong_with_all_is_said_at_once(run, films, tmp_path, capsys):

@@ -15,6 +15,11 @@ def die_of(group: tuple[str, list[str]]) -> list[str]:
     return group[1]
 
 
+def number_of_process(group: tuple[str, list[str]]) -> list[int]:
+    """The number of the process that does a group."""
+    return [os.getpid()]
+
+
 def die_at(moment: int | None, *parts: str) -> Callable[[], int]:
     """Counts the lines run in files of the parts (``merc/store/writer.py``), and kills the process at a number.
 
