@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
@@ -43,7 +44,7 @@ class Guard:
         is_upload: Whether a path is that of an uploaded file.
         max_size: Bytes of the largest upload.
         max_size_told: The same for readers.
-        has_room: Whether so many bytes more may be uploaded.
+        room: Takes room for so many bytes while inside, if there is any.
     """
 
     def __init__(
@@ -52,13 +53,13 @@ class Guard:
         is_upload: Callable[[str], bool],
         max_size: int,
         max_size_told: str,
-        has_room: Callable[[int], bool],
+        room: Callable[[int], AbstractAsyncContextManager[bool]],
     ) -> None:
         self.app = app
         self.is_upload = is_upload
         self.max_size = max_size
         self.max_size_told = max_size_told
-        self.has_room = has_room
+        self.room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -73,7 +74,12 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope)
-        if refusal is None and scope["method"] == "POST" and scope["path"] != "/gradio_api/upload":
+        if refusal is None and _is_an_upload(scope):
+            async with self.room(int(_length(scope))) as granted:
+                full = PlainTextResponse("There is no room left for this file on the server.", 507)
+                await (self.app if granted else full)(scope, receive, send_with_headers)
+            return
+        if refusal is None and scope["method"] == "POST":
             body = await _body(receive)
             refusal = self._refusal_of_body(body)
             receive = _replayed(body, receive)
@@ -82,14 +88,12 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if not _NEEDED.fullmatch(scope["path"]):
             return PlainTextResponse("There is no such page.", 404)
-        if scope["method"] == "POST" and scope["path"] == "/gradio_api/upload":
-            length = dict(scope["headers"]).get(b"content-length", b"")
+        if _is_an_upload(scope):
+            length = _length(scope)
             if not length.isdigit():
                 return PlainTextResponse("An upload must tell its length.", 411)
             if int(length) > self.max_size + _FORM:
                 return PlainTextResponse(f"The file is too large: expected at most {self.max_size_told}.", 413)
-            if not self.has_room(int(length)):
-                return PlainTextResponse("There is no room left for this file on the server.", 507)
         return None
 
     def _refusal_of_body(self, body: bytes | None) -> PlainTextResponse | None:
@@ -102,6 +106,15 @@ class Guard:
         if not all(isinstance(path, str) and self.is_upload(path) for path in named):
             return PlainTextResponse("A request may name uploaded files only.", 403)
         return None
+
+
+def _is_an_upload(scope: Scope) -> bool:
+    return bool(scope["method"] == "POST" and scope["path"] == "/gradio_api/upload")
+
+
+def _length(scope: Scope) -> bytes:
+    """The bytes of a request, as it says; empty if it does not."""
+    return bytes(dict(scope["headers"]).get(b"content-length", b""))
 
 
 def _paths(value: Any) -> list[Any]:  # noqa: ANN401 - JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -50,7 +51,7 @@ def make_page(runs: Runs, max_size: str) -> gr.Blocks:
         busy = {start: gr.update(interactive=False), stop: gr.update(visible=True), results: gr.update(visible=False)}
         idle = {start: gr.update(interactive=True), stop: gr.update(visible=False)}
         try:
-            run = runs.new(str(request.session_hash), recording, transcript, model)
+            run = await asyncio.to_thread(runs.new, str(request.session_hash), recording, transcript, model)
             yield {**busy, state: steps_html([])}
             async with aclosing(run.watch(runs.slots)) as watching:
                 async for steps in watching:

@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ POLL = 0.3
 """Seconds between two looks at a process."""
 
 _STEP = re.compile(r"((?:step|stage) \d+ of \d+: .+|(?:transcript|people|film|page) of .+)")
+_QUOTED_PATH = re.compile(r"(['\"])/(?:[^'\"\n]*/)?([^'\"/\n]+)\1")  # as in an OSError; it may have spaces
+_PATH = re.compile(r"(?<![\w/.:<])/(?:[^/\s'\"]+/)*(?=[^/\s])")  # the folders of an absolute path; no address, no 1/2
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -159,7 +162,7 @@ class Run:
         if not own:
             last = (errors.strip().splitlines() or ["nothing was said"])[-1]
             message = f"merc annotate ended with status {status} ({last}). Its whole output is in errors.log."
-        return message.strip().replace(f"{self.folder}{os.sep}", "")
+        return _without_folders(message.strip().replace(f"{self.folder}{os.sep}", ""), Path(self.model).parent)
 
     def stop(self) -> None:
         """End the work; what has been done is kept in the folder."""
@@ -207,11 +210,14 @@ class Runs:
         self.models = models
         self.max_total = max_total
         self.slots = asyncio.Semaphore(jobs)
+        self._coming = 0  # bytes of the uploads that are under way
+        self._checked = asyncio.Lock()
+        self._made = threading.Lock()
         self.by_token: dict[str, Run] = {}
         self._by_visitor: dict[str, Run] = {}
 
     def new(self, visitor: str, recording: str | None, transcript: str | None, model: str) -> Run:
-        """A run for a visitor, whose former one is stopped.
+        """A run for a visitor, whose former one is stopped. It may take a while, and is safe in any thread.
 
         Args:
             visitor: Who asks.
@@ -232,28 +238,51 @@ class Runs:
             require_suffix(path, kind, list(suffixes))
             if not self.is_upload(path):
                 raise AppError(f"{Path(path).name} is no upload: drop it again.")
-        if not self.has_room(1):
-            raise AppError("There is no room left for results on this server: try again when its owner has made some.")
-        self.stop(visitor)
-        folder = self.folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
-        folder.mkdir(mode=0o700)
-        names = []
-        for path, kind, _ in kinds:
-            names.append(_plain_name(path, kind))
-            _copy(Path(path), folder / names[-1])
-        run = Run(folder, names[0], names[1] if transcript else None, self.models[model])
-        self.by_token[run.token] = self._by_visitor[visitor] = run
-        return run
+        with self._made:
+            if self._used() + self._coming >= self.max_total:
+                raise AppError(
+                    "There is no room left for results on this server: try again when its owner has made some."
+                )
+            self.stop(visitor)
+            folder = self.folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
+            folder.mkdir(mode=0o700)
+            names = []
+            for path, kind, _ in kinds:
+                names.append(_plain_name(path, kind))
+                _copy(Path(path), folder / names[-1])
+            run = Run(folder, names[0], names[1] if transcript else None, self.models[model])
+            self.by_token[run.token] = self._by_visitor[visitor] = run
+            return run
 
-    def has_room(self, more: int) -> bool:
-        """Whether uploads and results, those of all visitors together, may have so many bytes more."""
-        folders = [self.uploads, *(run.folder for run in self.by_token.values())]
+    @asynccontextmanager
+    async def room(self, more: int) -> AsyncGenerator[bool]:
+        """Whether so many bytes more may come; if so, they are taken while inside, and no others get their room.
+
+        Args:
+            more: The bytes, which are in a file of the folder afterwards.
+        """
+        async with self._checked:  # one after the other: who comes next finds the room taken
+            coming = (
+                self._coming
+            )  # before files are counted: those that arrive meanwhile are in one of both, or in both
+            granted = await asyncio.to_thread(self._used) + coming + more <= self.max_total
+            if granted:
+                self._coming += more
+        try:
+            yield granted
+        finally:
+            if granted:
+                self._coming -= more
+
+    def _used(self) -> int:
+        """Bytes of the uploads and results of all visitors; with many files it takes a while."""
+        folders = [self.uploads, *(run.folder for run in list(self.by_token.values()))]
         sizes: dict[tuple[int, int], int] = {}
         for file in (Path(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names):
             with suppress(OSError):  # a run has just renamed or removed it
                 state = file.stat()
                 sizes[state.st_dev, state.st_ino] = state.st_size  # a recording, a link to its upload, counts once
-        return sum(sizes.values()) + more <= self.max_total
+        return sum(sizes.values())
 
     def is_upload(self, path: str) -> bool:
         """Whether a path, which a visitor may have made up, is that of an uploaded file."""
@@ -327,6 +356,19 @@ def as_bytes(size: str) -> int:
     if found is None or not float(found[1]):
         raise AppError(f"{size!r} is no size: expected such as 500MB or 2GB.")
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _without_folders(message: str, models: Path) -> str:
+    """A message in which files of the server have names and no folders.
+
+    Args:
+        message: The message.
+        models: A folder whose path may have spaces, which elsewhere end a path that is not in quotation marks.
+    """
+    for folder in (models, Path(sys.prefix), Path(tempfile.gettempdir())):
+        if folder.is_absolute():
+            message = message.replace(f"{folder}{os.sep}", "/")
+    return _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", message))
 
 
 def _plain_name(path: str, kind: str) -> str:

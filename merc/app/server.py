@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -92,7 +93,12 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
         try:
             path = runs.find(token, name)
         except OSError as error:  # of the file with all results, which is made when it is asked for
-            raise HTTPException(507, "There is no room left for this file on the server.") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise HTTPException(507, "There is no room left for this file on the server.") from error
+            logging.getLogger("uvicorn.error").exception("A file of the results cannot be given.")
+            raise HTTPException(
+                500, "The server cannot give this file: its owner finds the reason in its log."
+            ) from error
         if path is None:
             raise HTTPException(404, "There is no such result.")
         shown = name in ("annotation.html", "annotated.mp4")
@@ -124,7 +130,7 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
         is_upload=runs.is_upload,
         max_size=as_bytes(settings.max_size),
         max_size_told=settings.max_size,
-        has_room=runs.has_room,
+        room=runs.room,
     )
     if settings.host in _LOOPBACK:  # a page elsewhere whose name points here is not let in
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])

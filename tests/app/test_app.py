@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -298,6 +300,63 @@ def test_uploads_are_limited_and_stay_in_their_folder(runs):
         assert sum(file.stat().st_size for file in runs.uploads.rglob("*") if file.is_file()) == 100_000
 
 
+def granted(runs, *sizes):
+    """Whether there is room for uploads that are all under way at the same time."""
+
+    async def one(size, begun):
+        async with runs.room(size) as given:
+            await begun.wait()
+            return given
+
+    async def all_of_them():
+        begun = asyncio.Barrier(len(sizes))
+        return await asyncio.gather(*(one(size, begun) for size in sizes))
+
+    return asyncio.run(all_of_them())
+
+
+def test_uploads_at_the_same_time_have_a_limit_together(tmp_path):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=1000)
+    assert sorted(granted(runs, 600, 600, 300)) == [False, True, True]
+    assert granted(runs, 1000) == [True]  # the room of those is free again, as they left nothing
+
+
+def test_an_upload_that_arrives_while_files_are_counted_keeps_its_room(tmp_path, monkeypatch):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=1000)
+    counted = runs._used
+
+    async def come():
+        first = runs.room(600)
+        assert await first.__aenter__()
+        loop = asyncio.get_running_loop()
+
+        def used():
+            found = counted()  # without the file, which then arrives, and whose room is given back
+            (runs.uploads / "a").write_bytes(b"x" * 600)
+            asyncio.run_coroutine_threadsafe(first.__aexit__(None, None, None), loop).result(5)
+            return found
+
+        monkeypatch.setattr(runs, "_used", used)
+        async with runs.room(600) as second:
+            return second
+
+    assert not asyncio.run(come())
+
+
+def test_the_server_answers_while_files_are_counted(tmp_path, monkeypatch):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=1000)
+    counting, seen = threading.Event(), threading.Event()
+    monkeypatch.setattr(runs, "_used", lambda: counting.set() or (0 if seen.wait(10) else 10_000))
+    with served(runs, AppSettings()) as address:
+        to = f"{address}/gradio_api/upload"
+        put = threading.Thread(target=lambda: WEB.post(to, files={"files": ("x.mp4", b"y")}))
+        put.start()
+        assert counting.wait(10) and WEB.get(f"{address}/favicon.ico", timeout=5).status_code < 500
+        seen.set()
+        put.join(10)
+        assert not put.is_alive()
+
+
 def test_all_visitors_together_have_a_limit(tmp_path):
     runs = Runs(tmp_path / "work", {"default": "default"}, max_total=250_000)
     with served(runs, AppSettings()) as address:
@@ -306,7 +365,7 @@ def test_all_visitors_together_have_a_limit(tmp_path):
         full = WEB.post(to, files={"files": ("x.mp4", b"z" * 150_000)})
         assert (full.status_code, full.text) == (507, "There is no room left for this file on the server.")
         run = runs.new("visitor", path, None, "default")  # a link to the upload takes no room
-        assert runs.has_room(90_000)
+        assert granted(runs, 100_000) == [True] and granted(runs, 100_001) == [False]
         (run.folder / "result").write_bytes(b"y" * 100_000)
         with pytest.raises(AppError, match="no room left for results"):
             runs.new("other", path, None, "default")
@@ -317,11 +376,42 @@ def test_files_that_go_while_they_are_counted_take_no_room(tmp_path, monkeypatch
     (runs.uploads / "gone").symlink_to(tmp_path / "nowhere")
     (runs.uploads / "there").write_bytes(b"x" * 600)
     monkeypatch.setattr(Path, "is_file", lambda path: True)  # it was, when it was asked
-    assert runs.has_room(400) and not runs.has_room(401)
+    assert granted(runs, 400) == [True] and granted(runs, 401) == [False]
 
 
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/srv/secret")
+
+
+def forbidden(*args, **kwargs):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/srv/secret")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[Errno 28] No space left on device: '{run}/results/a.csv'",
+            "[Errno 28] No space left on device: 'results/a.csv'",
+        ),
+        ("[Errno 13] Permission denied: '/srv/my data/x y.bin'", "[Errno 13] Permission denied: 'x y.bin'"),
+        ("The model {models}/mine/config.yaml is damaged.", "The model config.yaml is damaged."),
+        (
+            "No /srv/a/b.mp4, see https://github.com/a/b: 1/2 and 3 / 4.",
+            "No b.mp4, see https://github.com/a/b: 1/2 and 3 / 4.",
+        ),
+        (f"{sys.prefix}/lib/x.py:3: expected a/b.", "x.py:3: expected a/b."),
+        (f"{tempfile.gettempdir()}/abc: full", "abc: full"),
+    ],
+)
+def test_a_visitor_learns_no_folder_of_the_server(said, told, runs, upload, tmp_path):
+    models = tmp_path / "my models"
+    run = runs.new("visitor", upload("talk.mp4"), None, "default")
+    run.model = str(models / "mine")
+    said = said.format(run=run.folder, models=models)
+    assert run._problem(f"merc annotate: {said}\n", 1) == told
+    crashed = run._problem(f"Traceback\nOSError: {said}\n", 1)
+    assert told in crashed and "/srv" not in crashed
 
 
 def test_a_full_disk_is_told_and_the_page_can_be_used_again(runs, pretended, tmp_path, monkeypatch):
@@ -338,6 +428,9 @@ def test_a_full_disk_is_told_and_the_page_can_be_used_again(runs, pretended, tmp
         asyncio.run(watched(run))
         monkeypatch.setattr(merc.app.runs, "write_aside", full_disk)
         assert WEB.get(f"{address}/results/{run.token}/{run.zip_name}").status_code == 507
+        monkeypatch.setattr(merc.app.runs, "write_aside", forbidden)
+        broken = WEB.get(f"{address}/results/{run.token}/{run.zip_name}")
+        assert (broken.status_code, "room" in broken.text, "secret" in broken.text) == (500, False, False)
 
 
 def _uploaded(runs):
