@@ -119,6 +119,8 @@ def _transcriber(given: Namespace) -> Transcriber | None:
 
 def _persons(given: Namespace) -> PersonSearch | None:
     if not given.persons:
+        if given.voice is not None:
+            raise ValueError("--voice is that of --persons: leave out --persons false, or --voice.")
         return None
     from merc.annotation import PersonSearch
     from merc.encoders import XVectorEncoder

@@ -255,4 +255,7 @@ def test_what_is_wrong_with_all_is_said_at_once(run, films, tmp_path, capsys):
     assert "stands for many recordings" in capsys.readouterr().err
     assert main(["annotate", str(films), "--language", "en", "--model", str(run), "--out", "o"]) == 1
     assert "--language is that of --whisper" in capsys.readouterr().err
+    voice = ["--persons", "false", "--voice", "some/model"]
+    assert main(["annotate", str(films), *voice, "--model", str(run), "--out", "o"]) == 1
+    assert "--voice is that of --persons" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
