@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
@@ -181,15 +182,17 @@ class Run:
         """The name of the file that holds all results."""
         return f"{Path(self.recording).stem}.zip"
 
-    def zipped(self) -> Path:
-        """One file with all results; it is made when it is asked for."""
-        path = self.folder / "results.zip"
-        if not path.is_file():
-            # Films do not become smaller.
-            with write_aside(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
-                for file in self.files():
-                    archive.write(file, f"{Path(self.recording).stem}/{file.name}")
-        return path
+    @property
+    def zip_file(self) -> Path:
+        """The place of that file, once it is made."""
+        return self.folder / "results.zip"
+
+    def make_zip(self) -> None:
+        """Make it, of all results."""
+        # Films do not become smaller.
+        with write_aside(self.zip_file) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
+            for file in self.files():
+                archive.write(file, f"{Path(self.recording).stem}/{file.name}")
 
 
 class Runs:
@@ -292,19 +295,29 @@ class Runs:
         except (OSError, ValueError):  # too long, or with a null
             return False
 
-    def find(self, token: str, name: str) -> Path | None:
+    async def find(self, token: str, name: str) -> Path | None:
         """A file of the results, by the token of its run and its name; ``None`` if there is none.
+
+        The one that holds all results is made when it is asked for.
 
         Args:
             token: The token.
             name: A name without a folder.
+
+        Raises:
+            OSError: There is no room for the file that holds all results, or it cannot be made.
         """
         run = self.by_token.get(token)
         if run is None:
             return None
-        if name == run.zip_name:
-            return run.zipped()
-        return next((file for file in run.files() if file.name == name), None)
+        if name != run.zip_name:
+            return next((file for file in run.files() if file.name == name), None)
+        if not run.zip_file.is_file():
+            async with self.room(sum(file.stat().st_size for file in run.files())) as granted:
+                if not granted:
+                    raise OSError(errno.ENOSPC, "All uploads and results together are too large")
+                await asyncio.to_thread(run.make_zip)
+        return run.zip_file
 
     def stop(self, visitor: str) -> None:
         """Stop the run of a visitor, if there is one."""

@@ -89,9 +89,9 @@ def make_app(settings: AppSettings, runs: Runs) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     @app.get("/results/{token}/{name}")
-    def result(token: str, name: str) -> FileResponse:
+    async def result(token: str, name: str) -> FileResponse:
         try:
-            path = runs.find(token, name)
+            path = await runs.find(token, name)
         except OSError as error:  # of the file with all results, which is made when it is asked for
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise HTTPException(507, "There is no room left for this file on the server.") from error

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,18 @@ def runs(tmp_path):
     return Runs(tmp_path / "work", {name: name for name in MODELS})
 
 
+def put_upload(runs, name, content=b"x"):
+    """Puts a file where gradio puts uploads."""
+    path = runs.uploads / os.urandom(8).hex() / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return str(path)
+
+
 @pytest.fixture
 def upload(runs):
-    """Puts a file where gradio puts uploads."""
-
-    def put(name, content=b"x"):
-        path = runs.uploads / os.urandom(8).hex() / name
-        path.parent.mkdir()
-        path.write_bytes(content)
-        return str(path)
-
-    return put
+    """The same for the runs of the test."""
+    return partial(put_upload, runs)
 
 
 async def watched(run, slots=None):
@@ -91,7 +93,7 @@ def test_a_run_has_a_folder_of_its_own_and_tells_its_steps(runs, upload, pretend
     assert told[-1] == ["loading the model", "step 1 of 2: faces", "film of talk.mp4"]
     assert all(step.ended is not None for step in run.steps)
     assert [path.name for path in run.files()] == ["annotation.html", "annotated.mp4", "annotation.csv"]
-    with zipfile.ZipFile(runs.find(run.token, "My Talk.zip")) as archive:
+    with zipfile.ZipFile(asyncio.run(runs.find(run.token, "My Talk.zip"))) as archive:
         names = [f"My Talk/{name}" for name in ("annotation.html", "annotated.mp4", "annotation.csv")]
         assert archive.namelist() == names and archive.read(names[2]) == CSV.encode()
 
@@ -298,6 +300,20 @@ def test_uploads_are_limited_and_stay_in_their_folder(runs):
         parts = {"Content-Type": "multipart/form-data; boundary=x"}
         assert WEB.post(to, content=iter([b"--x"]), headers=parts).status_code == 411
         assert sum(file.stat().st_size for file in runs.uploads.rglob("*") if file.is_file()) == 100_000
+
+
+def test_the_file_with_all_results_needs_room_too(tmp_path):
+    runs = Runs(tmp_path / "work", {"default": "default"}, max_total=1000)
+    run = runs.new("visitor", put_upload(runs, "talk.mp4", b"x" * 100), None, "default")
+    run.results.mkdir()
+    (run.results / "annotated.mp4").write_bytes(b"y" * 500)
+    with pytest.raises(OSError, match="together are too large") as raised:
+        asyncio.run(runs.find(run.token, "talk.zip"))
+    assert raised.value.errno == errno.ENOSPC and not run.zip_file.exists()
+    runs.max_total = 2000
+    assert asyncio.run(runs.find(run.token, "talk.zip")) == run.zip_file
+    runs.max_total = 1000
+    assert asyncio.run(runs.find(run.token, "talk.zip")) == run.zip_file  # it is there
 
 
 def granted(runs, *sizes):
