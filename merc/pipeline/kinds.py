@@ -17,7 +17,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from merc.configs.lookup import read_config
@@ -275,6 +275,10 @@ class EnsembleStage(FunctionStage):
         ensemble_logits(stores, out=run.folder / "logits")
 
 
+_CHECKED: dict[tuple[str, ...], Namespace] = {}
+"""What the arguments of stages that were checked mean, until they run: parsing takes longer than making the network."""
+
+
 class NetworkStage(StageKind):
     """Runs a network by its config, as LightningCLI does."""
 
@@ -290,15 +294,17 @@ class NetworkStage(StageKind):
         """Parse the configs with the options."""
         if not run.stage.configs:
             raise PipelineError(f"Stage {run.stage.name!r} ({run.stage.command}) names no config.")
+        arguments = self.arguments(run, trainer_options)
         try:
-            MercParser(self.arguments(run, trainer_options))
+            _CHECKED[tuple(arguments)] = MercParser(arguments).config
         except ArgumentError as error:
             text = explain(str(error))
             raise PipelineError(f"Stage {run.stage.name!r}, {', '.join(run.stage.config_names)}: {text}") from error
 
     def tells(self, run: StageRun, trainer_options: Sequence[str]) -> frozenset[str]:
         """What the targets of its task say."""
-        model = MercParser(self.arguments(run, trainer_options)).config.as_dict()["model"]
+        arguments = self.arguments(run, trainer_options)
+        model = (_CHECKED.get(tuple(arguments)) or MercParser(arguments).config).as_dict()["model"]
         targets = (model.get("init_args") or {}).get("targets")
         if not targets:
             return super().tells(run, trainer_options)
@@ -321,7 +327,8 @@ class NetworkStage(StageKind):
 
     def run(self, run: StageRun, trainer_options: Sequence[str], console: Console) -> None:
         """Train if the kind does, then write the stores; what was done before an interruption is not done again."""
-        cli = MercCLI(self.arguments(run, trainer_options), run=False)
+        arguments = self.arguments(run, trainer_options)
+        cli = MercCLI(arguments, run=False, parsed=_CHECKED.pop(tuple(arguments), None))
         if cli.trainer.world_size > 1:
             raise PipelineError(
                 f"`merc run` uses one device, the options ask for {cli.trainer.world_size}: train that stage with "

@@ -20,6 +20,7 @@ from rich.console import Console
 
 import merc.evaluation.report
 import merc.pipeline.kinds
+import merc.pipeline.lightning
 import merc.store.writer
 from merc.cli import main
 from merc.conversation import Corpus
@@ -272,9 +273,13 @@ def test_the_same_command_again_does_nothing(done, capsys):
     assert {f for f in before if before[f] != after[f]} <= {done / name for name in summaries}
 
 
-def test_a_changed_config_runs_its_stages_and_what_builds_on_them_and_keeps_the_old_results(done, capsys):
+def test_a_changed_config_runs_its_stages_and_what_builds_on_them_and_keeps_the_old_results(done, capsys, monkeypatch):
     write("teacher.yaml", changed(TEACHER, trainer__max_epochs=1))
+    parsed = []
+    expand = merc.pipeline.lightning.expand_configs
+    monkeypatch.setattr("merc.pipeline.lightning.expand_configs", lambda given: parsed.append(given) or expand(given))
     assert stages_that_run(capsys) == ["frozen", "teacher", "student"]
+    assert len(parsed) == 3, "what was parsed to be checked is not parsed again to run"
     for stage in ("teacher", "student"):
         old = done / f"seed-0/{stage}.previous"
         assert json.loads((old / "stage.json").read_text())["finished"] and (old / "report/metrics.json").is_file()
