@@ -70,6 +70,7 @@ def bar_panel(
     title: str = "",
     text: str = "",
     matrix: int = BT601,
+    told: Mapping[str, str] | None = None,
 ) -> Planes:
     """A panel with a bar per value, and a title and text to the right of the bars.
 
@@ -78,11 +79,12 @@ def bar_panel(
     Args:
         width: Pixels.
         height: Pixels.
-        values: By name, in 0..1; without values the panel has no bars.
+        values: By name, the length of its bar in 0..1, clipped; without values the panel has no bars.
         colours: By name.
         title: One line.
         text: A few sentences, wrapped; an ellipsis marks text that does not fit.
         matrix: Of the film, see :class:`merc.media.planes.Planes`.
+        told: By name, what stands behind the bar. Default: the value in percent.
 
     Returns:
         The panel; an odd height or width loses its last row or column.
@@ -97,7 +99,8 @@ def bar_panel(
     named = size >= _LEAST_TEXT and bool(values)
     font = _font(max(size, 1))
     names = margin + (round(max(font.getlength(name) for name in values)) + margin if named else 0)
-    numbers = round(font.getlength("100 %")) + 2 * margin if named else margin
+    told = {**{name: f"{100 * value:.0f} %" for name, value in values.items()}, **(told or {})}
+    numbers = round(max(map(font.getlength, ["100 %", *told.values()]))) + 2 * margin if named else margin
     letters = _font(max(_LEAST_TEXT, height // 8))
     room = width - 2 * margin
     bars_end = margin + (round(0.45 * room) if (title or text) and height >= 5 * _LEAST_TEXT else room)
@@ -111,7 +114,7 @@ def bar_panel(
             draw.rectangle((names, top, names + length * min(value, 1.0), max(bottom, top)), colours[name])
         if named:
             draw.text((margin, middle), name, _WHITE, font, anchor="lm")
-            draw.text((names + length + margin, middle), f"{100 * value:.0f} %", _WHITE, font, anchor="lm")
+            draw.text((names + length + margin, middle), told[name], _WHITE, font, anchor="lm")
     left = bars_end + 2 * margin
     if height >= 5 * _LEAST_TEXT and width - left >= 8 * _LEAST_TEXT:
         line = round(1.3 * letters.size)

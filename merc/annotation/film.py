@@ -1,13 +1,13 @@
-"""The annotated film: boxes around the speaking faces, and a panel with a bar for every emotion below the frame."""
+"""The annotated film: boxes around the speaking faces, and below a panel with a bar for each emotion and number."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
 from merc.annotation.drawing import bar_panel, draw_box
-from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name
+from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name, shown_numbers
 from merc.annotation.thumbnails import face_jpeg
 from merc.conversation import Clip
 from merc.labels import LabelSet
@@ -40,10 +40,10 @@ _COLOURS: Mapping[str, Colour] = {
 _OTHERS: tuple[Colour, ...] = ((38, 198, 218), (240, 98, 146), (205, 220, 57), (121, 134, 203), (0, 150, 136))
 
 
-def emotion_colours(labels: LabelSet) -> dict[str, Colour]:
-    """The colour of every emotion, the same in the film and on the page."""
+def bar_colours(labels: LabelSet, dimensions: Iterable[str] = ()) -> dict[str, Colour]:
+    """The colour of every emotion, and of every number, the same in the film and on the page."""
     others = cycle(_OTHERS)
-    return {name: _COLOURS.get(name) or next(others) for name in labels.report_order}
+    return {name: _COLOURS.get(name) or next(others) for name in [*labels.report_order, *dimensions]}
 
 
 class AnnotatedFilm:
@@ -52,12 +52,19 @@ class AnnotatedFilm:
     ``thumbnails`` are JPEG images of the speaking faces by line, as far as :meth:`frames` has come.
     """
 
-    def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun, labels: LabelSet) -> None:
+    def __init__(
+        self,
+        lines: Sequence[AnnotatedLine],
+        applied: AppliedRun,
+        labels: LabelSet,
+        dimensions: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self.lines = lines
         self.faces = SpeakingFaces(applied)
         [conversation] = [c for split in applied.corpus.values() for c in split]
         self.keys = conversation.keys
-        self.colours = emotion_colours(labels)
+        self.dimensions = dict(dimensions or {})
+        self.colours = bar_colours(labels, self.dimensions)
         self.labels = labels
         self.thumbnails: dict[int, bytes] = {}
 
@@ -114,20 +121,28 @@ class AnnotatedFilm:
 
     def _draw(self, image: Planes, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
-        draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion])))
+        draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion or shown_numbers(line)])))
 
     def _panel(self, line: int | None, below: Planes) -> Planes:
         width, height, matrix = below.width, below.height, below.matrix
-        readable = 13 * len(self.labels) + 8  # with room for the names of the emotions
+        readable = 13 * len(self.colours) + 8  # with room for the names of the bars
         tall = max(24, round(0.22 * height), min(readable, height // 2))
         tall += tall % 2
         if line is None:
             return bar_panel(width, tall, {}, self.colours, matrix=matrix)
         here = self.lines[line]
         values = {name: here.probabilities.get(name, 0.0) for name in self.labels.report_order}
+        numbers = {name: here.values.get(name) for name in self.dimensions}
+        told = {name: "" if value is None else f"{value:.2f}" for name, value in numbers.items()}
+        for name, value in numbers.items():
+            low, high = self.dimensions[name]
+            values[name] = 0.0 if value is None else (value - low) / (high - low)
         used = "+".join(here.used) or "no modality"
-        title = ": ".join(filter(None, [shown_name(here), f"{here.emotion or 'no emotion'} ({used})"]))
-        return bar_panel(width, tall, values, self.colours, title, here.text, matrix)
+        nothing = "no emotion" if len(self.labels) else "no numbers"
+        title = ": ".join(
+            filter(None, [shown_name(here), f"{here.emotion or shown_numbers(here) or nothing} ({used})"])
+        )
+        return bar_panel(width, tall, values, self.colours, title, here.text, matrix, told)
 
 
 def speaking_at(line: AnnotatedLine, time: float, visible: Container[int]) -> list[int]:

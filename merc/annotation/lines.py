@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from merc.annotation.persons import FilmPersons
@@ -115,7 +117,7 @@ class Annotation:
 
     Args:
         lines: The lines in order of time.
-        labels: The emotions.
+        labels: The emotions; none where numbers alone are told.
         notes: Remarks for readers of the results.
         run: The run that predicted them, as plain values.
         film: The annotated film, if there is one.
@@ -132,6 +134,23 @@ class Annotation:
     video: Path | None = None
     transcript: Path | None = None
     dimensions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many lines have each emotion."""
+        found = Counter(line.emotion for line in self.lines)
+        return {name: found[name] for name in self.labels.report_order}
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each number, such as ``valence``, over the lines that have it."""
+        found = {name: [line.values[name] for line in self.lines if name in line.values] for name in self.dimensions}
+        return {name: round(fmean(values), 4) for name, values in found.items() if values}
+
+    @property
+    def untold(self) -> int:
+        """Lines without an emotion and without numbers, as all their modalities are missing."""
+        return sum(not (line.probabilities or line.values) for line in self.lines)
 
     def save(self, path: str | Path) -> None:
         """Write a file, whole or not at all; its suffix says what (:data:`merc.annotation.FORMATS`).
@@ -165,7 +184,7 @@ def describe(applied: AppliedRun, persons: FilmPersons | None = None) -> list[An
     """
     persons = persons or FilmPersons()
     [conversation] = [c for split in applied.corpus.values() for c in split]
-    names = applied.corpus.labels.names
+    names = applied.labels.names
     dimensions = applied.logits.dimensions
     faces = SpeakingFaces(applied, persons)
     lines = []
@@ -174,8 +193,7 @@ def describe(applied: AppliedRun, persons: FilmPersons | None = None) -> list[An
         values: dict[str, float] = {}
         if key in applied.logits:
             emotions, numbers = applied.logits[key].double().tensor_split([applied.logits.dim - len(dimensions)])
-            # A run of numbers alone tells no emotions, though its corpus may have some.
-            probabilities = dict(zip(names, emotions.softmax(-1).tolist(), strict=True)) if len(emotions) else {}
+            probabilities = dict(zip(names, emotions.softmax(-1).tolist(), strict=True))
             values = {name: round(value, 4) for name, value in zip(dimensions, numbers.tolist(), strict=True)}
         face, no_face = faces.of(key)
         person = persons.lines.get(key)
@@ -293,3 +311,8 @@ class SpeakingFaces:
 def shown_name(line: AnnotatedLine) -> str:
     """The name of the speaker in results; empty if the transcript has none."""
     return "" if line.speaker == UNKNOWN else line.speaker
+
+
+def shown_numbers(line: AnnotatedLine) -> str:
+    """The numbers of a line, such as ``valence 3.20, arousal 2.10``; empty if there are none."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in line.values.items())

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +28,6 @@ from merc.corpora.films import FILM_SUFFIXES, SOUND_SUFFIXES
 from merc.corpora.transcripts import READERS, TranscriptOptions
 from merc.decoding import decode
 from merc.files import parse_json, write_json, write_text
-from merc.labels import LabelSet
 from merc.models import Model
 from merc.rows import read_rows
 from merc.speech import Transcriber
@@ -70,9 +69,10 @@ class Outcome:
         recording: The recording.
         reason: Why there is no annotation; ``None`` if there is one.
         lines: How many lines it has.
-        emotions: How many lines have each emotion.
+        emotions: How many lines have each emotion; nothing where numbers alone are told.
+        values: The mean of each number, such as ``valence``, over the lines that have it.
         uncertain: Lines whose most probable emotion has less than a half.
-        without_emotion: Lines of which all modalities are missing.
+        untold: Lines without an emotion and without numbers, as all their modalities are missing.
         faces: Lines with a speaking face.
         notes: Remarks for readers of the results.
     """
@@ -81,8 +81,9 @@ class Outcome:
     reason: str | None = None
     lines: int = 0
     emotions: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     uncertain: int = 0
-    without_emotion: int = 0
+    untold: int = 0
     faces: int = 0
     notes: Sequence[str] = ()
 
@@ -187,7 +188,7 @@ def annotate_many(
     outcomes: dict[str, Outcome] = {}
     for done in _worked(work, groups, jobs):
         outcomes |= {outcome.recording.name: outcome for outcome in done}
-        write_text(out / "summary.csv", _summary(recordings, outcomes, teller.labels))
+        write_text(out / "summary.csv", _summary(recordings, outcomes))
         if progress is not None:
             progress(done)
     return [outcomes[recording.name] for recording in recordings]
@@ -401,33 +402,36 @@ def _why(error: Exception) -> str:
 
 
 def _outcome(recording: Recording, annotation: Annotation) -> Outcome:
-    emotions = Counter(line.emotion for line in annotation.lines if line.emotion is not None)
     return Outcome(
         recording,
         lines=len(annotation.lines),
-        emotions=dict(emotions),
+        emotions=annotation.counts,
+        values=annotation.means,
         uncertain=sum(
             line.emotion is not None and max(line.probabilities.values()) < UNCERTAIN for line in annotation.lines
         ),
-        without_emotion=sum(line.emotion is None for line in annotation.lines),
+        untold=annotation.untold,
         faces=sum(line.face is not None for line in annotation.lines),
         notes=tuple(annotation.notes),
     )
 
 
-def _summary(recordings: Sequence[Recording], outcomes: Mapping[str, Outcome], labels: LabelSet) -> str:
+def _summary(recordings: Sequence[Recording], outcomes: Mapping[str, Outcome]) -> str:
+    emotions = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.emotions))
+    numbers = list(dict.fromkeys(name for outcome in outcomes.values() for name in outcome.values))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    counts = ["lines", "uncertain", "without_emotion", "faces"]
-    table.writerow(["name", "video", "transcript", "state", *counts, *labels.report_order, "reason", "notes"])
+    counts = ["lines", *(["uncertain"] if emotions else []), "untold", "faces"]
+    means = [f"mean_{name}" for name in numbers]
+    table.writerow(["name", "video", "transcript", "state", *counts, *emotions, *means, "reason", "notes"])
     for recording in recordings:
         about = [recording.name, recording.video, recording.transcript or ""]
         outcome = outcomes.get(recording.name)
         if outcome is None or outcome.reason is not None:
             state, reason = ("waiting", "") if outcome is None else ("failed", outcome.reason)
-            table.writerow([*about, state, *[""] * (len(counts) + len(labels)), reason, ""])
+            table.writerow([*about, state, *[""] * (len(counts) + len(emotions) + len(means)), reason, ""])
             continue
-        emotions = [outcome.emotions.get(name, 0) for name in labels.report_order]
-        values = asdict(outcome)
-        table.writerow([*about, "done", *(values[n] for n in counts), *emotions, "", " ".join(outcome.notes)])
+        told = [*(outcome.emotions.get(name, 0) for name in emotions), *(outcome.values.get(name) for name in numbers)]
+        row = [*about, "done", *(getattr(outcome, name) for name in counts), *told, "", " ".join(outcome.notes)]
+        table.writerow(row)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""The annotation as one web page: the film beside a timeline with faces, emotions and texts, without any network."""
+"""The annotation as one web page: the film beside a timeline with faces, emotions, numbers and texts; no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from merc.annotation.film import emotion_colours
+from merc.annotation.film import bar_colours
 from merc.annotation.lines import AnnotatedLine, Annotation
 
 UNCERTAIN = 0.5
@@ -78,7 +78,7 @@ def page_fingerprint(path: str | Path) -> str | None:
 
 
 def page_data(annotation: Annotation, faces: Mapping[int, bytes], film: Mapping[str, str]) -> dict[str, Any]:
-    """What the page shows, as plain values: probabilities in the order of the emotions, people by number.
+    """What the page shows, as plain values: probabilities in the order of the emotions, people by position.
 
     Args:
         annotation: The annotation.
@@ -87,11 +87,15 @@ def page_data(annotation: Annotation, faces: Mapping[int, bytes], film: Mapping[
     """
     emotions = annotation.labels.report_order
     people = list(dict.fromkeys(line.speaker for line in annotation.lines))
-    colours = emotion_colours(annotation.labels)
+    colours = bar_colours(annotation.labels, annotation.dimensions)
     return {
         "title": _title(annotation),
         "film": film,
         "emotions": [{"name": name, "colour": colours[name]} for name in emotions],
+        "dimensions": [
+            {"name": name, "colour": colours[name], "low": low, "high": high}
+            for name, (low, high) in annotation.dimensions.items()
+        ],
         "people": people,
         "uncertain": UNCERTAIN,
         "notes": annotation.notes,

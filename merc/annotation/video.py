@@ -212,7 +212,7 @@ def write_results(
     """
     out, video, info = Path(out), read.video, read.info
     applied = replace(applied, corpus=read.corpus)  # its own part of what may be many
-    lines, labels = describe(applied, read.people), applied.corpus.labels
+    lines, labels, dimensions = describe(applied, read.people), applied.labels, applied.dimensions
     annotation = Annotation(
         lines,
         labels,
@@ -220,18 +220,19 @@ def write_results(
         applied.run,
         video=video,
         transcript=read.transcript,
-        dimensions={name: applied.corpus.dimensions[name] for name in applied.logits.dimensions},
+        dimensions=dimensions,
     )
     for name in dict.fromkeys(["json", *formats]):
         if name != "html":
             save_annotation(annotation, out / f"annotation.{name}")
     state = video.stat()
-    drawn = AnnotatedFilm(lines, applied, labels)
+    drawn = AnnotatedFilm(lines, applied, labels, dimensions)
     basis = [
         merc.__version__,
         [state.st_size, state.st_mtime_ns],
         [asdict(line) for line in lines],
         labels.report_order,
+        list(dimensions.items()),
         drawn.faces.digest(drawn.keys),  # the boxes of all frames, of which a line has one
     ]
     fingerprint = hashlib.sha256(json.dumps(basis).encode()).hexdigest()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,8 +136,7 @@ def _print(annotation: Annotation, out: Path, formats: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
-    emotions = Counter(line.emotion or "none" for line in annotation.lines)
-    told = ", ".join(f"{name} {count}" for name, count in emotions.most_common())
+    told = _told(annotation.counts, annotation.means, annotation.untold)
     visible = sum(line.face is not None for line in annotation.lines)
     console.print(f"{len(annotation.lines)} lines: {told}; the speaker's face is known in {visible}.")
     for note in annotation.notes:
@@ -156,8 +154,17 @@ def _print_done(outcomes: list[Outcome]) -> None:
         if outcome.reason is not None:
             console.print(f"{outcome.recording.name}: failed. {outcome.reason}", style="yellow")
         else:
-            told = ", ".join(f"{name} {n}" for name, n in Counter(outcome.emotions).most_common())
-            console.print(f"{outcome.recording.name}: {outcome.lines} lines: {told or 'no emotion'}")
+            console.print(
+                f"{outcome.recording.name}: {outcome.lines} lines: "
+                f"{_told(outcome.emotions, outcome.values, outcome.untold)}"
+            )
+
+
+def _told(emotions: Mapping[str, int], means: Mapping[str, float], untold: int) -> str:
+    """The emotions by frequency, the means of the numbers, and how many lines have neither."""
+    found = sorted({**emotions, "none": untold}.items(), key=lambda pair: -pair[1])
+    counts = [f"{name} {count}" for name, count in found if count]
+    return ", ".join([*counts, *(f"mean {name} {mean:.2f}" for name, mean in means.items())])
 
 
 def _print_many(outcomes: list[Outcome], out: Path) -> int:

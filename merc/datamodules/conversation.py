@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,29 @@ class ConversationDataModule(CorpusDataModule):
                     f"{store.path} holds {name!r} of another encoder than the network was trained on ({differs}): give "
                     "the store of that encoder, or pass --data.other_encoders true if you know that they mean the same."
                 )
+
+    @cached_property
+    def _annotated(self) -> dict[UtteranceKey, list[float]]:
+        """The numbers of every utterance, in the order of the dimensions."""
+        return {
+            key: utterance.numbers(self.corpus.dimensions)
+            for split in self.corpus
+            for conversation in self.corpus[split]
+            for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
+        }
+
+    def on_before_batch_transfer(self, batch: ConversationBatch, dataloader_idx: int) -> ConversationBatch:
+        """Undo what a trainer in half precision does to annotated numbers: losses and scores are of the corpus' own.
+
+        Args:
+            batch: A batch of a trainer, which converts all of its floating-point tensors (``bf16-true``).
+            dataloader_idx: Not used.
+        """
+        if batch.values is None or batch.values.dtype == torch.float32:
+            return batch
+        exact = torch.tensor([self._annotated[key] for key in batch.keys], dtype=torch.float32)
+        # Those of utterances that are repeated to fill a batch stay hidden.
+        return replace(batch, values=exact.where(~batch.values.isnan(), math.nan))
 
     def split(self, name: str) -> ConversationBatch:
         """A whole split as one batch, with features and edges; made on first use and kept.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -159,6 +159,94 @@ def is_table(path: Path, prefix: str) -> bool:
     return header[:3] == list(KEY) and any(name.startswith(prefix) for name in header)
 
 
+@dataclass(frozen=True)
+class PredictionTable:
+    """The cells of a ``predictions.csv``.
+
+    Args:
+        path: The file.
+        keys: N utterance keys.
+        lines: Speaker and text of each; empty if the file does not have them.
+        columns: By name, the N cells of every column of predictions.
+        present: By modality, ``(N,)`` booleans.
+    """
+
+    path: Path
+    keys: Sequence[UtteranceKey]
+    lines: Sequence[tuple[str, str]]
+    columns: Mapping[str, Sequence[str]]
+    present: Mapping[str, Tensor]
+
+    def parsed(self, name: str, convert: Callable[[str], float]) -> list[float]:
+        """The numbers of a column.
+
+        Args:
+            name: The column.
+            convert: Makes a number of a cell; a :class:`ValueError` says that it is none.
+
+        Raises:
+            PredictionsError: A cell is no number.
+        """
+        found = []
+        for line, cell in enumerate(self.columns[name], start=2):
+            try:
+                found.append(convert(cell))
+            except ValueError as error:
+                raise PredictionsError(f"{self.path}, line {line}: {error}. Run the test again.") from error
+        return found
+
+
+def read_table(path: str | Path) -> PredictionTable:
+    """Read the cells of a ``predictions.csv``, of emotions, numbers or both.
+
+    Args:
+        path: The file, or the folder of the report.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        PredictionsError: It is no such table, or a row has another number of cells than the header.
+    """
+    path = Path(path)
+    path = path / "predictions.csv" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"No predictions at {path}, expected a file from `merc test`.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
+    said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
+    first = len(KEY) + len(said)
+    modalities = [name.removeprefix("has_") for name in header[first:] if name.startswith("has_")]
+    last = len(header) - len(modalities)
+    names = header[first:last]
+    if header != [*KEY, *said, *names, *(f"has_{name}" for name in modalities)] or len(set(header)) < len(header):
+        raise PredictionsError(
+            f"{path} is not a table of predictions: it has the columns {', '.join(header)}, expected {', '.join(KEY)}, "
+            "p_<emotion>, gold_<dimension> or value_<dimension>, and has_<modality>..., each once. Run the test again."
+        )
+    keys, lines, present = [], [], []
+    for line, row in enumerate(rows, start=2):
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, expected {len(header)}")
+            keys.append(UtteranceKey(*row[: len(KEY)]))
+            if said:
+                speaker, text = row[len(KEY) : first]
+                lines.append((speaker, text))
+            present.append([bool(int(cell)) for cell in row[last:]])
+        except ValueError as error:
+            raise PredictionsError(f"{path}, line {line}: {error}. Run the test again.") from error
+    there = torch.tensor(present, dtype=torch.bool).reshape(len(rows), len(modalities))
+    return PredictionTable(
+        path,
+        keys,
+        lines,
+        {name: [row[column] for row in rows] for column, name in enumerate(names, start=first)},
+        {name: there[:, index] for index, name in enumerate(modalities)},
+    )
+
+
 def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predictions:
     """Read the ``predictions.csv`` of a report.
 
@@ -171,61 +259,33 @@ def read_predictions(path: str | Path, labels: LabelSet | None = None) -> Predic
         FileNotFoundError: The file does not exist.
         PredictionsError: The file has another format, is damaged, or has other classes.
     """
-    path = Path(path)
-    path = path / "predictions.csv" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"No predictions at {path}, expected a file from `merc test`.")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise PredictionsError(f"{path} is not a table of predictions ({error}). Run the test again.") from error
-    whole = len(header)
-    kept = [column for column, name in enumerate(header) if not name.startswith(OF_NUMBERS)]
-    header = [header[column] for column in kept]
-    if len(header) < whole and "predicted" not in header:
-        raise PredictionsError(f"{path} holds predicted numbers: expected predictions of emotions, p_<emotion>.")
+    table = read_table(path)
+    columns = [name for name in table.columns if not name.startswith(OF_NUMBERS)]
+    if len(columns) < len(table.columns) and "predicted" not in columns:
+        raise PredictionsError(f"{table.path} holds predicted numbers: expected predictions of emotions, p_<emotion>.")
     if labels is None:
-        names = [name.removeprefix("p_") for name in header if name.startswith("p_")]
-        if not names or len(set(names)) != len(names):
+        names = [name.removeprefix("p_") for name in columns if name.startswith("p_")]
+        if not names:
             raise PredictionsError(
-                f"{path} is not a table of predictions: expected one column p_<emotion> per emotion."
+                f"{table.path} is not a table of predictions: expected one column p_<emotion> per emotion."
             )
         labels = LabelSet("predictions", tuple(names))
-    said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
-    first = len(KEY) + len(said)
-    expected = [*KEY, *said, "gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
-    modalities = [name.removeprefix("has_") for name in header[len(expected) :]]
-    if header != expected + [f"has_{name}" for name in modalities]:
+    expected = ["gold", "predicted", *(f"p_{name}" for name in labels.report_order)]
+    if columns != expected:
         raise PredictionsError(
-            f"{path} has the columns {', '.join(header)}: expected {', '.join(expected)}, has_<modality>... "
+            f"{table.path} has the columns {', '.join(columns)}: expected {', '.join(expected)}. "
             "Use predictions of this label set."
         )
-    keys, lines, gold, probabilities, present = [], [], [], [], []
-    for line, row in enumerate(rows, start=2):
-        try:
-            if len(row) != whole:
-                raise ValueError(f"{len(row)} cells, expected {whole}")
-            row = [row[column] for column in kept]
-            keys.append(UtteranceKey(*row[: len(KEY)]))
-            if said:
-                speaker, text = row[len(KEY) : first]
-                lines.append((speaker, text))
-            gold.append(labels.index(row[first] or None))
-            probabilities.append([float(cell) for cell in row[first + 2 : len(expected)]])
-            present.append([bool(int(cell)) for cell in row[len(expected) :]])
-        except ValueError as error:
-            raise PredictionsError(f"{path}, line {line}: {error}. Run the test again.") from error
-    columns = torch.empty(len(rows), len(labels))
-    columns[:, labels.report_ids] = torch.tensor(probabilities).reshape(len(rows), len(labels))
-    there = torch.tensor(present, dtype=torch.bool).reshape(len(rows), len(modalities))
+    index, total = labels.index, len(table.keys)
+    gold = table.parsed("gold", lambda cell: index(cell or None))
+    probabilities = [table.parsed(f"p_{name}", float) for name in labels.names]
     return Predictions(
         labels,
-        keys,
+        table.keys,
         torch.tensor(gold, dtype=torch.long),
-        columns,
-        {name: there[:, index] for index, name in enumerate(modalities)},
-        lines,
+        torch.tensor(probabilities, dtype=torch.float32).reshape(len(labels), total).T.contiguous(),
+        table.present,
+        table.lines,
     )
 
 

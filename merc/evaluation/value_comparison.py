@@ -106,7 +106,8 @@ class ValueComparison:
     """The result of :func:`compare_values`.
 
     Args:
-        dimensions: The dimensions.
+        dimensions: The dimensions that can be compared.
+        untested: Those that cannot, as fewer than two utterances are annotated in them.
         utterances: Number of annotated utterances.
         dialogues: Number of dialogues.
         scores: By system, dimension and score, the score of each run.
@@ -115,6 +116,7 @@ class ValueComparison:
     """
 
     dimensions: tuple[str, ...]
+    untested: tuple[str, ...]
     utterances: int
     dialogues: int
     scores: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
@@ -154,10 +156,12 @@ class ValueComparison:
     @property
     def told(self) -> str:
         """What the tables show."""
+        left_out = f" Not annotated: {', '.join(self.untested)}." if self.untested else ""
         return (
             f"{self.utterances} annotated utterances of {self.dialogues} dialogues; {self.samples:,} draws of "
             "dialogues and runs. p: that the CCC does not differ, with Holm's correction over all pairs and "
             "dimensions; * below 0.05. A lower MAE is better."
+            f"{left_out}"
         )
 
     def markdown(self) -> str:
@@ -260,16 +264,18 @@ def compare_values(
         }
     names = list(combinations(systems, 2))
     differences = [paired_value_bootstrap(systems[a], systems[b], samples, seed) for a, b in names]
+    tested = tuple(differences[0])
     corrected = iter(holm([of["ccc"].p for found in differences for of in found.values()]))
     pairs = [
         ValuePair(a, b, len(systems[a]), found, {dimension: next(corrected) for dimension in found})
         for (a, b), found in zip(names, differences, strict=True)
     ]
     return ValueComparison(
-        tuple(reference.dimensions),
+        tested,
+        tuple(dimension for dimension in reference.dimensions if dimension not in tested),
         int((~reference.gold.isnan()).any(1).sum()),
         len({key[:2] for key in reference.keys}),
-        scores,
+        {name: {dimension: of[dimension] for dimension in tested} for name, of in scores.items()},
         pairs,
         samples,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,11 @@ from merc.conversation import Corpus, UtteranceKey
 from merc.evaluation.draws import drawn_counts
 from merc.evaluation.metrics import EmotionMetrics
 from merc.evaluation.predictions import (
-    KEY,
     OF_NUMBERS,
-    SAID,
     Predictions,
     PredictionsError,
     is_table,
+    read_table,
     stored_predictions,
     table_text,
     utterances_of,
@@ -415,39 +413,23 @@ def read_value_predictions(
         FileNotFoundError: The file does not exist.
         PredictionsError: It holds no predicted numbers, or is damaged.
     """
-    path = Path(path)
-    path = path / "predictions.csv" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"No predictions at {path}, expected a file from `merc test`.")
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        names = [name.removeprefix(_GOLD) for name in header if name.startswith(_GOLD)]
-        kept = [c for c, name in enumerate(header) if name not in ("gold", "predicted") and not name.startswith("p_")]
-        header, rows = [header[c] for c in kept], [[row[c] for c in kept] for row in rows]  # without emotions
-        said = SAID if header[len(KEY) : len(KEY) + len(SAID)] == list(SAID) else ()
-        columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in names]
-        expected = [*KEY, *said, *columns]
-        modalities = header[len(expected) :]
-        if not names or header != [*expected, *modalities] or not all(one.startswith("has_") for one in modalities):
-            raise ValueError(f"it has the columns {', '.join(header)}, expected gold_<dimension>, value_<dimension>")
-        first = len(KEY) + len(said)
-        keys = [UtteranceKey(*row[: len(KEY)]) for row in rows]
-        cells = [[float(cell) if cell else math.nan for cell in row[first : len(expected)]] for row in rows]
-        numbers = torch.tensor(cells, dtype=torch.float32).reshape(len(rows), 2, len(names))
-        there = torch.tensor([[bool(int(cell)) for cell in row[len(expected) :]] for row in rows]).reshape(
-            len(rows), -1
+    table = read_table(path)
+    names = [name.removeprefix(_GOLD) for name in table.columns if name.startswith(_GOLD)]
+    columns = [f"{prefix}{name}" for prefix in (_GOLD, _PREDICTED) for name in names]
+    others = [name for name in table.columns if name not in ("gold", "predicted") and not name.startswith("p_")]
+    if not names or others != columns:
+        raise PredictionsError(
+            f"{table.path} is not a table of predicted numbers: it has the columns {', '.join(table.columns)}, "
+            "expected gold_<dimension>, value_<dimension>. Run the test again."
         )
-        lines = [(row[len(KEY)], row[len(KEY) + 1]) for row in rows] if said else []
-    except (UnicodeDecodeError, csv.Error, ValueError, IndexError) as error:
-        raise PredictionsError(f"{path} is not a table of predicted numbers ({error}). Run the test again.") from error
-    gold, values = numbers[:, 0], numbers[:, 1]
+    cells = [table.parsed(name, lambda cell: float(cell) if cell else math.nan) for name in columns]
+    numbers = torch.tensor(cells, dtype=torch.float32).reshape(2, len(names), len(table.keys))
+    gold, values = numbers[0].T.contiguous(), numbers[1].T.contiguous()
     if dimensions is None:
         dimensions = {name: _scale(gold[:, column]) for column, name in enumerate(names)}
     if list(dimensions) != names:
-        raise PredictionsError(f"{path} has the dimensions {names}: expected {list(dimensions)}.")
-    present = {name.removeprefix("has_"): there[:, column] for column, name in enumerate(modalities)}
-    return ValuePredictions(dimensions, keys, gold, values, present, lines)
+        raise PredictionsError(f"{table.path} has the dimensions {names}: expected {list(dimensions)}.")
+    return ValuePredictions(dimensions, table.keys, gold, values, table.present, table.lines)
 
 
 def _scale(gold: Tensor) -> tuple[float, float]:
@@ -527,10 +509,11 @@ def paired_value_bootstrap(
         seed: Seed of the draws.
 
     Returns:
-        By dimension and score, ``b - a``.
+        By dimension and score, ``b - a``; without the dimensions in which fewer than two utterances are annotated, as
+        there is nothing to test.
 
     Raises:
-        PredictionsError: Dimensions, utterances or gold numbers differ, or nothing is annotated.
+        PredictionsError: Dimensions, utterances or gold numbers differ, or no dimension can be tested.
         ValueError: ``samples`` is below 1, or the numbers of runs are 0 or differ.
     """
     if samples < 1 or not a or len(a) != len(b):
@@ -539,8 +522,9 @@ def paired_value_bootstrap(
             "systems, and at least one of each."
         )
     reference = a[0]
-    if not (~reference.gold.isnan()).any():
-        raise PredictionsError("The bootstrap got no annotated utterance, expected at least one.")
+    tested = ((~reference.gold.isnan()).sum(0) > 1).tolist()
+    if not any(tested):
+        raise PredictionsError("The bootstrap got no dimension with two annotated utterances, expected one at least.")
     tables = torch.stack(
         [torch.stack([aligned_values(reference, x).by_dialogue() for x in system]) for system in (a, b)]
     )
@@ -556,6 +540,8 @@ def paired_value_bootstrap(
     observed = {name: values.mean(1) for name, values in agreement(tables.sum(2)).items()}
     found: dict[str, dict[str, ValueDifference]] = {}
     for column, dimension in enumerate(reference.dimensions):
+        if not tested[column]:
+            continue
         found[dimension] = {}
         for name in AGREEMENT:
             drawn = torch.cat(differences[name])[:, column : column + 1]

@@ -60,8 +60,7 @@ class Emotions:
         Raises:
             ValueError: The model tells numbers alone.
         """
-        if not len(self.labels):
-            raise ValueError(f"The model tells {', '.join(self.dimensions)} and no emotions: use `values`.")
+        self._require_emotions()
         return [self.labels.names[index] for index in self.probabilities.argmax(dim=1).tolist()]
 
     @property
@@ -72,9 +71,19 @@ class Emotions:
 
     @property
     def uncertainty(self) -> Tensor:
-        r"""``(N,)`` entropy of the probabilities in nats: 0 for a certain emotion, :math:`\log C` for a guess."""
+        r"""``(N,)`` entropy of the probabilities in nats: 0 for a certain emotion, :math:`\log C` for a guess.
+
+        Raises:
+            ValueError: The model tells numbers alone, whose uncertainty is not known.
+        """
+        self._require_emotions()
         entropy: Tensor = torch.special.entr(self.probabilities.double()).sum(dim=1)
         return entropy
+
+    def _require_emotions(self) -> None:
+        """Refuse what is of emotions, for a model of numbers alone."""
+        if not len(self.labels):
+            raise ValueError(f"The model tells {', '.join(self.dimensions)} and no emotions: use `values`.")
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row per utterance, in the order of the question.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import merc
 from merc.conversation import CORPUS_FILE, Corpus, UtteranceKey
+from merc.labels import LabelSet
 from merc.pipeline.contents import with_contents
 from merc.pipeline.lightning import quiet_lightning
 from merc.pipeline.plan import FinishedRun
@@ -49,6 +50,17 @@ class AppliedRun:
     stores: Mapping[str, Path]
     run: Mapping[str, Any]
     parts: Mapping[str, Mapping[UtteranceKey, Tensor]] = field(default_factory=dict)
+
+    @property
+    def dimensions(self) -> dict[str, tuple[float, float]]:
+        """The numbers that are told, with their scales."""
+        return {name: self.corpus.dimensions[name] for name in self.logits.dimensions}
+
+    @property
+    def labels(self) -> LabelSet:
+        """The emotions that are told: none by a run of numbers alone, though its corpus may have some."""
+        own = self.corpus.labels
+        return own if self.logits.dim > len(self.logits.dimensions) else LabelSet(own.name, ())
 
     def find(self, kind: str) -> FeatureStore | None:
         """The store of one kind, if a stage that leads to the emotions has written one."""

@@ -37,7 +37,7 @@ class FusionTask(EmotionTask):
             ``(N, C)``, labels ``(N,)`` and embeddings ``(N, d)`` to a dict of weighted terms, such as
             :class:`merc.losses.FusionLoss`. Default: that of the targets, for emotions cross-entropy alone.
         head_weights: Weights of the head's own ``losses``, by name; a term that is not named has weight 1, one of
-            weight 0 is left out. The first epoch warns of a name that the head has given no term.
+            weight 0 is left out. The first batch warns of a name that the head has given no term.
         aux_weight: Weight of the mean loss (cross-entropy for emotions) of the head's auxiliary classifiers, each on
             the utterances that have its modality; 0 leaves them to the other terms.
         modality_dropout: Probability, in training, that an utterance loses a modality; at least one always stays.
@@ -84,7 +84,7 @@ class FusionTask(EmotionTask):
         self.aux_weight = aux_weight
         self.modality_dropout = modality_dropout
         self.modalities = modalities
-        self._given: set[str] = set()
+        self._checked = False
         self.embedding_dim: int | None = None
         """Width of the head's embeddings; known if a loss needs it."""
 
@@ -121,8 +121,9 @@ class FusionTask(EmotionTask):
             batch = self._drop_modalities(batch)
         output = self.head(self.targets.hidden_from(batch))
         terms = self._loss_terms(output, batch)
-        if self.training:
-            self._given.update(output.losses)
+        if self.training and not self._checked:
+            self._checked = True
+            self._warn_of_idle_weights(output.losses)
         unfit = self.head.emotion_losses if self.targets.hides_labels else ()
         for name, term in output.losses.items():
             weight = 0.0 if name in unfit else self.head_weights.get(name, 1.0)
@@ -137,14 +138,16 @@ class FusionTask(EmotionTask):
             terms["aux"] = self.aux_weight * torch.stack(aux).sum() / len(output.aux_logits)
         return Prediction(output.logits, output.embeddings, terms)
 
-    def on_train_epoch_end(self) -> None:
-        """Warn of weights that have changed nothing."""
-        super().on_train_epoch_end()
-        idle = sorted(name for name, weight in self.head_weights.items() if weight and name not in self._given)
-        if idle and not self.current_epoch:
+    def _warn_of_idle_weights(self, given: Mapping[str, Tensor]) -> None:
+        """Warn of weights that change nothing, before a long training and not after it.
+
+        Which terms a head gives depends on its options and modalities, and not on the batch.
+        """
+        idle = sorted(name for name, weight in self.head_weights.items() if weight and name not in given)
+        if idle:
             rank_zero_warn(
                 f"head_weights names {', '.join(idle)}, which changes nothing: {type(self.head).__name__} gives, with "
-                f"these options and modalities, {', '.join(sorted(self._given)) or 'no loss terms'}."
+                f"these options and modalities, {', '.join(sorted(given)) or 'no loss terms'} in the first batch."
             )
 
     def _loss_terms(self, output: FusionOutput, batch: ConversationBatch) -> dict[str, Tensor]:
@@ -154,6 +157,11 @@ class FusionTask(EmotionTask):
         for number, (kind, weight, members) in enumerate(self.kinds(every)):
             target = kind.of(batch, self.known_facts)
             if number or self.loss is None:  # the loss of the task is of the first kind
+                if kind.term in found:
+                    raise ValueError(
+                        f"{type(self.loss).__name__} gives a term {kind.term!r}, which is the name of the loss of "
+                        f"{type(self.targets).__name__} on the same outputs: expected another name. Rename the term."
+                    )
                 losses = [kind.default_loss(logits, target) for logits in members]
                 found[kind.term] = weight * torch.stack(losses).mean()
             else:

@@ -13,11 +13,14 @@ pytest.importorskip("av", reason="reading media needs PyAV: pip install 'merc[me
 pytest.importorskip("torchaudio", reason="log-mel needs torchaudio: pip install 'merc[media]'")
 pytest.importorskip("scipy", reason="face tracks need SciPy: pip install 'merc[media]'")
 
-from merc.annotation import annotate, annotate_many, find_recordings, is_many
-from merc.annotation.many import Outcome, _worked
+from merc.annotation import AnnotatedLine, Annotation, annotate, annotate_many, find_recordings, is_many
+from merc.annotation.many import Outcome, Recording, _outcome, _summary, _worked
 from merc.annotation.teller import Teller
 from merc.cli import main
+from merc.cli.annotate import _told
 from merc.conversation import CorpusError
+from merc.files import write_text
+from merc.labels import LabelSet
 from merc.pipeline.stage import PipelineError
 from support.killing import die_of, number_of_process
 from support.tiny_clips import GREEN, RED, write_clip
@@ -147,6 +150,22 @@ def test_all_are_told_as_each_alone_and_a_broken_one_stops_none(run, films, tmp_
     }
     assert "Nobody speaks in" in rows["mute"]["reason"] and "broken.mp4" in rows["broken"]["reason"]
     assert rows["talk"]["lines"] == "2" and sum(int(rows["talk"][name]) for name in ("anger", "joy", "neutral")) == 2
+
+
+def test_the_summary_has_the_means_of_numbers_and_no_emotions_where_none_are_told(tmp_path):
+    def lines(*told):
+        return [AnnotatedLine(1, 0.0, 1.0, "Ann", "Hi", None, {}, {}, None, None, None, values=one) for one in told]
+
+    made = Annotation(
+        lines({"valence": 2.0}, {"valence": 3.5}, {}), LabelSet("six", ()), [], {}, dimensions={"valence": (1.0, 5.0)}
+    )
+    recordings = [Recording(name, tmp_path / f"{name}.mp4", None) for name in ("talk", "gone")]
+    write_text(tmp_path / "summary.csv", _summary(recordings, {"talk": _outcome(recordings[0], made)}))
+    rows = summary(tmp_path)
+    told = {name: rows["talk"][name] for name in ("lines", "untold", "mean_valence")}
+    assert told == {"lines": "3", "untold": "1", "mean_valence": "2.75"} and rows["gone"]["state"] == "waiting"
+    assert "uncertain" not in rows["talk"] and not {"anger", "joy"} & rows["talk"].keys()
+    assert _told(made.counts, made.means, made.untold) == "none 1, mean valence 2.75"
 
 
 def test_the_same_again_does_only_what_is_new_or_was_repaired(run, films, tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from merc.annotation import AnnotatedLine, Annotation, SpeakingFace, as_html
 from merc.annotation.page import _hash, page_fingerprint
-from merc.labels import MELD
+from merc.labels import MELD, LabelSet
 from merc.speaker import SpeakingSpan
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -155,6 +155,47 @@ def test_a_browser_runs_no_script_of_a_line_and_says_that_it_cannot_play_a_film(
     [row] = rows_of(document)
     assert "onerror" in row and re.findall(r"<(\w+)", row) == re.findall(r"<(\w+)", rows_of(plain)[0])
     assert "film.mp4 cannot be played" in text_of(document)
+
+
+def of_numbers():
+    """Lines of a model of numbers alone; the last lacks all modalities."""
+    lines = [line(number, emotion=None, values={"valence": 1.0 + number, "arousal": 2.5}) for number in (1, 2)]
+    dimensions = {"valence": (1.0, 5.0), "arousal": (0.0, 5.0)}
+    return Annotation([*lines, THREE[2]], LabelSet("numbers", ()), [], {}, dimensions=dimensions)
+
+
+def test_a_browser_shows_the_numbers_of_a_model_without_emotions(tmp_path):
+    made = of_numbers()
+    told = json.loads(part(as_html(made), "data"))
+    assert [(one["name"], one["low"], one["high"]) for one in told["dimensions"]] == [
+        ("valence", 1.0, 5.0),
+        ("arousal", 0.0, 5.0),
+    ]
+    document = in_chromium(as_html(made), tmp_path)
+    first, _, third = map(text_of, rows_of(document))
+    assert "valence 2.00, arousal 2.50" in first and "\u00d7 no numbers" in third
+    assert "3 lines, 1 speaker; 1 without numbers" in document and "no emotion" not in text_of(first + third)
+    widths = re.findall(r'<div class="fill" style="width: ([\d.]+)%', document)
+    assert widths == ["25", "50"]  # of the first line, over both scales
+    emotions_too = replace(annotation(THREE[:1]), dimensions=made.dimensions)
+    emotions_too = replace(emotions_too, lines=[replace(THREE[0], values={"valence": 5.0, "arousal": 0.0})])
+    document = in_chromium(as_html(emotions_too), tmp_path)
+    assert "joy" in text_of(rows_of(document)[0]) and "1 lines, 1 speaker; 0 uncertain, 0 without emotion" in document
+    assert re.findall(r'<div class="fill" style="width: ([\d.]+)%', document)[-2:] == ["100", "0"]
+
+
+def test_keys_and_filters_of_numbers(tmp_path):
+    told = told_by(
+        as_html(of_numbers()),
+        HELPERS
+        + """
+        const doubt = document.getElementById("doubt"), all = shown();
+        doubt.value = "doubtful";
+        change(doubt);
+        return [all, shown(), document.getElementById("emotions").hidden];""",
+        tmp_path,
+    )
+    assert told == [["line-0", "line-1", "line-2"], ["line-2"], True]
 
 
 def told_by(page, actions, folder):

@@ -176,6 +176,14 @@ def test_a_table_is_read_back_unchanged(tmp_path):
     with pytest.raises(PredictionsError, match="expected \\['other'\\]"):
         read_value_predictions(tmp_path, {"other": (0, 1)})
     (tmp_path / "predictions.csv").write_text("partition,dialogue,utterance,gold_v,value_v\ntest,1,1,x,2\n")
+    with pytest.raises(PredictionsError, match=r"csv, line 2: could not convert string to float: 'x'"):
+        read_value_predictions(tmp_path)
+    lines = predictions.to_csv().splitlines(keepends=True)
+    for damage in (lines[1].replace("\n", ",1\n"), lines[1].rpartition(",")[0] + "\n"):
+        (tmp_path / "predictions.csv").write_text("".join([lines[0], damage, *lines[2:]]))
+        with pytest.raises(PredictionsError, match=r"csv, line 2: (11|9) cells, expected 10"):
+            read_value_predictions(tmp_path)
+    (tmp_path / "predictions.csv").write_text("partition,dialogue,utterance,value_v\ntest,1,1,2\n")
     with pytest.raises(PredictionsError, match="not a table of predicted numbers"):
         read_value_predictions(tmp_path)
 
@@ -232,6 +240,26 @@ def test_systems_are_compared_in_any_order_of_utterances(tmp_path):
     text = found.write(tmp_path).read_text()
     assert "bad - good" in text
     assert json.loads((tmp_path / "compare.json").read_text())["pairs"][0]["a"] == "good"
+
+
+def test_holms_correction_counts_the_tests_that_could_be_made(tmp_path):
+    systems = {name: [made(noise, seed)] for seed, (name, noise) in enumerate({"good": 0.4, "bad": 0.6}.items())}
+
+    def with_another(runs):
+        [run] = runs
+        gold = torch.cat([run.gold, torch.full((96, 1), torch.nan)], 1)
+        return [ValuePredictions({**SCALES, "arousal": (0, 1)}, run.keys, gold, run.values[:, [0, 1, 0]])]
+
+    plain = compare_values(systems, samples=500)
+    found = compare_values({name: with_another(runs) for name, runs in systems.items()}, samples=500)
+    assert found.pairs[0].corrected == plain.pairs[0].corrected and plain.untested == ()
+    assert 0.003 < min(plain.pairs[0].corrected.values()) < 0.3  # which a third test would change
+    assert (found.dimensions, found.untested, list(found.scores["good"])) == (tuple(SCALES), ("arousal",), list(SCALES))
+    found.write(tmp_path)
+    assert "Not annotated: arousal." in (tmp_path / "compare.md").read_text()
+    none = ValuePredictions(SCALES, made().keys, made().gold * torch.nan, made().values)
+    with pytest.raises(PredictionsError, match="no dimension with two annotated"):
+        compare_values({"one": [none], "other": [none]})
 
 
 def test_other_data_are_refused():

@@ -76,6 +76,8 @@ def test_a_model_of_numbers_predicts_what_its_run_predicted(run, tmp_path):
     )
     with pytest.raises(ValueError, match="sentiment, arousal and no emotions"):
         _ = found.label
+    with pytest.raises(ValueError, match="sentiment, arousal and no emotions"):
+        _ = found.uncertainty
     assert list(found.to_pandas().columns) == [
         *("dialogue", "utterance", "speaker", "text", "sentiment", "arousal", "used"),
     ]

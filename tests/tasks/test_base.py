@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -518,6 +519,12 @@ def test_a_weight_that_no_term_of_the_head_has_is_told(data, tmp_path):
     task = FusionTask(ConcatFusion, head_weights={"balance": 0.5, "other": 0.0}, optimizer=ADAM)
     with pytest.warns(UserWarning, match=r"names balance, which changes nothing: ConcatFusion .* no loss terms"):
         trainer_in(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(task, datamodule=module)
+    module.setup()
+    task = FusionTask(ConcatFusion, head_weights={"balance": 0.5}, optimizer=ADAM).build(module.facts)
+    with pytest.warns(UserWarning, match="names balance"):  # with the first batch, not after an epoch of hours
+        task.train().step(module.split("val"))
+    with warnings.catch_warnings(action="error"):
+        task.step(module.split("val"))
 
 
 def test_the_ledger_tells_corpora_stores_and_warm_starts_apart(monkeypatch):

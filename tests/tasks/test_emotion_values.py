@@ -13,7 +13,7 @@ from merc.callbacks import StoreWriterCallback
 from merc.conversation import Corpus
 from merc.corpora.simulated import simulate
 from merc.datamodules import ConversationDataModule
-from merc.evaluation import read_predictions, read_value_predictions
+from merc.evaluation import ValueMetrics, read_predictions, read_value_predictions
 from merc.features.table import FeaturedCorpus
 from merc.fusion import CMATHFusion, ConcatFusion, HierarchicalFusion, LFVDFusion, TelMEFusion
 from merc.graphs import GATEncoder, GraphBuilder
@@ -200,6 +200,48 @@ def test_reports_have_the_annotated_numbers_though_half_precision_rounds_those_o
     found = targets.predictions(corpus, rows)
     gold = found.values.gold if isinstance(targets, EmotionValueTargets) else found.gold
     assert torch.equal(gold, torch.tensor([1.2345, 3.3]).expand_as(gold))
+
+
+@pytest.mark.parametrize("targets", [ValueTargets(), EmotionValueTargets()])
+def test_losses_and_scores_are_of_the_annotated_numbers_in_half_precision(made, data, targets, tmp_path, monkeypatch):
+    module = ConversationDataModule(made.corpus, {"text": data / "features/text"}, graphs=None, batch_size=40)
+    module.setup()
+    seen, update, of = {"scores": [], "loss": []}, ValueMetrics.update, ValueTargets.of
+
+    def updated(self, predicted, gold):
+        seen["scores"].append(gold)
+        update(self, predicted, gold)
+
+    def learned(self, batch, facts):
+        seen["loss"].append(of(self, batch, facts))
+        return seen["loss"][-1]
+
+    monkeypatch.setattr(ValueMetrics, "update", updated)
+    monkeypatch.setattr(ValueTargets, "of", learned)
+    task = FusionTask(ConcatFusion, targets=targets, optimizer=partial(torch.optim.AdamW, lr=1e-3))
+    trainer = trainer_in(tmp_path, precision="bf16-true")
+    trainer.validate(task, datamodule=module, verbose=False)
+    exact = module.split("val").values
+    assert exact.isfinite().any() and not torch.equal(exact, exact.bfloat16().float().where(~exact.isnan(), 0))
+    assert torch.equal(torch.cat(seen["scores"]).nan_to_num(99), exact.nan_to_num(99))
+    means, deviations = (torch.tensor(row) for row in zip(*module.facts.values.values(), strict=True))
+    wanted = ((exact - means) / deviations).nan_to_num(99)
+    assert torch.equal(torch.cat(seen["loss"]).nan_to_num(99), wanted)
+    trainer.fit(task, datamodule=module)
+    hidden = module.split("val")
+    hidden.values = torch.full_like(hidden.values, torch.nan).bfloat16()  # of repeated utterances
+    assert module.on_before_batch_transfer(hidden, 0).values.isnan().all()
+
+
+def test_a_term_of_the_loss_that_is_called_like_the_loss_of_the_numbers_is_refused(batch_and_facts):
+    class Named(torch.nn.Module):
+        def forward(self, logits, target, embeddings):
+            return {"values": logits.mean()}
+
+    batch, facts = batch_and_facts
+    task = FusionTask(ConcatFusion, lambda _: Named(), targets=EmotionValueTargets()).build(facts)
+    with pytest.raises(ValueError, match=r"Named gives a term 'values', .* EmotionValueTargets .* Rename the term"):
+        task.step(batch)
 
 
 def test_a_loss_that_counts_classes_counts_emotions_alone(batch_and_facts):

@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const lines = data.lines, emotions = data.emotions, people = data.people;
+  const lines = data.lines, emotions = data.emotions, numbers = data.dimensions, people = data.people;
+  const measures = [...emotions, ...numbers]; // every one has a bar and a curve
   const $ = (id) => document.getElementById(id);
   const make = (tag, className = "", text = "", more = {}) => {
     const element = document.createElement(tag); // data goes into the page as text only
@@ -18,14 +19,26 @@
     return (hours ? `${hours}:${pad(Math.floor(whole / 60) % 60)}` : Math.floor(whole / 60)) + ":" + pad(whole % 60) + rest;
   };
   const uncertain = (line) => line.emotion !== null && line.probabilities[line.emotion] < data.uncertain;
-  const doubtful = (line) => line.emotion === null || uncertain(line);
+  const untold = (line) => line.emotion === null && !Object.keys(line.values).length;
+  const doubtful = (line) => untold(line) || uncertain(line);
   const missing = (line) => Object.entries(line.modalities).filter(([, reason]) => reason !== null);
-  const sign = (line) => (line.emotion === null ? "× no emotion" : (uncertain(line) ? "? " : "") + emotions[line.emotion].name);
+  const nothing = emotions.length ? "no emotion" : "no numbers";
+  const allNumbers = (line) => numbers.map(({ name }) => `${name} ${line.values[name].toFixed(2)}`).join(", ");
+  const sign = (line) => untold(line) ? `× ${nothing}` : line.emotion === null ? allNumbers(line) : (uncertain(line) ? "? " : "") + emotions[line.emotion].name;
+  const measured = (line, index) => index < emotions.length ? line.probabilities[index] : line.values[measures[index].name];
+  const share = (line, index) => { // of the bar
+    const value = measured(line, index), { low = 0, high = 1 } = measures[index];
+    return value === undefined ? 0 : Math.min(1, Math.max(0, (value - low) / (high - low)));
+  };
+  const written = (line, index) => {
+    const value = measured(line, index);
+    return value === undefined ? "–" : index < emotions.length ? percent(value) : value.toFixed(2);
+  };
 
   // --- colours and patterns: an emotion can be told by either
 
-  const colour = (emotion, alpha = 1) => {
-    const [red, green, blue] = emotions[emotion].colour;
+  const colour = (measure, alpha = 1) => {
+    const [red, green, blue] = measures[measure].colour;
     return `rgb(${red} ${green} ${blue} / ${alpha})`;
   };
   const strokes = [
@@ -38,7 +51,7 @@
     (c) => { c.moveTo(0, 0); c.lineTo(8, 8); c.moveTo(8, 0); c.lineTo(0, 8); },
     (c) => { c.moveTo(0, 4); c.lineTo(8, 4); c.moveTo(4, 0); c.lineTo(4, 8); },
   ];
-  const tiles = emotions.map((_, index) => {
+  const tiles = measures.map((_, index) => {
     const tile = document.createElement("canvas");
     tile.width = tile.height = 8;
     const context = tile.getContext("2d");
@@ -162,7 +175,8 @@
     });
   };
   const counted = (test) => lines.filter(test).length;
-  const shownEmotions = [...emotions.keys(), null].filter((emotion) => emotion !== null || counted((line) => line.emotion === null));
+  const shownEmotions = [...emotions.keys(), null].filter((emotion) => emotion !== null || (emotions.length && counted((line) => line.emotion === null)));
+  $("emotions").hidden = !emotions.length;
   chips($("emotions"), shownEmotions.map((emotion) => ({
     text: emotion === null ? "no emotion" : emotions[emotion].name, count: counted((line) => line.emotion === emotion),
   })), shownEmotions);
@@ -173,7 +187,7 @@
   const filter = () => {
     const wanted = new Set([...checked("emotions")].map((index) => shownEmotions[index])), who = checked("people");
     const words = $("search").value.trim().toLowerCase(), which = $("doubt").value;
-    passes = lines.map((line) => wanted.has(line.emotion) && who.has(line.person) &&
+    passes = lines.map((line) => (!emotions.length || wanted.has(line.emotion)) && who.has(line.person) &&
       (which === "all" || (which === "doubtful" ? doubtful(line) : missing(line).length > 0)) &&
       (!words || line.text.toLowerCase().includes(words)));
     visible = [...lines.keys()].filter((index) => passes[index]);
@@ -200,7 +214,8 @@
     const lacking = missing(line).map(([name]) => name);
     if (lacking.length) body.append(make("span", "tag", `without ${lacking.join(", ")}`));
     const emotion = make("div", "emotion");
-    emotion.append(swatch(line.emotion), make("span", "", sign(line)));
+    if (emotions.length) emotion.append(swatch(line.emotion));
+    emotion.append(make("span", "", sign(line)));
     if (line.emotion !== null) emotion.append(make("span", "time", percent(line.probabilities[line.emotion])));
     const thumb = make("div", "face");
     thumb.append(face(line, ""));
@@ -260,18 +275,19 @@
     about.append(make("bdi", "who", people[line.person]), make("div", "when", `line ${line.line}, ${clock(line.start, 1)} to ${clock(line.end, 1)}`));
     head.append(about);
     const bars = make("div", "bars");
-    emotions.forEach((emotion, index) => {
-      const value = line.probabilities[index] ?? 0, first = index === line.emotion ? " first" : "";
+    measures.forEach((measure, index) => {
+      const first = index === line.emotion ? " first" : "";
       const name = make("span", `name${first}`), track = make("div", "track"), inner = make("div", "fill");
-      name.append(swatch(index), make("span", "", emotion.name));
-      inner.style.width = `${100 * value}%`;
+      name.append(swatch(index), make("span", "", measure.name));
+      inner.style.width = `${100 * share(line, index)}%`;
       inner.style.backgroundImage = images[index];
       track.append(inner);
-      bars.append(name, track, make("span", `value${first}`, line.emotion === null ? "–" : percent(value)));
+      bars.append(name, track, make("span", `value${first}`, written(line, index)));
     });
     const facts = make("ul", "facts");
     const fact = (text, className = "") => facts.append(make("li", className, text));
-    if (line.emotion === null) fact("No emotion: all modalities are missing.", "missing");
+    if (untold(line)) fact(`${nothing[0].toUpperCase()}${nothing.slice(1)}: all modalities are missing.`, "missing");
+    if (!untold(line)) for (const { name, low, high } of numbers) fact(`Scale of ${name}: ${low} to ${high}.`);
     if (uncertain(line)) fact(`Uncertain: the most probable emotion has less than ${percent(data.uncertain)}.`, "missing");
     const used = Object.keys(line.modalities).filter((name) => line.modalities[name] === null);
     if (used.length) fact(`From ${used.join(", ")}.`);
@@ -361,13 +377,15 @@
     context.fillStyle = ink("--accent");
     context.fillRect(x - 1, 0, 2, height);
   };
+  // Without an emotion the bar shows the first number: the higher, the stronger its colour.
+  const shade = (line) => (line.emotion === null ? colour(emotions.length, 0.15 + 0.85 * share(line, emotions.length)) : colour(line.emotion));
   const drawOverview = () => {
     const height = 30, [context, width] = prepared($("overview"), height), x = (seconds) => (seconds / duration) * width;
     context.fillStyle = ink("--lane");
     context.fillRect(0, 0, width, height);
     lines.forEach((line, index) => {
       if (!passes[index]) return;
-      context.fillStyle = line.emotion === null ? ink("--soft") : colour(line.emotion);
+      context.fillStyle = untold(line) ? ink("--soft") : shade(line);
       context.fillRect(x(line.start), doubtful(line) ? 15 : 4, Math.max(1, x(line.end) - x(line.start)), doubtful(line) ? 11 : 22);
     });
     context.strokeStyle = ink("--ink");
@@ -407,8 +425,8 @@
       const line = lines[index], from = x(line.start), length = Math.max(2, x(line.end) - from - 1), y = top(line.person) + 4;
       if (y < -LANE || y > height) continue;
       context.globalAlpha = passes[index] ? 1 : 0.15;
-      if (line.emotion !== null) {
-        context.fillStyle = context.createPattern(tiles[line.emotion], "repeat");
+      if (!untold(line)) {
+        context.fillStyle = line.emotion === null ? shade(line) : context.createPattern(tiles[line.emotion], "repeat");
         context.globalAlpha *= uncertain(line) ? 0.45 : 1;
         context.fillRect(from, y, length, BAR);
         context.globalAlpha = passes[index] ? 1 : 0.15;
@@ -437,15 +455,15 @@
     if (now() >= view.start && now() <= view.start + view.span) playhead(context, x(now()), height);
   };
   const drawCurves = () => {
-    const height = 6 + emotions.length * CURVE, [context, width] = prepared($("curves"), height), x = scale(width), left = gutter();
-    const base = (emotion) => 6 + (emotion + 1) * CURVE - 2, tall = CURVE - 5;
-    emotions.forEach((emotion, index) => {
+    const height = 6 + measures.length * CURVE, [context, width] = prepared($("curves"), height), x = scale(width), left = gutter();
+    const base = (measure) => 6 + (measure + 1) * CURVE - 2, tall = CURVE - 5;
+    measures.forEach((measure, index) => {
       context.fillStyle = ink("--lane");
-      context.fillRect(left, base(index) - tall, width - left, tall); // from 0 to 1
+      context.fillRect(left, base(index) - tall, width - left, tall); // from 0 to 1, or over the scale
       context.fillStyle = context.createPattern(tiles[index], "repeat");
       context.fillRect(2, base(index) - 14, 11, 11);
       context.fillStyle = ink("--ink");
-      context.fillText(fitted(context, emotion.name, left - 22), 18, base(index) - 8);
+      context.fillText(fitted(context, measure.name, left - 22), 18, base(index) - 8);
     });
     context.save();
     context.beginPath();
@@ -454,14 +472,14 @@
     const edge = ink("--ink");
     for (const index of inView()) {
       const line = lines[index];
-      if (!passes[index] || line.emotion === null) continue;
+      if (!passes[index] || untold(line)) continue;
       const from = x(line.start), length = Math.max(1, x(line.end) - from - 0.5);
-      line.probabilities.forEach((value, emotion) => {
-        const high = value * tall;
-        context.fillStyle = colour(emotion, 0.65);
-        context.fillRect(from, base(emotion) - high, length, high);
+      measures.forEach((_, measure) => {
+        const high = share(line, measure) * tall;
+        context.fillStyle = colour(measure, 0.65);
+        context.fillRect(from, base(measure) - high, length, high);
         context.fillStyle = edge;
-        context.fillRect(from, base(emotion) - high - 0.5, length, 1);
+        context.fillRect(from, base(measure) - high - 0.5, length, 1);
       });
     }
     context.restore();
@@ -541,7 +559,7 @@
     Enter: [() => playLine(selected), "Enter", "Play the selected line"],
     ArrowDown: [() => step(1), "↓", "Next line"],
     ArrowUp: [() => step(-1), "↑", "Previous line"],
-    u: [() => step(1, doubtful), "u", "Next line that is uncertain or without emotion"],
+    u: [() => step(1, doubtful), "u", `Next line that is uncertain or has ${nothing}`],
     ArrowRight: [() => seek(now() + 2), "→", "2 s on"],
     ArrowLeft: [() => seek(now() - 2), "←", "2 s back"],
     "+": [() => zoom(0.5), "+", "Zoom in (also with Ctrl and the wheel)"],
@@ -573,8 +591,8 @@
   $("run").textContent = data.run;
 
   $("title").textContent = data.title;
-  const doubts = counted(uncertain), none = counted((line) => line.emotion === null);
-  $("summary").textContent = `${lines.length} lines, ${people.length} speaker${people.length === 1 ? "" : "s"}; ${doubts} uncertain, ${none} without emotion`;
+  const doubts = emotions.length ? `${counted(uncertain)} uncertain, ` : "";
+  $("summary").textContent = `${lines.length} lines, ${people.length} speaker${people.length === 1 ? "" : "s"}; ${doubts}${counted(untold)} without ${nothing.slice(3)}`;
   filter();
   openFilm();
   moved();
