@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 _SURE = 0.95  # probability that a link of two certainties can have at most
+_BLOCK = 256  # rows of a table that are computed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,82 +155,51 @@ class PersonLinker:
         return total.clamp(-self.face_limit, self.face_limit)
 
 
-@dataclass(eq=False)
-class _Pairs:
-    """Sums of evidence between rows and groups: of voices and faces with weights, of links, and what is refused.
-
-    Rows are groups or nodes; ``apart`` counts what refuses a pair.
-    """
-
-    voice: np.ndarray
-    voice_weight: np.ndarray
-    face: np.ndarray
-    face_weight: np.ndarray
-    link: np.ndarray
-    apart: np.ndarray
-
-    @property
-    def tables(self) -> tuple[np.ndarray, ...]:
-        """All of them."""
-        return self.voice, self.voice_weight, self.face, self.face_weight, self.link, self.apart
-
-    def total(self, rows: slice | np.ndarray | int = slice(None)) -> np.ndarray:
-        """The evidence of some rows with all groups, minus infinity where it is refused."""
-        voice = self.voice[rows] / np.maximum(self.voice_weight[rows], 1e-9)
-        face = self.face[rows] / np.maximum(self.face_weight[rows], 1e-9)
-        found: np.ndarray = np.where(self.apart[rows] > 0, -np.inf, voice + face + self.link[rows])
-        return found
-
-
 class _Evidence:
-    """What speaks for and against one person, for all pairs of lines and tracks: nodes 0..L - 1 are the lines."""
+    """What speaks for and against one person. Nodes are lines, 0..L - 1, then face tracks; groups are lists of nodes.
+
+    What a table of all pairs of nodes would hold follows from one row per node, and from the pairs that are linked.
+
+    Attributes:
+        known: ``(nodes, D + 4)`` what is added up over a group: voice times its squared weight, squared weight, weight,
+            appearances, nodes.
+        names: ``(nodes,)`` the number of the name of a line, -1 without one.
+        looks: ``(faces, D)`` the appearances, of the nodes ``seen``.
+        links: From and to which nodes, and nepers: minus infinity refuses the pair. Each pair is there in both orders.
+    """
 
     def __init__(self, linker: PersonLinker, lines: Sequence[SpokenLine]) -> None:
         self.linker, self.lines = linker, lines
         self.tracks = [(number, face) for number, line in enumerate(lines) for face in line.faces]
         self.count = len(lines) + len(self.tracks)
-        self.pairs = self._pairs()
+        spoken = [number for number, line in enumerate(lines) if line.voice is not None]
+        voices = _stacked([line.voice for line in lines if line.voice is not None])
+        lengths = torch.tensor([lines[number].end - lines[number].start for number in spoken])
+        # A short line says less, and weighs less beside longer ones of its group.
+        weight = (lengths / linker.full).clamp(0.05, 1).sqrt()[:, None]
+        self.known = np.zeros((self.count, voices.shape[1] + 4), np.float32)
+        self.known[spoken, :-2] = torch.cat([voices * weight**2, weight**2, weight], 1).numpy()
+        self.looks = _stacked([face.appearance for _, face in self.tracks if face.appearance is not None])
+        looks = [node for node, (_, face) in enumerate(self.tracks, len(lines)) if face.appearance is not None]
+        self.seen = np.array(looks, int)
+        self.known[self.seen, -2] = 1
+        self.known[:, -1] = 1
+        numbers = {line.name: number for number, line in enumerate(lines) if line.name is not None}
+        self.names = np.full(self.count, -1)
+        self.names[: len(lines)] = [-1 if line.name is None else numbers[line.name] for line in lines]
+        self.links = self._links()
 
-    def _pairs(self) -> _Pairs:
-        count, own = self.count, len(self.lines)
-        tables = [np.zeros((count, count), np.float32) for _ in range(5)]
-        voice, voice_weight, face, face_weight, link = tables
-        apart = np.zeros((count, count), np.float32)
-        spoken = [number for number, line in enumerate(self.lines) if line.voice is not None]
-        if spoken:
-            voices = torch.stack([line.voice for line in self.lines if line.voice is not None])
-            lengths = torch.tensor([self.lines[number].end - self.lines[number].start for number in spoken])
-            known = (lengths / self.linker.full).clamp(0.05, 1).sqrt()
-            said = self.linker.slope * (voices @ voices.T - self.linker.middle)
-            weight = known[:, None] * known
-            places = np.ix_(spoken, spoken)
-            # A short line says less, and weighs less beside longer ones of its group.
-            voice[places], voice_weight[places] = (said * weight * weight).numpy(), weight.numpy()
-        looks = [number for number, (_, seen) in enumerate(self.tracks) if seen.appearance is not None]
-        if looks:
-            stacked = torch.stack([seen.appearance for _, seen in self.tracks if seen.appearance is not None])
-            places = np.ix_([own + number for number in looks], [own + number for number in looks])
-            face[places], face_weight[places] = self.linker.likeness(stacked, stacked).numpy(), 1
+    def _links(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        own, found = len(self.lines), []
         for number, (line, seen) in enumerate(self.tracks):
             odds = min(max(seen.speaks, 1 - _SURE), _SURE)
-            link[line, own + number] = link[own + number, line] = math.log(odds / (1 - odds))
-        for first, second, same in self._meetings():
-            a, b = own + first, own + second
-            if same is None:
-                link[a, b] += self.linker.continuity
-                link[b, a] += self.linker.continuity
-            elif same:
-                link[a, b] = link[b, a] = 2 * self.linker.face_limit + self.linker.continuity
-            else:
-                apart[a, b] = apart[b, a] = 1
-        known_names = {line.name: number for number, line in enumerate(self.lines) if line.name is not None}
-        names = np.array([-1 if line.name is None else known_names[line.name] for line in self.lines])
-        named = names >= 0
-        differ = named[:, None] & named & (names[:, None] != names)
-        apart[:own, :own] += differ
-        for table in (voice, voice_weight, face, face_weight):
-            np.fill_diagonal(table, 0)
-        return _Pairs(voice, voice_weight, face, face_weight, link, apart)
+            found.append((line, own + number, math.log(odds / (1 - odds))))
+        follow, same = self.linker.continuity, 2 * self.linker.face_limit + self.linker.continuity
+        nepers = {None: follow, True: same, False: -math.inf}
+        found += [(own + first, own + second, nepers[kind]) for first, second, kind in self._meetings()]
+        first, second, value = np.array(found).reshape(-1, 3).T
+        ends = np.concatenate([first, second]).astype(int), np.concatenate([second, first]).astype(int)
+        return *ends, np.concatenate([value, value])
 
     def _meetings(self) -> Iterator[tuple[int, int, bool | None]]:
         """Pairs of tracks that are visible at one time (the same face or not), or follow each other (``None``)."""
@@ -252,6 +223,13 @@ class _Evidence:
             return True
         return float(self.linker.likeness(first.appearance[None], second.appearance[None])) > 0
 
+    def likenesses(self, nodes: np.ndarray) -> np.ndarray:
+        """``(faces, nodes)`` what the appearances of all faces and of some of them say, 0 for a face and itself."""
+        at = np.searchsorted(self.seen, nodes)
+        found: np.ndarray = self.linker.likeness(self.looks, self.looks[at]).numpy()
+        found[at, np.arange(len(at))] = 0
+        return found
+
     def joined(self) -> list[list[int]]:
         """The groups, each a list of nodes."""
         groups = self._first_groups()
@@ -271,51 +249,38 @@ class _Evidence:
 
     def _first_groups(self) -> list[list[int]]:
         """Lines of one name together, and with every line the face that certainly speaks it."""
-        groups: dict[int, list[int]] = {}
+        home: dict[int, int] = {}
         of_name: dict[str, int] = {}
         for node, line in enumerate(self.lines):
-            home = node if line.name is None else of_name.setdefault(line.name, node)
-            groups.setdefault(home, []).append(node)
+            home[node] = node if line.name is None else of_name.setdefault(line.name, node)
+        refused: dict[int, list[int]] = defaultdict(list)
+        for first, second, nepers in zip(*self.links, strict=True):
+            if nepers == -math.inf:
+                refused[first].append(second)
         for node, (number, seen) in enumerate(self.tracks, start=len(self.lines)):
-            name = self.lines[number].name
-            home = number if name is None else of_name[name]
-            if seen.speaks >= self.linker.certain and not self.pairs.apart[node, groups[home]].any():
-                groups[home].append(node)
-            else:
-                groups[node] = [node]
+            joins = seen.speaks >= self.linker.certain and home[number] not in map(home.get, refused[node])
+            home[node] = home[number] if joins else node
+        groups: dict[int, list[int]] = defaultdict(list)
+        for node, first in home.items():
+            groups[first].append(node)
         return list(groups.values())
-
-    def _places(self, groups: Sequence[Sequence[int]]) -> np.ndarray:
-        """``(nodes, groups)``, 1 where a node is in a group."""
-        places = np.zeros((self.count, len(groups)), np.float32)
-        for number, group in enumerate(groups):
-            places[list(group), number] = 1
-        return places
 
     def _merged(self, given: Sequence[Sequence[int]]) -> list[list[int]]:
         """Groups of which no two have evidence that they are one person: the most evident two are joined first."""
         if not given:
             return []
-        places = self._places(given)
-        pairs = _Pairs(*(places.T @ table @ places for table in self.pairs.tables))
-        np.fill_diagonal(pairs.apart, 1)
+        table = _Table(self, given, of_groups=True)
         groups: list[list[int]] = [list(group) for group in given]
         count = np.arange(len(groups))
-        total = pairs.total()
+        total = table.total
         best = total.argmax(1)
         value = total[count, best]
         while value.max() > 0:
             first = int(value.argmax())
             second = int(best[first])
-            for table in pairs.tables:
-                table[first] += table[second]
-                table[:, first] += table[:, second]
-            pairs.apart[second] = pairs.apart[:, second] = 1
-            pairs.apart[first, first] = 1
+            table.join(first, second)
             groups[first] += groups[second]
             groups[second] = []
-            total[second] = total[:, second] = -np.inf
-            total[first] = total[:, first] = pairs.total(first)
             stale = np.flatnonzero((best == first) | (best == second) | (count == first) | (count == second))
             best[stale] = total[stale].argmax(1)
             value[stale] = total[stale, best[stale]]
@@ -329,40 +294,32 @@ class _Evidence:
         The face that seems to speak a line may be the wrong one, and would keep the line from its own people.
         """
         groups = [list(group) for group in given]
-        places = self._places(groups)
-        pairs = _Pairs(*(table @ places for table in self.pairs.tables))
-        home = places.argmax(1) if groups else np.zeros(0, int)
-        free = np.array([node >= len(self.lines) or self.lines[node].name is None for node in range(self.count)], bool)
+        table = _Table(self, groups)
+        home = table.home
+        free = self.names < 0
         moves = 0
         while free.any() and moves < 4 * self.count:
-            total = pairs.total()
             size = np.array([len(group) for group in groups])
-            total[:, size == 0] = -np.inf
-            here = np.where(size[home] > 1, total[np.arange(self.count), home], 0.0)
-            gain = np.where(free, total.max(1) - here, -np.inf)
+            here = np.where(size[home] > 1, table.total[home, np.arange(self.count)], 0.0)
+            gain = np.where(free, table.total.max(0) - here, -np.inf)
             node = int(gain.argmax())
             if not gain[node] > 1e-4:
                 break
-            old, new = int(home[node]), int(total[node].argmax())
-            for table, own in zip(pairs.tables, self.pairs.tables, strict=True):
-                table[:, old] -= own[:, node]
-                table[:, new] += own[:, node]
-            groups[old].remove(node)
-            groups[new].append(node)
-            home[node] = new
+            groups[home[node]].remove(node)
+            table.move(node, int(table.total[:, node].argmax()))
+            groups[home[node]].append(node)
             moves += 1
         return [group for group in groups if group], moves > 0
 
     def persons(self, groups: Sequence[Sequence[int]]) -> LinkedPersons:
         """The people that groups are, and how sure it is that each node belongs to its group."""
         own = len(self.lines)
-        places = self._places(groups)
-        said = _Pairs(*(table @ places for table in self.pairs.tables)).total()
+        said = _Table(self, groups).total
         names = self._names(groups)
         found: list[Person | None] = [None] * self.count
         for number, group in enumerate(groups):
             for node in group:
-                others = said[node].copy()
+                others = said[:, node].copy()
                 if len(group) == 1:
                     others[number] = 0.0  # a person of whom nothing else is known
                 odds = np.exp(others - others.max())
@@ -399,6 +356,111 @@ class _Evidence:
             )
             for name, group in zip(given, groups, strict=True)
         ]
+
+
+class _Table:
+    """The evidence of groups, in rows, with nodes or with the groups again, in columns, from sums over the groups.
+
+    Attributes:
+        home: The row of every node.
+        total: ``(rows, columns)`` nepers: minus infinity where it is refused, for a group with itself or without nodes.
+    """
+
+    def __init__(self, evidence: _Evidence, groups: Sequence[Sequence[int]], of_groups: bool = False) -> None:
+        self.evidence, self.of_groups = evidence, of_groups
+        self.home = np.zeros(evidence.count, int)
+        for number, group in enumerate(groups):
+            self.home[list(group)] = number
+        self.rows = np.zeros((len(groups), evidence.known.shape[1]), np.float32)
+        _add(self.rows, self.home, evidence.known)
+        self.names = np.full(len(groups), -1)
+        np.maximum.at(self.names, self.home, evidence.names)
+        nodes, numbers = np.arange(evidence.count), np.arange(len(groups))
+        # What is known of the columns, their names, the column of every node, and the row that each column is of.
+        self.columns, self.column_names, self.places, self.within = (
+            (self.rows, self.names, self.home, numbers)
+            if of_groups
+            else (evidence.known, evidence.names, nodes, self.home)
+        )
+        self.faces = np.zeros((len(groups), len(self.columns)), np.float32)
+        for block in _blocks(evidence.seen):
+            of_block = np.zeros((len(groups), len(block)), np.float32)
+            _add(of_block, self.home[evidence.seen], evidence.likenesses(block))
+            if of_groups:
+                _add(self.faces, self.home[block], of_block.T)
+            else:
+                self.faces[:, block] = of_block
+        self.total = np.zeros_like(self.faces)
+        for block in _blocks(numbers):
+            self._count(block)
+
+    def _count(self, rows: np.ndarray) -> None:
+        """Add up the evidence of some rows."""
+        some, others, width = self.rows[rows], self.columns, len(self.columns)
+        scale = np.full(some.shape[1] - 3, self.evidence.linker.slope, np.float32)
+        scale[-1] *= -self.evidence.linker.middle
+        voice = (some[:, :-3] * scale) @ others[:, :-3].T
+        weights, faces = (np.outer(some[:, at], others[:, at]) for at in (-3, -2))
+        row, column = np.nonzero(rows[:, None] == self.within)
+        own = others[column]  # a node is not compared with itself
+        voice[row, column] -= (own[:, :-3] ** 2 * scale).sum(1)
+        weights[row, column] -= own[:, -3] ** 2
+        faces[row, column] -= own[:, -2]
+        number = np.full(len(self.rows), -1)
+        number[rows] = np.arange(len(rows))
+        first, second, nepers = self.evidence.links
+        row = number[self.home[first]]
+        places = (row * width + self.places[second])[row >= 0]
+        links = np.bincount(places, nepers[row >= 0], len(rows) * width).reshape(len(rows), width)
+        total = _mean(voice, weights) + _mean(self.faces[rows], faces) + links
+        names = self.names[rows, None]
+        total[(names >= 0) & (self.column_names >= 0) & (names != self.column_names)] = -np.inf
+        total[(some[:, -1:] == 0) | (others[:, -1] == 0)] = -np.inf
+        if self.of_groups:
+            total[rows[:, None] == self.within] = -np.inf
+        self.total[rows] = total
+
+    def join(self, first: int, second: int) -> None:
+        """Make the second group a part of the first one, in rows and columns."""
+        self.home[self.home == second] = first
+        self.rows[first] += self.rows[second]
+        self.rows[second] = 0
+        self.names[first] = max(self.names[first], self.names[second])
+        self.faces[first] += self.faces[second]
+        self.faces[:, first] = self.faces[first]
+        self.total[second] = self.total[:, second] = -np.inf
+        self._count(np.array([first]))
+        self.total[:, first] = self.total[first]
+
+    def move(self, node: int, new: int) -> None:
+        """Move a node to another group."""
+        old, known = int(self.home[node]), self.evidence.known[node]
+        self.home[node] = new
+        self.rows[old] -= known
+        self.rows[new] += known
+        if known[-2]:
+            likeness = self.evidence.likenesses(np.array([node]))[:, 0]
+            self.faces[old, self.evidence.seen] -= likeness
+            self.faces[new, self.evidence.seen] += likeness
+        self._count(np.array([old, new]))
+
+
+def _blocks(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    return (numbers[at : at + _BLOCK] for at in range(0, len(numbers), _BLOCK))
+
+
+def _add(table: np.ndarray, rows: np.ndarray, more: np.ndarray) -> None:
+    """Add rows to those rows of a table, which may occur several times."""
+    torch.from_numpy(table).index_add_(0, torch.from_numpy(rows), torch.from_numpy(more))
+
+
+def _mean(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means, 0 where nothing is weighed: a weight is 0.05 or more, and subtraction may leave a little of it."""
+    return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0.01)
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(rows)) if rows else torch.zeros(0, 0)
 
 
 def _box(seen: SeenFace, time: float) -> Tensor:

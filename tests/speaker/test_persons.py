@@ -1,5 +1,9 @@
 """One person through a film: what joins lines and faces, what keeps them apart, names, and how sure it is."""
 
+import math
+import time
+import tracemalloc
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -180,3 +184,71 @@ def test_a_wrong_face_does_not_keep_a_line_from_its_people():
     assert said(linked) == [f"person {who + 1}" for who in [*order, 0]]
     assert seen(linked)[-1] == ["person 1", "person 2"]
     assert linked.lines[-1].confidence < linked.lines[0].confidence
+
+
+def test_confidence_is_that_of_a_slow_version():
+    """Against the evidence of a node with a group, computed from every pair of the two."""
+    linker, order = PersonLinker(), [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    lines = []
+    for n, who in enumerate(order):
+        own, other = face(5.0 * n, LEFT, who=who, speaks=0.7), face(5.0 * n, RIGHT, who=(who + 1) % 3, speaks=0.4)
+        said = None if n == 3 else voice(who, 0.09)
+        lines.append(SpokenLine(5.0 * n, 5.0 * n + 0.4 + 0.3 * n, "Ann" if n == 0 else None, said, [own, other]))
+    lines[4].faces[1] = face(20.0, RIGHT, speaks=0.4)  # nobody saw how it looks
+    linked = linker(lines)
+    tracks = [(n, seen) for n, line in enumerate(lines) for seen in line.faces]
+    people = [*linked.lines, *(person for row in linked.faces for person in row)]
+
+    def known(line):
+        return min(max((line.end - line.start) / linker.full, 0.05), 1) ** 0.5
+
+    def evidence(node, group):
+        voices = weights = links = 0.0
+        alike = []
+        for other in group:
+            low, high = sorted((node, other))
+            first, second = (x - len(lines) for x in (low, high))
+            if low == high:
+                continue
+            if high < len(lines):
+                a, b = lines[low], lines[high]
+                if a.voice is not None and b.voice is not None:
+                    weight = known(a) * known(b)
+                    voices += weight**2 * linker.slope * (float(a.voice @ b.voice) - linker.middle)
+                    weights += weight
+            elif low < len(lines):
+                line, seen = tracks[second]
+                links += math.log(seen.speaks / (1 - seen.speaks)) if line == low else 0.0
+            elif tracks[first][0] == tracks[second][0]:
+                return -math.inf  # visible at one time
+            elif tracks[first][1].appearance is not None and tracks[second][1].appearance is not None:
+                a, b = (tracks[x][1].appearance[None] for x in (first, second))
+                alike.append(float(linker.likeness(a, b)))
+        return voices / max(weights, 1e-9) + sum(alike) / max(len(alike), 1) + links
+
+    groups = {name: [n for n, person in enumerate(people) if person.name == name] for name in linked.names}
+    assert len(groups) > 2 and sum(len(group) > 1 for group in groups.values()) > 1
+    for node, person in enumerate(people[1:], 1):  # the name of the first is given
+        found = torch.tensor([evidence(node, group) for group in groups.values()], dtype=torch.float64).softmax(0)
+        assert person.confidence == pytest.approx(float(found[list(groups).index(person.name)]), abs=1e-4)
+    assert min(person.confidence for person in people) < 0.99
+
+
+def test_a_long_film_needs_less_memory_than_two_tables_of_all_pairs():
+    lines = []
+    for n in range(1000):
+        faces = [face(3.0 * n, LEFT, who=n % 4, speaks=0.9), face(3.0 * n, RIGHT, who=(n + 1) % 4, speaks=0.1)]
+        lines.append(SpokenLine(3.0 * n, 3.0 * n + 2, f"P{n % 4}", voice(n % 4), faces))
+    linker = PersonLinker()
+    start = time.process_time()
+    linker(lines)
+    took = time.process_time() - start
+    tracemalloc.start()
+    try:
+        linked = linker(lines)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sorted(linked.names) == ["P0", "P1", "P2", "P3"]
+    assert peak < 2 * 4 * 3000**2
+    assert took < 3  # seconds of a processor
