@@ -128,6 +128,25 @@ class Model:
                 f"The model has {len(names)} outputs ({', '.join(names)}), and {others[0]} has "
                 f"{logits[others[0]]}: config.json was changed. Copy the model again."
             )
+        for step in self._networks(self.output):
+            if isinstance(step, Network):
+                self._check_scales(step)
+
+    def _check_scales(self, step: Network) -> None:
+        """Compare the numbers of the model with those that a network was trained on, whose mean is on their scale."""
+        if list(step.values) != list(self.dimensions):
+            raise ModelError(
+                f"The model has the numbers {', '.join(self.dimensions) or 'none'}, and {step.name!r} was trained on "
+                f"{', '.join(step.values) or 'none'}: config.json was changed. Copy the model again."
+            )
+        for name, (low, high) in self.dimensions.items():
+            mean, deviation = step.values[name]
+            if not (low <= mean <= high and deviation <= high - low):
+                raise ModelError(
+                    f"The scale of {name} is {low:g} to {high:g}, and {step.name!r} was trained on numbers around "
+                    f"{mean:.3g} ± {deviation:.3g}: expected these on the scale. If config.json was changed, copy the "
+                    "model again; if the corpus was imported with another scale than its own, import it again."
+                )
 
     @property
     def modalities(self) -> list[str]:

@@ -105,6 +105,24 @@ def test_a_model_of_both_is_the_mean_of_its_seeds(run, tmp_path):
     assert torch.allclose(read_value_predictions(tmp_path).values, found.values)
     assert torch.allclose(read_predictions(tmp_path, model.labels).probabilities, found.probabilities)
     config = json.loads((tmp_path / "model/config.json").read_text())
+    for dimensions, why in (
+        (
+            {"sentiment": [-3, 3], "valence": [-1, 6]},
+            "numbers sentiment, valence, and .* trained on sentiment, arousal",
+        ),
+        (
+            {"arousal": [-1, 6], "sentiment": [-3, 3]},
+            "numbers arousal, sentiment, and .* trained on sentiment, arousal",
+        ),
+        (
+            {"sentiment": [-3, 3], "arousal": [50, 100]},
+            "The scale of arousal is 50 to 100, .* trained on numbers around",
+        ),
+        ({"sentiment": [-0.5, 0.5], "arousal": [-1, 6]}, "The scale of sentiment is -0.5 to 0.5"),
+    ):
+        (tmp_path / "model/config.json").write_text(json.dumps({**config, "dimensions": dimensions}))
+        with pytest.raises(merc.models.ModelError, match=why):
+            merc.load(str(tmp_path / "model"))
     config["dimensions"].pop("arousal")
     (tmp_path / "model/config.json").write_text(json.dumps(config))
     with pytest.raises(merc.models.ModelError, match="The model has 8 outputs"):

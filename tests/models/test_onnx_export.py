@@ -102,6 +102,40 @@ def test_onnx_runtime_agrees_on_conversations_of_any_length(path, dims, graphs, 
         assert found["logits"].shape == (size, len(LABELS))
 
 
+@pytest.mark.parametrize("labels", [LabelSet("none", ()), LABELS])
+@pytest.mark.parametrize(
+    ("path", "dims", "graphs", "options"),
+    [
+        ("merc.fusion.ConcatFusion", DIMS, (), {"hidden_dim": 8}),
+        ("merc.graphs.GATEncoder", {"text": 6}, ("text",), {"hidden_dim": 8, "num_layers": 2, "heads": 2}),
+        slow("merc.fusion.HierarchicalFusion", DIMS, (), {"dim": 8, "scope": "utterance"}),
+        slow("merc.fusion.CMATHFusion", DIMS, (), {"dim": 8}),
+        slow("merc.fusion.TelMEFusion", DIMS, (), {"dim": 8, "heads": 2}),
+    ],
+)
+def test_onnx_runtime_gives_the_numbers_of_a_model(labels, path, dims, graphs, options, tmp_path):
+    torch.manual_seed(0)
+    given = [Given(name, width, {}) for name, width in dims.items()]
+    stores, graphs = {name: f"{name}/features" for name in dims}, dict.fromkeys(graphs, GRAPH)
+    spread = {"valence": (3.0, 0.7), "arousal": (2.0, 1.5)}
+    spec = {"class_path": path, "init_args": options}
+    step = Network("net", spec, stores, dims, len(labels) + 2, graphs, Maker(), spread)
+    scales = {"valence": (1.0, 5.0), "arousal": (0.0, 5.0)}
+    model = Model(labels, [*given, step], "net", dimensions=scales)
+    about, file = export_onnx(model, tmp_path)
+    described = json.loads(about.read_text())
+    assert described["labels"] == list(labels.names) and described["dimensions"] == {
+        k: list(v) for k, v in scales.items()
+    }
+    for size in (1, 9):
+        batch = batch_of(size, dims, graphs, seed=size)
+        found = asked(onnxruntime.InferenceSession(file), batch)["logits"]
+        mean, deviation = torch.tensor([described["steps"]["net"]["values"][name] for name in scales]).T
+        told = torch.cat([found[:, : len(labels)], found[:, len(labels) :] * deviation + mean], 1)
+        with torch.no_grad():
+            torch.testing.assert_close(told, step._run(batch)["logits"], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["shipped", slow("pooled"), slow("large")])
 def test_onnx_runtime_agrees_on_lips_and_sounds_of_any_length(kind, tmp_path):
     made = {
