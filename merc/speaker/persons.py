@@ -377,11 +377,10 @@ class _Table:
         np.maximum.at(self.names, self.home, evidence.names)
         nodes, numbers = np.arange(evidence.count), np.arange(len(groups))
         # What is known of the columns, their names, the column of every node, and the row that each column is of.
-        self.columns, self.column_names, self.places, self.within = (
-            (self.rows, self.names, self.home, numbers)
-            if of_groups
-            else (evidence.known, evidence.names, nodes, self.home)
-        )
+        if of_groups:
+            self.columns, self.column_names, self.places, self.within = self.rows, self.names, self.home, numbers
+        else:
+            self.columns, self.column_names, self.places, self.within = evidence.known, evidence.names, nodes, self.home
         self.faces = np.zeros((len(groups), len(self.columns)), np.float32)
         for block in _blocks(evidence.seen):
             of_block = np.zeros((len(groups), len(block)), np.float32)
@@ -456,7 +455,8 @@ def _add(table: np.ndarray, rows: np.ndarray, more: np.ndarray) -> None:
 
 def _mean(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Means, 0 where nothing is weighed: a weight is 0.05 or more, and subtraction may leave a little of it."""
-    return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0.01)
+    means: np.ndarray = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0.01)
+    return means
 
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:
