@@ -37,6 +37,13 @@ class JointDataModule(ConversationDataModule):
         if stage == "fit":
             self.lipsync.setup(stage)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401 - with lips or without
+        """As that of the base, also where conversations come with lips."""
+        if isinstance(batch, dict):
+            conversations = super().on_before_batch_transfer(batch["conversations"], dataloader_idx)
+            return {**batch, "conversations": conversations}
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
     def train_dataloader(self) -> CombinedLoader:  # type: ignore[override]
         """Conversations of ``train``, shuffled, each batch with drawn windows of lips and sound."""
         conversations = super().train_dataloader()
