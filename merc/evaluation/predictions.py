@@ -159,7 +159,7 @@ def is_table(path: Path, prefix: str) -> bool:
     return header[:3] == list(KEY) and any(name.startswith(prefix) for name in header)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PredictionTable:
     """The cells of a ``predictions.csv``.
 
