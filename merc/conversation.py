@@ -264,6 +264,12 @@ class Corpus(Mapping[str, list[Conversation]]):
         """Number of splits."""
         return len(self.splits)
 
+    def utterances(self) -> Iterator[tuple[UtteranceKey, Utterance]]:
+        """Iterate over the utterances of all splits with their keys."""
+        for split in self.values():
+            for conversation in split:
+                yield from zip(conversation.keys, conversation.utterances, strict=True)
+
     @property
     def digest(self) -> str:
         """A digest of the keys of all utterances, whatever their split: stores record whose keys they use."""

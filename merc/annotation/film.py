@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from merc.annotation.drawing import bar_panel, draw_box
-from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_name, shown_numbers
+from merc.annotation.lines import AnnotatedLine, SpeakingFaces, shown_answer, shown_name
 from merc.annotation.thumbnails import face_jpeg
 from merc.conversation import Clip
 from merc.labels import LabelSet
@@ -52,20 +52,13 @@ class AnnotatedFilm:
     ``thumbnails`` are JPEG images of the speaking faces by line, as far as :meth:`frames` has come.
     """
 
-    def __init__(
-        self,
-        lines: Sequence[AnnotatedLine],
-        applied: AppliedRun,
-        labels: LabelSet,
-        dimensions: Mapping[str, tuple[float, float]] | None = None,
-    ) -> None:
+    def __init__(self, lines: Sequence[AnnotatedLine], applied: AppliedRun) -> None:
         self.lines = lines
         self.faces = SpeakingFaces(applied)
         [conversation] = [c for split in applied.corpus.values() for c in split]
         self.keys = conversation.keys
-        self.dimensions = dict(dimensions or {})
-        self.colours = bar_colours(labels, self.dimensions)
-        self.labels = labels
+        self.labels, self.dimensions = applied.labels, applied.dimensions
+        self.colours = bar_colours(self.labels, self.dimensions)
         self.thumbnails: dict[int, bytes] = {}
 
     def frames(self, video: Path, fps: float) -> Iterator[Planes]:
@@ -121,7 +114,7 @@ class AnnotatedFilm:
 
     def _draw(self, image: Planes, box: Sequence[float], line: AnnotatedLine) -> None:
         colour = self.colours.get(line.emotion or "", (235, 235, 235))
-        draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), line.emotion or shown_numbers(line)])))
+        draw_box(image, box, colour, " ".join(filter(None, [shown_name(line), shown_answer(line)])))
 
     def _panel(self, line: int | None, below: Planes) -> Planes:
         width, height, matrix = below.width, below.height, below.matrix
@@ -139,9 +132,7 @@ class AnnotatedFilm:
             values[name] = 0.0 if value is None else (value - low) / (high - low)
         used = "+".join(here.used) or "no modality"
         nothing = "no emotion" if len(self.labels) else "no numbers"
-        title = ": ".join(
-            filter(None, [shown_name(here), f"{here.emotion or shown_numbers(here) or nothing} ({used})"])
-        )
+        title = ": ".join(filter(None, [shown_name(here), f"{shown_answer(here) or nothing} ({used})"]))
         return bar_panel(width, tall, values, self.colours, title, here.text, matrix, told)
 
 

@@ -117,7 +117,7 @@ class Annotation:
 
     Args:
         lines: The lines in order of time.
-        labels: The emotions; none where numbers alone are told.
+        labels: The emotions; empty for a run that predicts numbers alone.
         notes: Remarks for readers of the results.
         run: The run that predicted them, as plain values.
         film: The annotated film, if there is one.
@@ -313,6 +313,6 @@ def shown_name(line: AnnotatedLine) -> str:
     return "" if line.speaker == UNKNOWN else line.speaker
 
 
-def shown_numbers(line: AnnotatedLine) -> str:
-    """The numbers of a line, such as ``valence 3.20, arousal 2.10``; empty if there are none."""
-    return ", ".join(f"{name} {value:.2f}" for name, value in line.values.items())
+def shown_answer(line: AnnotatedLine) -> str:
+    """The emotion of a line, or else its numbers, such as ``valence 3.20, arousal 2.10``; empty if it has neither."""
+    return line.emotion or ", ".join(f"{name} {value:.2f}" for name, value in line.values.items())

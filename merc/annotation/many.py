@@ -69,7 +69,7 @@ class Outcome:
         recording: The recording.
         reason: Why there is no annotation; ``None`` if there is one.
         lines: How many lines it has.
-        emotions: How many lines have each emotion; nothing where numbers alone are told.
+        emotions: How many lines have each emotion; empty for a run that predicts numbers alone.
         values: The mean of each number, such as ``valence``, over the lines that have it.
         uncertain: Lines whose most probable emotion has less than a half.
         untold: Lines without an emotion and without numbers, as all their modalities are missing.

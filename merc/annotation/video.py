@@ -226,7 +226,7 @@ def write_results(
         if name != "html":
             save_annotation(annotation, out / f"annotation.{name}")
     state = video.stat()
-    drawn = AnnotatedFilm(lines, applied, labels, dimensions)
+    drawn = AnnotatedFilm(lines, applied)
     basis = [
         merc.__version__,
         [state.st_size, state.st_mtime_ns],

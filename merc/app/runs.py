@@ -265,9 +265,8 @@ class Runs:
             more: The bytes, which are in a file of the folder afterwards.
         """
         async with self._checked:  # one after the other: who comes next finds the room taken
-            coming = (
-                self._coming
-            )  # before files are counted: those that arrive meanwhile are in one of both, or in both
+            # Read before files are counted: an upload that ends meanwhile is in one of both, or in both.
+            coming = self._coming
             granted = await asyncio.to_thread(self._used) + coming + more <= self.max_total
             if granted:
                 self._coming += more

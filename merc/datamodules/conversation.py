@@ -87,12 +87,7 @@ class ConversationDataModule(CorpusDataModule):
     @cached_property
     def _annotated(self) -> dict[UtteranceKey, list[float]]:
         """The numbers of every utterance, in the order of the dimensions."""
-        return {
-            key: utterance.numbers(self.corpus.dimensions)
-            for split in self.corpus
-            for conversation in self.corpus[split]
-            for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
-        }
+        return {key: utterance.numbers(self.corpus.dimensions) for key, utterance in self.corpus.utterances()}
 
     def on_before_batch_transfer(self, batch: ConversationBatch, dataloader_idx: int) -> ConversationBatch:
         """Undo what a trainer in half precision does to annotated numbers: losses and scores are of the corpus' own.

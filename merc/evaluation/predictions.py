@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from merc.conversation import Corpus, Utterance, UtteranceKey
+from merc.conversation import Corpus, UtteranceKey
 from merc.evaluation.metrics import confusion_matrix, scores
 from merc.labels import IGNORE_INDEX, LabelSet
 from merc.store import FeatureStore
@@ -295,7 +295,7 @@ def lines_of(corpus: Corpus, keys: Iterable[UtteranceKey]) -> list[tuple[str, st
     Raises:
         KeyError: The corpus does not have one of them.
     """
-    said = {key: (utterance.speaker, utterance.text) for key, utterance in utterances_of(corpus)}
+    said = {key: (utterance.speaker, utterance.text) for key, utterance in corpus.utterances()}
     return [said[key] for key in keys]
 
 
@@ -311,7 +311,7 @@ def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
         PredictionsError: The logits are not finite.
     """
     logits.require(kind="logits", classes=[*corpus.labels.names, *logits.dimensions])
-    known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
+    known = [(key, utterance) for key, utterance in corpus.utterances() if key in logits]
     keys = [key for key, _ in known]
     values = logits.gather(keys)[0][:, : len(corpus.labels)]
     return Predictions(
@@ -321,10 +321,3 @@ def stored_predictions(logits: FeatureStore, corpus: Corpus) -> Predictions:
         values.float().softmax(-1),
         lines=[(utterance.speaker, utterance.text) for _, utterance in known],
     )
-
-
-def utterances_of(corpus: Corpus) -> Iterator[tuple[UtteranceKey, Utterance]]:
-    """All utterances of a corpus with their keys."""
-    for split in corpus:
-        for conversation in corpus[split]:
-            yield from zip(conversation.keys, conversation.utterances, strict=True)

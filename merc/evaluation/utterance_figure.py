@@ -127,13 +127,4 @@ def _key_of(name: str, systems: Mapping[str, System]) -> UtteranceKey:
 
 
 def _utterance_of(key: UtteranceKey, corpus: Corpus) -> Utterance | None:
-    return next(
-        (
-            utterance
-            for split in corpus.values()
-            for conversation in split
-            for own, utterance in zip(conversation.keys, conversation.utterances, strict=True)
-            if own == key
-        ),
-        None,
-    )
+    return dict(corpus.utterances()).get(key)

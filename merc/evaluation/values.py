@@ -25,7 +25,6 @@ from merc.evaluation.predictions import (
     read_table,
     stored_predictions,
     table_text,
-    utterances_of,
 )
 from merc.store import FeatureStore
 
@@ -340,7 +339,7 @@ def annotated_values(corpus: Corpus, keys: Iterable[UtteranceKey]) -> Tensor:
     Raises:
         KeyError: The corpus does not have one of them.
     """
-    known = dict(utterances_of(corpus))
+    known = dict(corpus.utterances())
     rows = [known[key].numbers(corpus.dimensions) for key in keys]
     return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(corpus.dimensions))
 
@@ -363,7 +362,7 @@ def stored_values(logits: FeatureStore, corpus: Corpus) -> ValuePredictions:
             f"{logits.path} holds the numbers {names}, and the corpus has {list(corpus.dimensions)}: expected "
             "the same dimensions."
         )
-    known = [(key, utterance) for key, utterance in utterances_of(corpus) if key in logits]
+    known = [(key, utterance) for key, utterance in corpus.utterances() if key in logits]
     keys = [key for key, _ in known]
     return ValuePredictions(
         corpus.dimensions,

@@ -58,12 +58,7 @@ def writing_table(corpus: Corpus, store: FeatureStore | None = None) -> FeatureT
     Raises:
         StoreError: The store does not contain features.
     """
-    texts = {
-        key: utterance.text
-        for split in corpus.values()
-        for conversation in split
-        for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
-    }
+    texts = {key: utterance.text for key, utterance in corpus.utterances()}
     provenance: dict[str, object] = {"source": "writing", "columns": list(WRITING)}
     if store is not None:
         store.require(kind="features")

@@ -53,12 +53,12 @@ class AppliedRun:
 
     @property
     def dimensions(self) -> dict[str, tuple[float, float]]:
-        """The numbers that are told, with their scales."""
+        """The numbers that the run predicts, with their scales."""
         return {name: self.corpus.dimensions[name] for name in self.logits.dimensions}
 
     @property
     def labels(self) -> LabelSet:
-        """The emotions that are told: none by a run of numbers alone, though its corpus may have some."""
+        """The emotions that the run predicts; empty for one of numbers alone, even if its corpus has emotions."""
         own = self.corpus.labels
         return own if self.logits.dim > len(self.logits.dimensions) else LabelSet(own.name, ())
 

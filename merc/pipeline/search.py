@@ -273,10 +273,8 @@ class _Worker:
     def _repeat(self, trial: FrozenTrial | Trial) -> None:
         """End a trial as interrupted, and put it in line again with the values that it was to have."""
         kept = self._study.get_trials(deepcopy=False)[trial.number]
-        if drawn := {
-            **kept.system_attrs.get("fixed_params", {}),
-            **kept.params,
-        }:  # the former are those of enqueue_trial
+        # The fixed ones are those of enqueue_trial.
+        if drawn := {**kept.system_attrs.get("fixed_params", {}), **kept.params}:
             recipe = {"recipe": True} if "recipe" in trial.user_attrs else {}
             self._study.enqueue_trial(drawn, user_attrs={"repeats": trial.number, **recipe})
         self._study.tell(trial.number, state=TrialState.FAIL)

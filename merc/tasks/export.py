@@ -114,13 +114,7 @@ def synchrony_by_source(
 
 def _people(films: LipSyncDataModule) -> dict[str, dict[UtteranceKey, str]]:
     """Who is in the films of each split, of those that the stores hold."""
-    who = {
-        key: utterance.speaker
-        for source in films.opened
-        for split in source.corpus.values()
-        for conversation in split
-        for key, utterance in zip(conversation.keys, conversation.utterances, strict=True)
-    }
+    who = {key: utterance.speaker for source in films.opened for key, utterance in source.corpus.utterances()}
     return {split: {key: who[key] for source in films.opened for key in source.keys(split)} for split in SPLITS}
 
 

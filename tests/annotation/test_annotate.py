@@ -222,7 +222,7 @@ def test_faces_are_those_of_the_middle_whether_the_film_is_drawn_or_searched(run
 
     applied = apply_pipeline(run, read_transcript(film[1], film[0], labels=LABELS), done / "stages")
     lines = describe(applied)
-    painter = AnnotatedFilm(lines, applied, LABELS)
+    painter = AnnotatedFilm(lines, applied)
     for _ in painter.frames(film[0], FRAME_RATE):
         pass
     assert list(painter.thumbnails) == [1, 2, 3]
@@ -265,7 +265,7 @@ def test_on_its_pictures_the_speaking_face_is_framed_above_the_probabilities(run
     corpus = read_transcript(film[1], film[0], labels=LABELS)
     applied = apply_pipeline(run, corpus, done / "stages")
     lines = describe(applied)
-    painter = AnnotatedFilm(lines, applied, LABELS)
+    painter = AnnotatedFilm(lines, applied)
     pictures = list(painter.frames(film[0], FRAME_RATE))
     assert len(pictures) == 100
     framed = {}
@@ -329,7 +329,7 @@ def test_lines_have_the_probability_of_their_face_and_all_faces_that_speak(with_
 
 def test_the_film_frames_those_whose_turn_it_is_and_else_the_face_of_the_line(with_turns, film):
     lines = describe(with_turns)
-    painter = AnnotatedFilm(lines, with_turns, LABELS)
+    painter = AnnotatedFilm(lines, with_turns)
     pictures = list(painter.frames(film[0], FRAME_RATE))
 
     def framed(time, number):

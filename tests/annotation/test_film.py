@@ -1,4 +1,4 @@
-"""What the panel of an annotated film shows where numbers are told."""
+"""The panel of an annotated film, for a run that predicts numbers."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def panel(folder, value, monkeypatch):
     titles = []
     drawn = film.bar_panel
     monkeypatch.setattr(film, "bar_panel", lambda *given: titles.append(given[4]) or drawn(*given))
-    made = AnnotatedFilm(describe(applied), applied, applied.labels, applied.dimensions)
+    made = AnnotatedFilm(describe(applied), applied)
     image = made._panel(0, Planes.of_rgb(np.zeros((3, 400, 640), dtype=np.uint8)))
     monkeypatch.undo()
     return image.rgb().int(), made.colours["valence"], titles[0]
